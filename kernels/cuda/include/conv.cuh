@@ -1,0 +1,98 @@
+// What both sparse convolution kernels (mma.sync and wgmma) share: parameters and the input gather.
+#pragma once
+#include "epilogue.cuh"
+#include "ptx.cuh"
+
+struct ConvParams {
+  Address source[2];       // f16 [images * source_rows, source_stride]; the second one is concatenated behind the first
+  int32_t channels[2];     // of each source; multiples of 8; channels[1] = 0: one source
+  int32_t source_stride[2];
+  uint64_t table;          // i32 [live, taps]: source row of every tap, -1 = zero; 0: row i reads source row i
+  Rows source_rows;        // rows of one image in the sources (map unused)
+  Count live;              // output rows of one image
+  uint64_t weights;        // f16 [k_tiles][cout][64], swizzled: README.md
+  uint64_t workspace;      // f32 [splits][images * live][cout], used where splits > 1
+  uint64_t slots;          // const uint64_t*: this step's slot addresses
+  int32_t images;
+  int32_t taps;            // 9, 1, ...
+  int32_t cout;            // multiple of 8 (16 with kGeglu)
+  int32_t splits;          // thread blocks along K = gridDim.z
+  Epilogue epilogue;
+};
+
+constexpr int kTileK = 64;  // one 128-byte line of f16: the swizzle's span
+constexpr int kLine = kTileK * 2;
+
+// 16-byte chunk `chunk` of line `row`, XOR-swizzled so that eight lines of a column touch all 32 banks.
+FISEC_DEVICE int swizzled(int row, int chunk) { return row * kLine + ((chunk ^ (row & 7)) << 4); }
+
+FISEC_DEVICE int tiles_of(int channels) { return (channels + kTileK - 1) / kTileK; }
+FISEC_DEVICE int k_tiles(const ConvParams& p) { return p.taps * (tiles_of(p.channels[0]) + tiles_of(p.channels[1])); }
+
+// Source rows of a tile of BM outputs, [taps][BM], into shared memory. Rows past the last output read nothing (-1).
+template <int BM, int THREADS>
+FISEC_DEVICE void load_row_table(const ConvParams& p, int live, int first_row, int32_t* rows) {
+  const int32_t* table = reinterpret_cast<const int32_t*>(p.table);
+  int source_rows = resolve(p.source_rows, live).image_rows;
+  for (int j = threadIdx.x; j < BM * p.taps; j += THREADS) {
+    int r = j / p.taps, tap = j - r * p.taps;
+    int image = (first_row + r) / live, row = (first_row + r) - image * live;
+    int source = -1;
+    if (image < p.images) source = table ? table[size_t(row) * p.taps + tap] : row;
+    rows[tap * BM + r] = source < 0 ? -1 : image * source_rows + source;
+  }
+}
+
+// Walks the K tiles of one thread block in order: tap by tap, source by source, 64 channels at a time.
+struct Walk {
+  int tap, tile, tiles0, tiles;
+  FISEC_DEVICE Walk(const ConvParams& p, int k_tile) {
+    tiles0 = tiles_of(p.channels[0]);
+    tiles = tiles0 + tiles_of(p.channels[1]);
+    tap = k_tile / tiles;
+    tile = k_tile - tap * tiles;
+  }
+  FISEC_DEVICE void next() {
+    if (++tile == tiles) tile = 0, ++tap;
+  }
+};
+
+// Starts the copies of BM gathered lines of 64 channels. Missing rows and channels become zeros.
+template <int BM, int THREADS>
+FISEC_DEVICE void gather_tile(const ConvParams& p, const __half* const (&source)[2], const Walk& walk, const int32_t* rows, unsigned char* tile) {
+  int which = walk.tile >= walk.tiles0;
+  int chunk = threadIdx.x % 8;
+  int channel = (walk.tile - (which ? walk.tiles0 : 0)) * kTileK + chunk * 8;
+  bool inside = channel < p.channels[which];
+  const __half* base = source[which] + (inside ? channel : 0);
+#pragma unroll
+  for (int r = threadIdx.x / 8; r < BM; r += THREADS / 8) {
+    int row = rows[walk.tap * BM + r];
+    bool real = inside && row >= 0;
+    cp_async16(tile + swizzled(r, chunk), base + (real ? size_t(row) * p.source_stride[which] : 0), real ? 16 : 0);
+  }
+}
+
+// sums: [BM][pitch] f32 in shared memory, the finished tile. One split: through the epilogue. Several: to the workspace.
+template <int BM, int BN, int THREADS>
+FISEC_DEVICE void store_tile(const ConvParams& p, int live, int first_row, int first_column, const float* sums, int pitch) {
+  const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
+  int total = p.images * live;
+  if (p.splits > 1) {
+    float* partial = reinterpret_cast<float*>(p.workspace) + size_t(blockIdx.z) * total * p.cout;
+    for (int j = threadIdx.x; j < BM * (BN / 4); j += THREADS) {
+      int r = j / (BN / 4), c = (j - r * (BN / 4)) * 4;
+      if (first_row + r >= total || first_column + c >= p.cout) continue;
+      *reinterpret_cast<float4*>(partial + size_t(first_row + r) * p.cout + first_column + c) = *reinterpret_cast<const float4*>(sums + r * pitch + c);
+    }
+    return;
+  }
+  Finish finish(p.epilogue, slots, live);
+  int width = finish.width(), per_row = BN / width;
+  for (int j = threadIdx.x; j < BM * per_row; j += THREADS) {
+    int r = j / per_row, c = (j - r * per_row) * width;
+    if (first_row + r >= total || first_column + c >= p.cout) continue;
+    int image = (first_row + r) / live;
+    finish(image, first_row + r - image * live, first_column + c, sums + r * pitch + c);
+  }
+}

@@ -1,0 +1,20 @@
+//! The intermediate representation: a petgraph of operators over typed values, its verifier and its text form.
+//!
+//! One [`Graph`] is one program (`record`, `guide`, `edit`, or the model as imported). Values are single-assignment
+//! and carry a [`ValueType`]: element type, logical shape and *extent*. Feature maps are logically `[N, C, H, W]`,
+//! token sequences `[N, L, C]`; memory layout is a backend's concern and is not spoken of here.
+
+mod graph;
+mod op;
+mod origin;
+mod value;
+mod weight;
+
+pub use graph::{Graph, GraphError, Node, NodeId};
+pub use op::{
+    Activation, Attribute, Concat, Control, Conv, ConvOperand, Demand, GroupNorm, Linear, LinearOperand, OnnxOp, Op,
+    Padding, TimestepEmbedding, stats_shape,
+};
+pub use origin::Origin;
+pub use value::{Extent, LevelId, Operand, Stage, ValueId, ValueType};
+pub use weight::{SlotId, SlotInfo, WeightId, WeightInfo};

@@ -1,0 +1,343 @@
+//! The types of `plan.json`.
+
+use std::collections::BTreeMap;
+
+use fisec_tensor::{DType, Shape};
+use serde::{Deserialize, Serialize};
+
+use crate::Kernel;
+
+/// Version of the bundle's format. A runtime refuses any other.
+pub const FORMAT: u32 = 1;
+
+macro_rules! index {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u32);
+
+        impl $name {
+            /// Position in its table.
+            pub fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+    };
+}
+
+index!(
+    /// Index into [`Program::values`].
+    ValueId
+);
+index!(
+    /// Index into [`Plan::weights`].
+    WeightId
+);
+index!(
+    /// Index into [`Plan::slots`].
+    SlotId
+);
+index!(
+    /// Index into [`Plan::islands`].
+    IslandId
+);
+
+/// A compiled model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// [`FORMAT`]
+    pub format: u32,
+    /// version of the compiler
+    pub fisec: String,
+    /// `cpu` or `cuda:<arch>`
+    pub target: String,
+    /// readable name of the model, usually its folder
+    pub model: String,
+    /// blake3 of the model's ONNX file and external data
+    pub model_hash: String,
+    /// images per step: 2 with guidance (unconditional first)
+    pub batch: usize,
+    /// latent channels, rows and columns
+    pub latent: [usize; 3],
+    /// text tokens and width of the text embedding
+    pub context: [usize; 2],
+    /// what the user asked for
+    pub options: CompileOptions,
+    /// resolutions, finest first
+    pub levels: Vec<Level>,
+    /// recorded activations
+    pub slots: Vec<Slot>,
+    /// constants
+    pub weights: Vec<Weight>,
+    /// dense subgraphs
+    pub islands: Vec<Island>,
+    /// the programs
+    pub programs: Programs,
+    /// share of active latents above which a dense step is predicted to be faster, 0 to 1
+    pub break_even: f64,
+    /// the rest of the pipeline, when the model came with one
+    pub pipeline: Option<PipelineFiles>,
+    /// every other file of the bundle by relative path
+    pub files: BTreeMap<String, FileHash>,
+}
+
+/// Choices of the user that change what is computed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompileOptions {
+    /// keys and values of self-attention
+    pub keys: Keys,
+    /// group norm statistics
+    pub norm: Norm,
+    /// number of finest levels that are sparse; `None`: chosen by cost
+    pub sparse_levels: Option<usize>,
+    /// element type of recorded slots
+    pub cache_dtype: DType,
+}
+
+/// Which keys and values the active queries of self-attention see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keys {
+    /// recorded ones with the active ones replaced
+    #[default]
+    Full,
+    /// active ones only
+    Masked,
+}
+
+/// Which statistics group norms use in an edit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Norm {
+    /// those recorded at the same step
+    #[default]
+    Frozen,
+    /// the recorded sums corrected by what changed inside the active set
+    Updated,
+    /// recomputed over the whole map
+    Live,
+}
+
+/// A resolution of the U-Net.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level {
+    /// rows
+    pub height: usize,
+    /// columns
+    pub width: usize,
+    /// whether `edit` computes only active pixels here
+    pub sparse: bool,
+    /// why
+    pub reason: String,
+}
+
+/// A recorded activation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    /// the producing layer
+    pub name: String,
+    /// layout and purpose
+    pub kind: SlotKind,
+    /// element type in the store
+    pub dtype: DType,
+    /// `[N, H, W, C]`, `[N, L, C]` or `[N, groups, 2]`
+    pub shape: Shape,
+    /// bytes per step
+    pub bytes: u64,
+}
+
+/// What a slot holds and which part of it an edit reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SlotKind {
+    /// a map of which the ring within `radius` of the active set is read
+    Halo {
+        /// level
+        level: u32,
+        /// Chebyshev distance
+        radius: usize,
+    },
+    /// a map or token sequence that is read whole
+    Full {
+        /// level
+        level: u32,
+    },
+    /// group norm statistics
+    Stats,
+}
+
+/// A constant of the plan in the layout of the kernel that reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weight {
+    /// name in the ONNX model
+    pub name: String,
+    /// element type
+    pub dtype: DType,
+    /// dimensions
+    pub shape: Shape,
+    /// first byte in `weights.bin`, a multiple of 64
+    pub offset: u64,
+    /// number of bytes
+    pub bytes: u64,
+    /// blake3 of the bytes, hex
+    pub hash: String,
+}
+
+/// A dense subgraph that ONNX Runtime executes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Island {
+    /// unique name, e.g. `edit-core`
+    pub name: String,
+    /// ONNX file in the bundle
+    pub file: String,
+    /// inputs in order
+    pub inputs: Vec<Port>,
+    /// outputs in order
+    pub outputs: Vec<Port>,
+    /// ONNX names of the nodes inside
+    pub nodes: Vec<String>,
+    /// multiply-accumulates of one run
+    pub macs: u64,
+}
+
+/// An input or output of an island. Maps are NHWC at ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// name in the ONNX file
+    pub name: String,
+    /// element type
+    pub dtype: DType,
+    /// dimensions
+    pub shape: Shape,
+}
+
+/// The three programs of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Programs {
+    /// dense; writes every slot
+    pub record: Program,
+    /// dense; writes nothing
+    pub guide: Program,
+    /// sparse; reads slots. Absent when no level pays.
+    pub edit: Option<Program>,
+}
+
+/// Name of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum ProgramKind {
+    Record,
+    Guide,
+    Edit,
+}
+
+/// Kernel calls in execution order.
+///
+/// Inputs by name: `sample` (f32 `[N, H, W, C]`, step), `timestep` (f32 `[N]`, timestep stage), `context`
+/// (`[N, tokens, width]`, prompt stage). Output: `prediction`, f32 `[N, H, W, C]`; in `edit` only its active pixels are
+/// defined and the others are zero.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// all values
+    pub values: Vec<Value>,
+    /// inputs by name
+    pub inputs: BTreeMap<String, ValueId>,
+    /// outputs by name
+    pub outputs: BTreeMap<String, ValueId>,
+    /// kernel calls; those of an earlier stage may stand anywhere before their users
+    pub nodes: Vec<Node>,
+}
+
+/// A value of a program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Value {
+    /// element type
+    pub dtype: DType,
+    /// shape at full extent
+    pub shape: Shape,
+    /// what is stored
+    pub extent: Extent,
+    /// how often it is computed
+    pub stage: Stage,
+}
+
+/// What of a value is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extent {
+    /// everything
+    Full,
+    /// packed rows of the level's active pixels
+    Active(u32),
+}
+
+/// How often a node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// once per timestep of a schedule
+    Timestep,
+    /// once per prompt
+    Prompt,
+    /// every step
+    Step,
+}
+
+/// One kernel call with its provenance and predicted work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// unique within the program, e.g. `down_blocks.0/resnets.0/conv1`
+    pub name: String,
+    /// what to run
+    #[serde(flatten)]
+    pub kernel: Kernel,
+    /// how often
+    pub stage: Stage,
+    /// where it comes from and why
+    pub provenance: Provenance,
+    /// multiply-accumulates when everything is computed
+    pub macs_dense: u64,
+    /// predicted multiply-accumulates at 5, 15 and 30 % active latents
+    pub macs_predicted: [u64; 3],
+}
+
+/// Where a node comes from and why it is what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// ONNX nodes that it computes
+    pub origin: Vec<String>,
+    /// the pass that made it
+    pub pass: String,
+    /// one clause
+    pub reason: String,
+}
+
+/// The rest of a pipeline: paths relative to the bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PipelineFiles {
+    /// ONNX text encoder: token ids `[N, 77]` to embedding
+    pub text_encoder: String,
+    /// ONNX VAE decoder: latents to image
+    pub vae_decoder: String,
+    /// ONNX VAE encoder, when there is one
+    pub vae_encoder: Option<String>,
+    /// `tokenizer.json`, or the folder of `vocab.json` and `merges.txt`
+    pub tokenizer: String,
+    /// `scheduler_config.json`
+    pub scheduler: String,
+    /// factor on latents before the denoiser (`scaling_factor` of the VAE's configuration)
+    pub scaling_factor: f64,
+    /// pixels per latent along one axis
+    pub vae_scale: usize,
+}
+
+/// Size and blake3 hash of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileHash {
+    /// bytes
+    pub bytes: u64,
+    /// blake3, hex
+    pub blake3: String,
+}

@@ -1,0 +1,1 @@
+//! fisec-runtime

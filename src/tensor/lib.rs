@@ -1,0 +1,19 @@
+//! Element types, shapes, host tensors, masks and tile arithmetic.
+//!
+//! The innermost room: values in, values out, no I/O, and no knowledge of graphs, plans or devices.
+
+mod active;
+mod constant;
+mod dtype;
+mod host;
+mod mask;
+mod shape;
+mod tile;
+
+pub use active::ActiveSet;
+pub use constant::{Constant, Transform};
+pub use dtype::DType;
+pub use host::{HostTensor, TensorError};
+pub use mask::Mask;
+pub use shape::Shape;
+pub use tile::{TileSize, active_tiles, tile_pixels};
