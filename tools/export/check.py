@@ -2,15 +2,16 @@
 
     python check.py REFERENCE PACKED [--steps 20] [--seeds 7] [--prompt TEXT …] [-o SHEET.png]
 
-Per image: PSNR of the decoded image, PSNR of decoding alone (the same latents through both decoders), relative error of the
-final latents. `-o` draws reference, packed and their difference times 8, one row per image.
+Per image: PSNR of the decoded image, PSNR of decoding alone (the same latents through both decoders), relative error
+of the final latents. `-o` draws reference, packed and their difference times 8, one row per image.
 """
 
 import argparse
 
 import numpy as np
-from onnx_pipeline import OnnxPipeline
 from PIL import Image
+
+from onnx_pipeline import OnnxPipeline
 
 PROMPTS = [
     "a dog on the left and a red apple on the right on grass under a blue sky",
@@ -28,7 +29,11 @@ def compare(reference, packed, prompt, seed, steps):
     """(figures, sheet row) of one prompt."""
     wanted, got = (p.latents(prompt, seed, steps) for p in (reference, packed))
     images = reference.decode(wanted), packed.decode(got), packed.decode(wanted)
-    figures = psnr(images[0], images[1]), psnr(images[0], images[2]), np.linalg.norm(got - wanted) / np.linalg.norm(wanted)
+    figures = (
+        psnr(images[0], images[1]),
+        psnr(images[0], images[2]),
+        np.linalg.norm(got - wanted) / np.linalg.norm(wanted),
+    )
     row = np.concatenate([images[0], images[1], np.clip(8 * abs(images[0] - images[1]), 0, 1)], 1)
     return figures, row
 
@@ -47,7 +52,9 @@ def main():
     for prompt in args.prompt or PROMPTS:
         for seed in args.seeds:
             figures, row = compare(reference, packed, prompt, seed, args.steps)
-            print("image {:5.1f} dB  decoder alone {:5.1f} dB  latents {:.4f}".format(*figures), f" seed {seed}: {prompt}")
+            print(
+                "image {:5.1f} dB  decoder alone {:5.1f} dB  latents {:.4f}".format(*figures), f" seed {seed}: {prompt}"
+            )
             table.append(figures)
             rows.append(row)
     print("mean: image {:.1f} dB, decoder alone {:.1f} dB, latents {:.4f}".format(*np.mean(table, 0)))

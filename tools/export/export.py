@@ -3,8 +3,9 @@
     python export.py PIPELINE OUT [--weights int8|fp16|fp32] [--opset 17]
 
 OUT gets model_index.json, scheduler/, tokenizer/, and unet/, text_encoder/, vae_decoder/, vae_encoder/, each with
-model.onnx (weights inside) and config.json. Graphs come from the TorchScript exporter with scaled dot-product attention;
-batch, height, width and sequence are dynamic; inputs, outputs and arithmetic are f32 whatever the weights are stored as.
+model.onnx (weights inside) and config.json. Graphs come from the TorchScript exporter with scaled dot-product
+attention; batch, height, width and sequence are dynamic; inputs, outputs and arithmetic are f32 whatever the weights
+are stored as.
 """
 
 import argparse
@@ -16,8 +17,9 @@ from pathlib import Path
 
 import onnx
 import torch
-from components import pipeline_components
 from diffusers import StableDiffusionPipeline
+
+from components import pipeline_components
 from onnx_graph import share_equal_nodes, without_strings
 from onnx_weights import MIN_ELEMENTS, pack, restore_torch_names
 
@@ -53,7 +55,9 @@ def export_component(component, out, weights, opset=17, min_elements=MIN_ELEMENT
     onnx.save(model, folder / "model.onnx")
     write_json(folder / "config.json", component.config)
     size, worst = (folder / "model.onnx").stat().st_size, max(errors.values(), default=0.0)
-    return f"{component.folder:13} {size / 2**20:7.2f} MiB  {len(errors)} packed, worst relative weight error {worst:.4f}"
+    return (
+        f"{component.folder:13} {size / 2**20:7.2f} MiB  {len(errors)} packed, worst relative weight error {worst:.4f}"
+    )
 
 
 def write_json(path, value):

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from export import export_pipeline
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from export import export_pipeline
 
 UNET = dict(
     sample_size=16,

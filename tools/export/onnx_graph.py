@@ -14,7 +14,8 @@ def without_strings(model):
 def share_equal_nodes(graph):
     """Keeps the first of every set of nodes with the same operator, inputs and attributes.
 
-    A dynamic graph of the TorchScript exporter asks for the same shape and spells out the same constant hundreds of times.
+    A dynamic graph of the TorchScript exporter asks for the same shape and spells out the same constant hundreds of
+    times.
     """
     outputs = {o.name for o in graph.output}
     first, renamed, kept = {}, {}, []

@@ -1,4 +1,4 @@
-"""Weights inside an ONNX graph: which initializers are weights, their output axis, their torch names, int8 and f16 packing.
+"""Weights inside an ONNX graph: which initializers are weights, their output axis, their torch names, their packing.
 
 Packed weights keep their name; the operand that the graph computes with is `<name>.f32`, made by
 
@@ -44,8 +44,9 @@ def weight_axes(graph, min_elements=MIN_ELEMENTS):
 def restore_torch_names(graph, state):
     """Gives anonymous initializers (`onnx::MatMul_123`) the name of the parameter they hold, found by value.
 
-    Transposed and reshaped copies match too: a MatMul weight is the parameter's transpose, a group norm's gain is [C,1,1].
-    Equal parameters, several of which the exporter may have merged into one initializer, get the first free name.
+    Transposed and reshaped copies match too: a MatMul weight is the parameter's transpose, a group norm's gain is
+    [C,1,1]. Equal parameters, several of which the exporter may have merged into one initializer, get the first free
+    name.
     """
     by_bytes = defaultdict(list)
     for name, value in state.items():
@@ -105,7 +106,7 @@ def dequantize(q, scale, axis):
 
 
 def pack(graph, kind, min_elements=MIN_ELEMENTS):
-    """Stores every large weight of the graph as `int8` or `fp16` (`fp32`: leaves it). Returns {name: relative RMS error}."""
+    """Stores every large weight as `int8` or `fp16` (`fp32`: as it is). Returns {name: relative RMS error}."""
     if kind == "fp32":
         return {}
     axes = weight_axes(graph, min_elements)
