@@ -57,14 +57,18 @@ struct Walk {
   }
 };
 
+struct Sources {
+  const __half *first, *second;
+};
+
 // Starts the copies of BM gathered lines of 64 channels. Missing rows and channels become zeros.
 template <int BM, int THREADS>
-FISEC_DEVICE void gather_tile(const ConvParams& p, const __half* const (&source)[2], const Walk& walk, const int32_t* rows, unsigned char* tile) {
-  int which = walk.tile >= walk.tiles0;
+FISEC_DEVICE void gather_tile(const ConvParams& p, const Sources& source, const Walk& walk, const int32_t* rows, unsigned char* tile) {
+  bool which = walk.tile >= walk.tiles0;
   int chunk = threadIdx.x % 8;
   int channel = (walk.tile - (which ? walk.tiles0 : 0)) * kTileK + chunk * 8;
   bool inside = channel < p.channels[which];
-  const __half* base = source[which] + (inside ? channel : 0);
+  const __half* base = (which ? source.second : source.first) + (inside ? channel : 0);
 #pragma unroll
   for (int r = threadIdx.x / 8; r < BM; r += THREADS / 8) {
     int row = rows[walk.tap * BM + r];

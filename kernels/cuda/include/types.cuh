@@ -2,6 +2,7 @@
 // All are 8-byte aligned and have no hidden padding.
 #pragma once
 #include <cuda_fp16.h>
+#include <math.h>
 #include <stdint.h>
 
 // Where a tensor is. slot < 0: `base` is its address, 0 meaning absent.

@@ -14,7 +14,7 @@ struct Conv {
   static_assert(BM * kPitch * 4 <= STAGES * kStage, "the staged tile reuses the pipeline's memory");
   static_assert(BM % (kThreads / 8) == 0 && WN % 16 == 0, "whole copies and whole ldmatrix");
 
-  __device__ static void load_stage(const ConvParams& p, const __half* const (&source)[2], const Walk& walk, int k_tile, int first_column,
+  __device__ static void load_stage(const ConvParams& p, const Sources& source, const Walk& walk, int k_tile, int first_column,
                                     const int32_t* rows, unsigned char* stage, bool gathered, bool weights) {
     if (gathered) gather_tile<BM, kThreads>(p, source, walk, rows, stage);
     if (!weights) return;
@@ -57,10 +57,10 @@ struct Conv {
     Walk walk(p, begin);
     // weights and tables do not depend on the kernel before this one: fetch them while it drains
     for (int s = 0; s < STAGES - 1; ++s)
-      if (begin + s < end) load_stage(p, {}, walk, begin + s, first_column, rows, memory + s * kStage, false, true);
+      if (begin + s < end) load_stage(p, Sources{}, walk, begin + s, first_column, rows, memory + s * kStage, false, true);
     load_row_table<BM, kThreads>(p, live, first_row, rows);
     wait_for_previous_kernel();
-    const __half* source[2] = {resolve<const __half>(p.source[0], slots), resolve<const __half>(p.source[1], slots)};
+    Sources source = {resolve<const __half>(p.source[0], slots), resolve<const __half>(p.source[1], slots)};
     __syncthreads();
     for (int s = 0; s < STAGES - 1; ++s) {
       if (begin + s < end) load_stage(p, source, walk, begin + s, first_column, rows, memory + s * kStage, true, false), walk.next();

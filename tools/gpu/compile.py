@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Compile every kernel in kernels/cuda ahead of time: no GPU and no CUDA toolkit needed.
+
+    tools/gpu/compile.py [-o target/cubins] [--arch 80 90a 100a] [--only NAME ...] [--emulate]
+
+Writes <out>/<kernel>.sm_<arch>.cubin and <out>/report.json (registers, spills, shared memory per entry).
+Fails on any warning of the assembler about spills. nvcc comes from NVIDIA's wheels on PyPI, pinned below,
+unpacked into .runtime/cuda (or the folder in FISEC_NVCC_HOME). --emulate also builds <out>/<kernel>.so with
+the host compiler, for `check_kernels.py --emulate`.
+"""
+import argparse
+import concurrent.futures
+import glob
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+KERNELS = ROOT / "kernels" / "cuda"
+WHEELS = ["nvidia-cuda-nvcc==13.0.88", "nvidia-nvvm==13.0.88", "nvidia-cuda-crt==13.0.88",
+          "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cccl==13.0.85"]
+ARCHS = ["80", "90a", "100a"]
+
+
+def toolkit():
+    """Folder that holds bin/nvcc, fetched if it is not there yet."""
+    if os.environ.get("FISEC_NVCC_HOME"):
+        return pathlib.Path(os.environ["FISEC_NVCC_HOME"])
+    home = ROOT / ".runtime" / "cuda" / "nvidia" / "cu13"
+    if (home / "complete").exists():
+        return home
+    unpacked = home.parents[1]
+    unpacked.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=unpacked) as wheels:
+        print("fetching nvcc from PyPI (105 MB)", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", wheels, *WHEELS], check=True)
+        for wheel in glob.glob(wheels + "/*.whl"):
+            zipfile.ZipFile(wheel).extractall(unpacked)
+    for tool in [*(home / "bin").iterdir(), *(home / "nvvm" / "bin").iterdir()]:
+        if tool.is_file():
+            tool.chmod(0o755)  # zip archives carry no permissions
+    (home / "complete").touch()
+    return home
+
+
+def targets(source):
+    """Architectures a kernel is for: `// only: sm_90a` in its first line, else all."""
+    first = source.read_text().partition("\n")[0]
+    return re.findall(r"sm_(\w+)", first) if first.startswith("// only:") else ARCHS
+
+
+def entries(log):
+    """ptxas -v output -> {entry: {registers, spill_stores, spill_loads, stack, shared}}"""
+    found, name = {}, None
+    for line in log.splitlines():
+        if m := re.search(r"Compiling entry function '(\w+)'", line):
+            name = m[1]
+        elif m := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            found[name] = dict(stack=int(m[1]), spill_stores=int(m[2]), spill_loads=int(m[3]))
+        elif m := re.search(r"Used (\d+) registers", line):
+            found[name]["registers"] = int(m[1])
+            shared = re.search(r"(\d+) bytes smem", line)
+            found[name]["shared"] = int(shared[1]) if shared else 0
+    return found
+
+
+def compile_one(home, source, arch, out):
+    name = source.parent.name
+    cubin = out / f"{name}.sm_{arch}.cubin"
+    run = subprocess.run(
+        [home / "bin" / "nvcc", "-std=c++17", "-O3", "-cubin", f"-gencode=arch=compute_{arch},code=sm_{arch}",
+         "-Xptxas", "-v", "-I", KERNELS / "include", source, "-o", cubin], capture_output=True, text=True)
+    return cubin.name, run.returncode, run.stderr, entries(run.stderr)
+
+
+def build_emulated(home, source, out):
+    """The same source for the host: parameters by reference, so that any entry can be called with a pointer."""
+    name = source.parent.name
+    text = re.sub(r"const __grid_constant__ (\w+) p", r"const \1& p", source.read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        host = pathlib.Path(folder) / f"{name}.cpp"
+        host.write_text(f'#line 1 "{source}"\n' + text)
+        subprocess.run(["g++", "-std=c++17", "-O2", "-g", "-fPIC", "-shared", "-w", "-fno-strict-aliasing", "-DFISEC_EMULATE", "-I", KERNELS / "include",
+                        "-I", pathlib.Path(__file__).parent / "emulate", "-isystem", home / "include", host, "-o", out / f"{name}.so"], check=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--out", type=pathlib.Path, default=ROOT / "target" / "cubins")
+    parser.add_argument("--arch", nargs="+", default=ARCHS)
+    parser.add_argument("--only", nargs="+", help="names of kernel folders")
+    parser.add_argument("--emulate", action="store_true")
+    args = parser.parse_args()
+    home = toolkit()
+    args.out.mkdir(parents=True, exist_ok=True)
+    sources = sorted(s for s in KERNELS.glob("*/kernel.cu") if not args.only or s.parent.name in args.only)
+    if not sources:
+        sys.exit(f"error: no kernels named {args.only} in {KERNELS}")
+
+    jobs = [(s, a) for s in sources for a in args.arch if a in targets(s)]
+    report, failed = {}, False
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for cubin, status, log, found in pool.map(lambda job: compile_one(home, *job, args.out), jobs):
+            report[cubin] = found
+            spills = {k: v for k, v in found.items() if v["spill_stores"] or v["spill_loads"] or v["stack"]}
+            if status or "error" in log:
+                print(f"error: {cubin} does not compile\n{log}", file=sys.stderr)
+            for entry, use in spills.items():
+                print(f"error: {entry} in {cubin} spills: {use}", file=sys.stderr)
+            failed |= bool(status or spills)
+            print(f"{cubin}: " + ", ".join(f"{k} {v['registers']}r" for k, v in found.items()))
+    (args.out / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True))
+    if args.emulate:
+        for source in sources:
+            build_emulated(home, source, args.out)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+// The instructions of kernels/cuda/include/ptx.cuh on a CPU, so that the same kernel sources can be checked
+// without a GPU. One thread block runs at a time; each of its threads is a fiber. Slow, and strict where the
+// hardware is lazy: an asynchronous copy lands only when it is waited for, so a missing wait gives wrong results.
+#pragma once
+#include <math.h>
+#include <ucontext.h>
+#include <string.h>
+#include <algorithm>
+#include <deque>
+#include <vector>
+#include <vector_functions.h>
+
+inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+
+#undef __shared__
+#define __shared__ static
+#undef __launch_bounds__
+#define __launch_bounds__(...)
+#define DYNAMIC_SHARED(name) unsigned char* name = emulate::shared
+using std::max;
+using std::min;
+
+namespace emulate {
+struct Copy { void* to; const void* from; int bytes; };
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack;
+  bool done;
+  int phase[3];               // collectives passed: block, warp, warp group
+  std::deque<std::vector<Copy>> groups;  // committed copies; the last one is being filled
+};
+struct Meeting { int arrived, phase; void* slot[1024]; };
+
+inline unsigned char* shared;
+inline dim3 grid, block_index, thread_index;
+inline std::vector<Fiber> fibers;
+inline ucontext_t scheduler;
+inline int current;
+inline bool progress;
+inline Meeting block_meeting, warp_meeting[32], group_meeting[8];
+inline void (*entry)(const void*);
+inline const void* parameters;
+
+inline void yield() { swapcontext(&fibers[current].context, &scheduler); }
+
+// Waits for `size` threads of `meeting`; the last to come runs `act` over everybody's slots.
+template <typename Act>
+void meet(Meeting& meeting, int size, int index, void* slot, Act act) {
+  meeting.slot[index] = slot;
+  int phase = meeting.phase;
+  progress = true;
+  if (++meeting.arrived == size) {
+    act(meeting.slot);
+    meeting.arrived = 0, ++meeting.phase;
+    return;
+  }
+  while (meeting.phase == phase) yield();
+}
+template <typename Act>
+void meet_warp(void* slot, Act act) { meet(warp_meeting[current / 32], 32, current % 32, slot, act); }
+
+inline void land(const std::vector<Copy>& copies) {
+  for (const Copy& c : copies) c.bytes ? memcpy(c.to, c.from, 16) : memset(c.to, 0, 16);
+}
+
+inline void start() {
+  entry(parameters);
+  fibers[current].done = true;
+  progress = true;
+  yield();
+}
+}  // namespace emulate
+
+#define threadIdx (emulate::thread_index)
+#define blockIdx (emulate::block_index)
+#define gridDim (emulate::grid)
+inline void __syncthreads() {
+  emulate::meet(emulate::block_meeting, int(emulate::fibers.size()), emulate::current, nullptr, [](void**) {});
+}
+
+inline void cp_async16(void* shared, const void* global, int bytes) { emulate::fibers[emulate::current].groups.back().push_back({shared, global, bytes}); }
+inline void cp_async_commit() { emulate::fibers[emulate::current].groups.emplace_back(); }
+template <int PENDING>
+void cp_async_wait() {
+  auto& groups = emulate::fibers[emulate::current].groups;
+  while (int(groups.size()) - 1 > PENDING) emulate::land(groups.front()), groups.pop_front();
+}
+
+struct MatrixRead { const void* row; uint32_t* r; };
+template <bool TRANSPOSED>
+void read_matrices(uint32_t (&r)[4], const void* row) {
+  MatrixRead mine{row, r};
+  emulate::meet_warp(&mine, [](void** all) {
+    for (int lane = 0; lane < 32; ++lane)
+      for (int matrix = 0; matrix < 4; ++matrix) {
+        uint16_t pair[2];
+        for (int j = 0; j < 2; ++j) {
+          int line = TRANSPOSED ? lane % 4 * 2 + j : lane / 4, column = TRANSPOSED ? lane / 4 : lane % 4 * 2 + j;
+          pair[j] = static_cast<const uint16_t*>(static_cast<MatrixRead*>(all[matrix * 8 + line])->row)[column];
+        }
+        memcpy(&static_cast<MatrixRead*>(all[lane])->r[matrix], pair, 4);
+      }
+  });
+}
+inline void ldmatrix4(uint32_t (&r)[4], const void* row) { read_matrices<false>(r, row); }
+inline void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) { read_matrices<true>(r, row); }
+
+inline float half_at(uint32_t pair, int which) {
+  __half_raw raw{uint16_t(pair >> (16 * which))};
+  return __half2float(__half(raw));
+}
+struct Product { float* d; const uint32_t* a; uint32_t b[2]; };
+inline void mma16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  Product mine{d, a, {b0, b1}};
+  emulate::meet_warp(&mine, [](void** all) {
+    float a[16][16], b[16][8];
+    for (int lane = 0; lane < 32; ++lane) {
+      Product& t = *static_cast<Product*>(all[lane]);
+      for (int j = 0; j < 4; ++j)
+        for (int h = 0; h < 2; ++h) a[lane / 4 + j % 2 * 8][j / 2 * 8 + lane % 4 * 2 + h] = half_at(t.a[j], h);
+      for (int j = 0; j < 2; ++j)
+        for (int h = 0; h < 2; ++h) b[j * 8 + lane % 4 * 2 + h][lane / 4] = half_at(t.b[j], h);
+    }
+    for (int lane = 0; lane < 32; ++lane)
+      for (int j = 0; j < 4; ++j)
+        for (int k = 0; k < 16; ++k)
+          static_cast<Product*>(all[lane])->d[j] += a[lane / 4 + j / 2 * 8][k] * b[k][lane % 4 * 2 + j % 2];
+  });
+}
+
+inline float exp2_fast(float x) { return exp2f(x); }
+struct Shuffle { float in, out; int lanes; };
+inline float shuffle_xor(float v, int lanes) {
+  Shuffle mine{v, 0, lanes};
+  emulate::meet_warp(&mine, [](void** all) {
+    for (int lane = 0; lane < 32; ++lane)
+      static_cast<Shuffle*>(all[lane])->out = static_cast<Shuffle*>(all[lane ^ static_cast<Shuffle*>(all[lane])->lanes])->in;
+  });
+  return mine.out;
+}
+inline void wait_for_previous_kernel() {}
+inline void let_next_kernel_start() {}
+
+// Runs one launch; returns 0, or 1 where the threads of a block wait for each other for ever.
+extern "C" int emulate_launch(void (*kernel)(const void*), const int* grid_size, int threads, int shared_bytes, const void* params) {
+  using namespace emulate;
+  std::vector<unsigned char> memory(shared_bytes + 1024);
+  shared = memory.data() + (1024 - reinterpret_cast<uintptr_t>(memory.data()) % 1024);
+  grid = dim3(grid_size[0], grid_size[1], grid_size[2]);
+  entry = kernel, parameters = params;
+  fibers.resize(threads);
+  for (Fiber& f : fibers) f.stack.resize(256 * 1024);
+  for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
+    block_index = dim3(b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y);
+    std::fill(memory.begin(), memory.end(), 0xff);  // NaN: shared memory starts undefined
+    block_meeting.arrived = 0;
+    for (Meeting& m : warp_meeting) m.arrived = 0;
+    for (Meeting& m : group_meeting) m.arrived = 0;
+    for (Fiber& f : fibers) {
+      f.done = false;
+      f.groups.assign(1, {});
+      getcontext(&f.context);
+      f.context.uc_stack.ss_sp = f.stack.data();
+      f.context.uc_stack.ss_size = f.stack.size();
+      f.context.uc_link = nullptr;
+      makecontext(&f.context, start, 0);
+    }
+    for (int left = threads; left;) {
+      progress = false;
+      left = 0;
+      for (current = 0; current < threads; ++current) {
+        if (fibers[current].done) continue;
+        thread_index = dim3(current, 0, 0);
+        swapcontext(&scheduler, &fibers[current].context);
+        left += !fibers[current].done;
+      }
+      if (left && !progress) return 1;
+    }
+  }
+  return 0;
+}

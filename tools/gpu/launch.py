@@ -1,0 +1,204 @@
+"""Launch the cubins of kernels/cuda from Python: parameter structs, packing, and two backends.
+
+`Device` runs them on the GPU through the driver; `Emulated` runs the host build of the same sources.
+Tensors are PyTorch's; the structs below mirror kernels/cuda/include and each kernel.cu byte for byte.
+"""
+import ctypes
+import pathlib
+
+import numpy as np
+import torch
+
+u64, i32, f32 = ctypes.c_uint64, ctypes.c_int32, ctypes.c_float
+
+
+class Address(ctypes.Structure):
+    _fields_ = [("base", u64), ("slot", i32), ("reserved", i32)]
+
+
+class Count(ctypes.Structure):
+    _fields_ = [("device", u64), ("fixed", i32), ("reserved", i32)]
+
+
+class Rows(ctypes.Structure):
+    _fields_ = [("map", u64), ("image_rows", Count)]
+
+
+def struct(name, fields):
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+Epilogue = struct("Epilogue", [(n, Address) for n in "bias time residual output normed affine".split()]
+                  + [(n, Rows) for n in "residual_rows output_rows normed_rows".split()]
+                  + [(n, i32) for n in "time_stride residual_stride output_stride normed_stride affine_channels flags".split()])
+GEGLU, NORMED_SILU, SILU = 1, 2, 1
+ConvParams = struct("ConvParams", [
+    ("source", Address * 2), ("channels", i32 * 2), ("source_stride", i32 * 2), ("table", u64), ("source_rows", Rows), ("live", Count),
+    ("weights", u64), ("workspace", u64), ("slots", u64), ("images", i32), ("taps", i32), ("cout", i32), ("splits", i32), ("epilogue", Epilogue)])
+AttentionParams = struct("AttentionParams", [(n, Address) for n in "query key value output".split()]
+                         + [(n, Count) for n in "queries keys key_image_rows".split()] + [("partial", u64), ("slots", u64)]
+                         + [(n, i32) for n in "query_stride key_stride value_stride output_stride images heads splits".split()] + [("scale_log2", f32)])
+MoveJob = struct("MoveJob", [(n, Address) for n in "source addend affine output".split()]
+                 + [("source_rows", Rows), ("output_rows", Rows), ("output_first", Count), ("rows", Count)]
+                 + [(n, i32) for n in "images channels source_stride output_stride affine_channels flags".split()])
+MoveParams = struct("MoveParams", [("jobs", u64), ("slots", u64)])
+SumParams = struct("SumParams", [("source", Address * 2), ("channels", i32 * 2), ("source_stride", i32 * 2), ("source_rows", Rows), ("rows", Count),
+                                 ("partial", u64), ("slots", u64)])
+StatisticsParams = struct("StatisticsParams", [("added", u64), ("removed", u64)] + [(n, Address) for n in "recorded statistics affine".split()]
+                          + [("gamma", u64), ("beta", u64), ("slots", u64), ("rows", Count)]
+                          + [(n, i32) for n in "channels groups added_chunks removed_chunks".split()] + [("epsilon", f32), ("reserved", i32)])
+LayerNormParams = struct("LayerNormParams", [("source", Address), ("output", Address), ("gamma", u64), ("beta", u64), ("slots", u64), ("live", Count)]
+                         + [(n, i32) for n in "images channels source_stride output_stride".split()] + [("epsilon", f32), ("reserved", i32)])
+GegluParams = struct("GegluParams", [("source", Address), ("output", Address), ("slots", u64), ("live", Count)]
+                     + [(n, i32) for n in "images channels source_stride output_stride".split()])
+UpdateParams = struct("UpdateParams", [("latent", Address), ("updated", Address), ("prediction", Address), ("history", Address * 3)]
+                      + [(n, Address) for n in "history_out recorded recorded_history input".split()]
+                      + [(n, u64) for n in "mask coefficients step slots".split()]
+                      + [(n, i32) for n in "pixels prediction_stride input_stride reserved".split()])
+DifferenceParams = struct("DifferenceParams", [("latent", Address), ("recorded", Address), ("total", u64), ("slots", u64), ("pixels", i32), ("reserved", i32)])
+AdvanceParams = struct("AdvanceParams", [(n, u64) for n in "all_slots slots next step".split()] + [("slot_count", i32), ("steps", i32)])
+
+
+def at(tensor, offset=0):
+    """Address of a tensor (None: absent), `offset` elements in."""
+    return Address(0 if tensor is None else tensor.data_ptr() + offset * tensor.element_size(), -1, 0)
+
+
+def slot(index, offset_bytes=0):
+    return Address(offset_bytes, index, 0)
+
+
+def count(value):
+    """A number, or an int32 tensor on the device that holds it."""
+    return Count(value.data_ptr(), 0, 0) if torch.is_tensor(value) else Count(0, value, 0)
+
+
+def rows(image_rows=0, map=None):
+    return Rows(0 if map is None else map.data_ptr(), count(image_rows))
+
+
+# entry -> (rows, columns, threads, stages) of a block's tile
+CONV_TILES = {"sparse_conv_128x160": (128, 160, 128, 3), "sparse_conv_64x160": (64, 160, 128, 4),
+              "sparse_conv_128x128": (128, 128, 128, 3), "sparse_conv_64x64": (64, 64, 128, 4)}
+ATTENTION_QUERIES = {"d64_wide": 128}
+
+
+def conv_launch(entry, params, bucket_rows):
+    """Grid and shared memory of a convolution whose output has at most `bucket_rows` rows in all images."""
+    bm, bn, threads, stages = CONV_TILES[entry]
+    grid = (-(-params.cout // bn), -(-bucket_rows // bm), params.splits)
+    return grid, threads, stages * (bm + bn) * 128 + bm * params.taps * 4
+
+
+def attention_launch(variant, params, bucket_queries):
+    dim = int(variant.split("_")[0][1:])
+    block = ATTENTION_QUERIES.get(variant, 64)
+    pitch = ((dim + 15) // 16 * 2 | 1) * 16
+    return (-(-bucket_queries // block), params.images * params.heads, params.splits), 128, 4 * 64 * pitch
+
+
+def pack_weights(weights, channels):
+    """[taps, sum(channels), cout] -> kernel layout f16 [k_tiles, cout, 64]: 64 channels of one source and tap per tile, zero padded,
+    16-byte chunk j of line n stored at j ^ (n % 8)."""
+    taps, _, cout = weights.shape
+    tiles = []
+    for part in torch.split(weights, list(channels), dim=1):
+        padded = torch.nn.functional.pad(part, (0, 0, 0, -part.shape[1] % 64))
+        tiles.append(padded.reshape(taps, -1, 64, cout))
+    lines = torch.cat(tiles, 1).reshape(-1, 64, cout).transpose(1, 2).reshape(-1, cout, 8, 8)
+    chunk = torch.arange(8, device=weights.device)[None, :] ^ (torch.arange(cout, device=weights.device) % 8)[:, None]
+    return torch.gather(lines, 2, chunk[None, :, :, None].expand_as(lines)).reshape(-1, cout, 64).contiguous().half()
+
+
+def interleave_gate(weights):
+    """[.., 2C] with values first and gates last -> columns as 8 values, 8 gates, ... that the GEGLU epilogue takes."""
+    value, gate = weights.chunk(2, dim=-1)
+    split = [*value.shape[:-1], -1, 1, 8]
+    return torch.cat([value.reshape(split), gate.reshape(split)], -2).reshape(weights.shape)
+
+
+class Emulated:
+    """Runs the host build. Tensors end at a page that must not be touched, so reads and writes past the end crash."""
+    device, architecture = "cpu", None
+
+    def __init__(self, cubins):
+        self.entries = {}
+        for path in pathlib.Path(cubins).glob("*.so"):
+            library = ctypes.CDLL(str(path.resolve()))
+            self.entries[path.stem] = library
+
+    def launch(self, kernel, entry, grid, threads, shared, params, overlap=False):
+        library = self.entries[kernel]
+        size = (ctypes.c_int * 3)(*grid)
+        if library.emulate_launch(ctypes.cast(getattr(library, entry), ctypes.c_void_p), size, threads, shared, ctypes.byref(params)):
+            raise RuntimeError(f"{entry}: a block's threads wait for each other for ever")
+
+    def synchronize(self):
+        pass
+
+    @staticmethod
+    def place(tensor):
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+        libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        size = max(16, -(-tensor.numel() * tensor.element_size() // 16) * 16)
+        pages = -(-size // 4096)
+        base = libc.mmap(None, (pages + 1) * 4096, 3, 0x22, -1, 0)
+        libc.mprotect(base + pages * 4096, 4096, 0)
+        raw = np.ctypeslib.as_array(ctypes.cast(base + pages * 4096 - size, ctypes.POINTER(ctypes.c_uint8)), (size,))
+        flat = torch.from_numpy(raw)[:tensor.numel() * tensor.element_size()].view(tensor.dtype)
+        flat.copy_(tensor.reshape(-1))
+        return flat.view(tensor.shape)
+
+
+class _Attribute(ctypes.Structure):
+    _fields_ = [("id", ctypes.c_uint), ("pad", ctypes.c_uint), ("value", ctypes.c_uint * 16)]
+
+
+class _Config(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_uint) for n in "gx gy gz bx by bz shared".split()] + [("stream", ctypes.c_void_p), ("attributes", ctypes.POINTER(_Attribute)),
+                                                                                   ("count", ctypes.c_uint)]
+
+
+class Device:
+    """Runs the cubins on PyTorch's current device and stream."""
+    device = "cuda"
+
+    def __init__(self, cubins):
+        torch.zeros(1, device="cuda")  # makes the context
+        self.driver, self.cubins, self.functions = ctypes.CDLL("libcuda.so.1"), pathlib.Path(cubins), {}
+        major, _ = torch.cuda.get_device_capability()
+        self.architecture = {8: "80", 9: "90a", 10: "100a"}[major]
+
+    def check(self, status, what):
+        if status:
+            text = ctypes.c_char_p()
+            self.driver.cuGetErrorString(status, ctypes.byref(text))
+            raise RuntimeError(f"{what}: {text.value.decode()}")
+
+    def function(self, kernel, entry):
+        if entry not in self.functions:
+            image = (self.cubins / f"{kernel}.sm_{self.architecture}.cubin").read_bytes()
+            module, function = ctypes.c_void_p(), ctypes.c_void_p()
+            self.check(self.driver.cuModuleLoadData(ctypes.byref(module), image), kernel)
+            self.check(self.driver.cuModuleGetFunction(ctypes.byref(function), module, entry.encode()), entry)
+            self.functions[entry] = function
+        return self.functions[entry]
+
+    def launch(self, kernel, entry, grid, threads, shared, params, overlap=False):
+        """overlap: programmatic dependent launch, the kernel may start while the previous one drains."""
+        function = self.function(kernel, entry)
+        if shared > 48 * 1024:
+            self.check(self.driver.cuFuncSetAttribute(function, 8, shared), entry)  # MAX_DYNAMIC_SHARED_SIZE_BYTES
+        attribute = _Attribute(6, 0, (ctypes.c_uint * 16)(1))  # PROGRAMMATIC_STREAM_SERIALIZATION
+        config = _Config(*grid, threads, 1, 1, shared, torch.cuda.current_stream().cuda_stream, ctypes.pointer(attribute), int(overlap))
+        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(params))
+        self.check(self.driver.cuLaunchKernelEx(ctypes.byref(config), function, arguments, None), entry)
+
+    def synchronize(self):
+        torch.cuda.synchronize()
+
+    @staticmethod
+    def place(tensor):
+        return tensor.cuda()
