@@ -3,8 +3,8 @@
     python noise.py OUT_FOLDER [--values 4194304]
 
 Writes noise.json: for each seed and shape the SHA-256 of the little-endian f32 values and the bit patterns of the first
-and last 64 (all, when there are no more than 128). `sequences` draws several shapes from one generator. `float16` is what a
-half-precision pipeline draws, which is other noise; recorded for whoever wants to reproduce it.
+and last 64 (all, when there are no more than 128). `sequences` draws several shapes from one generator. `float16` is
+what a half-precision pipeline draws, which is other noise; recorded for whoever wants to reproduce it.
 """
 
 import argparse
