@@ -1,0 +1,97 @@
+//! What can go wrong while a plan runs.
+
+use std::path::PathBuf;
+
+use fisec_tensor::{DType, Shape, TensorError};
+use thiserror::Error;
+
+/// Why a plan cannot be run. [`RuntimeError::hint`] says what to do about it, where that is known.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// No ONNX Runtime library in any of the places searched.
+    #[error("no ONNX Runtime library found")]
+    OnnxRuntimeMissing,
+    /// The library is there and cannot be used.
+    #[error("cannot load ONNX Runtime from `{path}`: {reason}")]
+    OnnxRuntimeUnusable {
+        /// the library
+        path: PathBuf,
+        /// what the loader says
+        reason: String,
+    },
+    /// ONNX Runtime refuses a model or a run.
+    #[error("{action}: {reason}")]
+    OnnxRuntime {
+        /// what was tried
+        action: String,
+        /// its message
+        reason: String,
+    },
+    /// A tensor has another type or shape than its reader expects.
+    #[error("{what} should be {expected_dtype}[{expected}], got {dtype}[{shape}]")]
+    Mismatch {
+        /// which tensor
+        what: String,
+        /// type asked for
+        expected_dtype: DType,
+        /// shape asked for
+        expected: Shape,
+        /// type of the tensor
+        dtype: DType,
+        /// shape of the tensor
+        shape: Shape,
+    },
+    /// A recorded activation is not in the store.
+    #[error("slot `{slot}` of step {step} is not recorded")]
+    MissingSlot {
+        /// name of the slot
+        slot: String,
+        /// step of the schedule
+        step: usize,
+    },
+    /// The plan contradicts itself.
+    #[error("plan node `{node}`: {reason}")]
+    Plan {
+        /// name of the node
+        node: String,
+        /// what is wrong with it
+        reason: String,
+    },
+    /// The plan has no program of this kind.
+    #[error("the plan has no `{0}` program")]
+    NoProgram(&'static str),
+    /// The executor was not prepared.
+    #[error("no {0} set before the first step")]
+    NotPrepared(&'static str),
+    /// Bytes that are not the tensor they claim to be.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// Anything the slot store reports.
+    #[error("slot store: {0}")]
+    Store(String),
+}
+
+impl RuntimeError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            RuntimeError::OnnxRuntimeMissing => {
+                Some("run `cargo xtask setup`, or set ORT_DYLIB_PATH to libonnxruntime.so (1.24 or newer)")
+            }
+            RuntimeError::OnnxRuntimeUnusable { .. } => {
+                Some("run `cargo xtask setup` for a version that fits (1.24 or newer)")
+            }
+            RuntimeError::NoProgram("edit") => Some("no level pays with this model and size: use `--dense`"),
+            RuntimeError::MissingSlot { .. } => Some("generate the base image again with `--base none`"),
+            _ => None,
+        }
+    }
+
+    /// An error about a plan's node.
+    pub(crate) fn plan(node: impl Into<String>, reason: impl Into<String>) -> Self {
+        RuntimeError::Plan {
+            node: node.into(),
+            reason: reason.into(),
+        }
+    }
+}
