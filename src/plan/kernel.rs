@@ -8,7 +8,7 @@ use crate::{IslandId, SlotId, TileCandidate, ValueId, WeightId};
 
 /// One kernel call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kernel", rename_all = "snake_case")]
+#[serde(tag = "op", rename_all = "snake_case")]
 pub enum Kernel {
     /// A dense subgraph in ONNX Runtime.
     Island(IslandCall),

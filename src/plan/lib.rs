@@ -8,11 +8,23 @@
 //! Memory layouts here are concrete: maps are `[N, H, W, C]`, tokens `[N, L, C]` (the same bytes, `L = H * W`), vectors
 //! `[N, C]`. A value of active extent holds packed rows `[N, active, C]`, see `fisec_tensor::ActiveSet`.
 
+mod bundle;
 mod cost;
+mod error;
+mod json;
 mod kernel;
+mod operand_shapes;
+mod operands;
 mod plan;
+mod program;
+mod scratch;
+mod text;
+mod validate;
+mod write;
 
+pub use bundle::Bundle;
 pub use cost::{TileCandidate, TileCost};
+pub use error::PlanError;
 pub use kernel::{
     AttentionKernel, ConvKernel, ConvSource, IslandCall, Kernel, LinearKernel, NormKernel, ResidualSource, StatsUpdate,
 };
@@ -20,3 +32,6 @@ pub use plan::{
     CompileOptions, Extent, FORMAT, FileHash, Island, IslandId, Keys, Level, Node, Norm, PipelineFiles, Plan, Port,
     Program, ProgramKind, Programs, Provenance, Slot, SlotId, SlotKind, Stage, Value, ValueId, Weight, WeightId,
 };
+pub use scratch::{ScratchFolder, remove_all_scratch};
+pub use text::program_text;
+pub use write::{ALIGNMENT, BundleWriter, Placement};

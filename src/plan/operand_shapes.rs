@@ -1,0 +1,305 @@
+//! Shapes and extents that each kernel's operands must have.
+
+use fisec_tensor::Shape;
+
+use crate::{
+    AttentionKernel, ConvKernel, Extent, IslandCall, Kernel, LinearKernel, NormKernel, Plan, PlanError, Program,
+    SlotId, Value, ValueId, WeightId,
+};
+
+/// Fails when the operands do not fit each other. All indices are known to be in range.
+pub(crate) fn check_operands(plan: &Plan, program: &Program, kernel: &Kernel, place: &str) -> Result<(), PlanError> {
+    let check = Check { plan, program, place };
+    match kernel {
+        Kernel::Island(call) => check.island(call),
+        Kernel::Conv(conv) => check.conv(conv),
+        Kernel::Linear(linear) => check.linear(linear),
+        Kernel::Attention(attention) => check.attention(attention),
+        Kernel::LayerNorm {
+            input,
+            gamma,
+            beta,
+            output,
+            ..
+        } => {
+            let channels = check.channels(*input);
+            check.vector(*gamma, channels)?;
+            check.vector(*beta, channels)?;
+            check.alike(*input, *output)
+        }
+        Kernel::Geglu { input, output } => {
+            check.same_rows(*input, *output)?;
+            check.equal(check.channels(*input), 2 * check.channels(*output), "input channels")
+        }
+        Kernel::Silu { input, output } => check.alike(*input, *output),
+        Kernel::Add { a, b, output } => {
+            check.alike(*a, *output)?;
+            check.residual(b.value, *output)
+        }
+        Kernel::GroupNormStats { input, groups, output } => {
+            check.outside(input.value, input.outside)?;
+            check.stats(check.value(*output), check.channels(input.value), *groups)
+        }
+        Kernel::GroupNormStatsUpdate(update) => {
+            check.outside(update.input, Some(update.recorded))?;
+            check.stats(check.value(update.output), check.channels(update.input), update.groups)?;
+            check.slot_fits(update.recorded_stats, check.value(update.output))
+        }
+        Kernel::NormCoefficients(norm) => check.norm(norm),
+        Kernel::Affine {
+            input,
+            coefficients,
+            output,
+            ..
+        } => {
+            check.coefficients(*coefficients, check.channels(*input))?;
+            check.alike(*input, *output)
+        }
+        Kernel::Concat { inputs, output } => {
+            inputs.iter().try_for_each(|input| check.same_rows(*input, *output))?;
+            let channels: usize = inputs.iter().map(|input| check.channels(*input)).sum();
+            check.equal(channels, check.channels(*output), "channels")
+        }
+        Kernel::ReadSlot { slot, output } => check.slot_fits(*slot, check.value(*output)),
+        Kernel::WriteSlot { input, slot } => check.slot_fits(*slot, check.value(*input)),
+        Kernel::Gather { input, output } => check.extents(*input, *output),
+        Kernel::Scatter { rows, base, output } => {
+            check.extents(*output, *rows)?;
+            check.outside(*rows, *base)
+        }
+    }
+}
+
+struct Check<'a> {
+    plan: &'a Plan,
+    program: &'a Program,
+    place: &'a str,
+}
+
+impl Check<'_> {
+    fn value(&self, id: ValueId) -> &Value {
+        &self.program.values[id.index()]
+    }
+
+    fn channels(&self, id: ValueId) -> usize {
+        self.value(id).shape.last().copied().unwrap_or(1)
+    }
+
+    fn fail(&self, message: impl Into<String>) -> Result<(), PlanError> {
+        Err(PlanError::invalid(self.place, message))
+    }
+
+    fn equal(&self, got: usize, expected: usize, what: &str) -> Result<(), PlanError> {
+        if got == expected {
+            return Ok(());
+        }
+        self.fail(format!("{what}: {got} instead of {expected}"))
+    }
+
+    fn weight(&self, id: WeightId, dims: &[usize]) -> Result<(), PlanError> {
+        let weight = &self.plan.weights[id.index()];
+        if weight.shape.dims() == dims {
+            return Ok(());
+        }
+        let expected = Shape::from(dims);
+        self.fail(format!(
+            "weight `{}` is [{}] instead of [{expected}]",
+            weight.name, weight.shape
+        ))
+    }
+
+    fn vector(&self, id: WeightId, channels: usize) -> Result<(), PlanError> {
+        self.weight(id, &[channels])
+    }
+
+    fn same_rows(&self, a: ValueId, b: ValueId) -> Result<(), PlanError> {
+        let (a, b) = (self.value(a), self.value(b));
+        if a.extent != b.extent {
+            return self.fail("operands of different extents");
+        }
+        self.equal(rows(&a.shape), rows(&b.shape), "rows")
+    }
+
+    fn alike(&self, a: ValueId, b: ValueId) -> Result<(), PlanError> {
+        self.same_rows(a, b)?;
+        self.equal(self.channels(a), self.channels(b), "channels")
+    }
+
+    /// `full` and `active` are the same map at full and active extent.
+    fn extents(&self, full: ValueId, active: ValueId) -> Result<(), PlanError> {
+        let (full, active) = (self.value(full), self.value(active));
+        if full.extent != Extent::Full || !matches!(active.extent, Extent::Active(_)) {
+            return self.fail("one operand must be full and the other active");
+        }
+        self.same_size(&full.shape, &active.shape)
+    }
+
+    fn same_size(&self, a: &Shape, b: &Shape) -> Result<(), PlanError> {
+        self.equal(rows(a), rows(b), "rows")?;
+        self.equal(
+            a.last().copied().unwrap_or(1),
+            b.last().copied().unwrap_or(1),
+            "channels",
+        )
+    }
+
+    fn slot_fits(&self, slot: SlotId, value: &Value) -> Result<(), PlanError> {
+        if value.extent != Extent::Full {
+            return self.fail("slots hold full values");
+        }
+        self.same_size(&self.plan.slots[slot.index()].shape, &value.shape)
+    }
+
+    fn outside(&self, value: ValueId, slot: Option<SlotId>) -> Result<(), PlanError> {
+        let Some(slot) = slot else { return Ok(()) };
+        self.same_size(&self.plan.slots[slot.index()].shape, &self.value(value).shape)
+    }
+
+    fn residual(&self, residual: ValueId, output: ValueId) -> Result<(), PlanError> {
+        let (from, to) = (self.value(residual), self.value(output));
+        if from.extent != Extent::Full && from.extent != to.extent {
+            return self.fail("the residual is neither full nor of the output's extent");
+        }
+        self.same_size(&from.shape, &to.shape)
+    }
+
+    fn stats(&self, stats: &Value, channels: usize, groups: usize) -> Result<(), PlanError> {
+        if groups == 0 || channels % groups != 0 {
+            return self.fail(format!("{channels} channels cannot make {groups} groups"));
+        }
+        match stats.shape.dims() {
+            [_, found, 2] if *found == groups => Ok(()),
+            _ => self.fail(format!("statistics are [{}], not [N,{groups},2]", stats.shape)),
+        }
+    }
+
+    fn coefficients(&self, id: ValueId, channels: usize) -> Result<(), PlanError> {
+        match self.value(id).shape.dims() {
+            [_, 2, found] if *found == channels => Ok(()),
+            _ => self.fail(format!(
+                "coefficients are [{}], not [N,2,{channels}]",
+                self.value(id).shape
+            )),
+        }
+    }
+
+    fn norm(&self, norm: &NormKernel) -> Result<(), PlanError> {
+        let channels = self.channels(norm.output);
+        self.vector(norm.gamma, channels)?;
+        self.vector(norm.beta, channels)?;
+        self.coefficients(norm.output, channels)?;
+        self.stats(self.value(norm.stats), channels, norm.groups)
+    }
+
+    fn island(&self, call: &IslandCall) -> Result<(), PlanError> {
+        let island = &self.plan.islands[call.island.index()];
+        for (ids, ports) in [(&call.inputs, &island.inputs), (&call.outputs, &island.outputs)] {
+            self.equal(ids.len(), ports.len(), "island operands")?;
+            for (id, port) in ids.iter().zip(ports) {
+                let value = self.value(*id);
+                if value.extent != Extent::Full {
+                    return self.fail(format!("`{}` of an island must be full", port.name));
+                }
+                if (value.dtype, &value.shape) != (port.dtype, &port.shape) {
+                    return self.fail(format!(
+                        "`{}` is {}[{}], the value {}[{}]",
+                        port.name, port.dtype, port.shape, value.dtype, value.shape
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn conv(&self, conv: &ConvKernel) -> Result<(), PlanError> {
+        if !(1..=2).contains(&conv.sources.len()) {
+            return self.fail("a convolution reads one or two maps");
+        }
+        for source in &conv.sources {
+            self.map(source.value, conv.input_size)?;
+            self.outside(source.value, source.outside)?;
+        }
+        self.map(conv.output, conv.output_size)?;
+        let channels: usize = conv.sources.iter().map(|source| self.channels(source.value)).sum();
+        let outputs = self.channels(conv.output);
+        let [kh, kw] = conv.kernel;
+        self.weight(conv.weight, &[kh, kw, channels, outputs])?;
+        conv.bias.map_or(Ok(()), |bias| self.vector(bias, outputs))?;
+        conv.coefficients.map_or(Ok(()), |id| self.coefficients(id, channels))?;
+        conv.residual
+            .map_or(Ok(()), |residual| self.residual(residual.value, conv.output))?;
+        if let Some(vector) = conv.vector {
+            self.equal(self.channels(vector), outputs, "channels of the added vector")?;
+        }
+        self.window(conv)?;
+        if conv
+            .candidates
+            .iter()
+            .any(|candidate| candidate.tile.height == 0 || candidate.tile.width == 0)
+        {
+            return self.fail("a tile size is zero");
+        }
+        Ok(())
+    }
+
+    /// The last output pixel's window begins inside the padded input.
+    fn window(&self, conv: &ConvKernel) -> Result<(), PlanError> {
+        let size = conv.upsample.unwrap_or(conv.input_size);
+        for axis in 0..2 {
+            let (kernel, stride) = (conv.kernel[axis], conv.stride[axis]);
+            if kernel == 0 || stride == 0 || conv.padding[axis] >= kernel.max(1) {
+                return self.fail("kernel, stride or padding is not plausible");
+            }
+            let last = (conv.output_size[axis].saturating_sub(1)).checked_mul(stride);
+            if last.is_none_or(|start| start >= size[axis] + conv.padding[axis]) {
+                return self.fail("the output is larger than the input gives");
+            }
+        }
+        Ok(())
+    }
+
+    fn map(&self, id: ValueId, size: [usize; 2]) -> Result<(), PlanError> {
+        let shape = &self.value(id).shape;
+        let pixels = size[0].checked_mul(size[1]);
+        let fits = match shape.dims() {
+            [_, height, width, _] => [*height, *width] == size,
+            [_, tokens, _] => Some(*tokens) == pixels,
+            _ => false,
+        };
+        if fits {
+            return Ok(());
+        }
+        self.fail(format!("[{shape}] is no map of {}x{} pixels", size[0], size[1]))
+    }
+
+    fn linear(&self, linear: &LinearKernel) -> Result<(), PlanError> {
+        let inputs = self.channels(linear.input);
+        let outputs = self.channels(linear.output) * if linear.geglu { 2 } else { 1 };
+        self.same_rows(linear.input, linear.output)?;
+        self.weight(linear.weight, &[inputs, outputs])?;
+        linear.bias.map_or(Ok(()), |bias| self.vector(bias, outputs))?;
+        if let Some((gamma, beta, _)) = linear.layer_norm {
+            self.vector(gamma, inputs)?;
+            self.vector(beta, inputs)?;
+        }
+        linear
+            .residual
+            .map_or(Ok(()), |residual| self.residual(residual.value, linear.output))
+    }
+
+    fn attention(&self, attention: &AttentionKernel) -> Result<(), PlanError> {
+        self.alike(attention.q, attention.output)?;
+        self.alike(attention.k, attention.v)?;
+        self.equal(self.channels(attention.k), self.channels(attention.q), "key channels")?;
+        self.outside(attention.k, attention.k_outside)?;
+        self.outside(attention.v, attention.v_outside)?;
+        if attention.heads == 0 || self.channels(attention.q) % attention.heads != 0 {
+            return self.fail(format!("channels cannot be split into {} heads", attention.heads));
+        }
+        Ok(())
+    }
+}
+
+fn rows(shape: &Shape) -> usize {
+    shape.iter().rev().skip(1).product()
+}

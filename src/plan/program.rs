@@ -1,0 +1,77 @@
+//! Walking a plan's programs.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{Node, Plan, Program, ProgramKind, Programs};
+
+impl ProgramKind {
+    /// All programs, in the order in which they are used.
+    pub const ALL: [ProgramKind; 3] = [ProgramKind::Record, ProgramKind::Guide, ProgramKind::Edit];
+
+    /// Name as on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ProgramKind::Record => "record",
+            ProgramKind::Guide => "guide",
+            ProgramKind::Edit => "edit",
+        }
+    }
+}
+
+impl fmt::Display for ProgramKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ProgramKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let kind = Self::ALL.into_iter().find(|kind| kind.name() == text);
+        kind.ok_or_else(|| format!("unknown program `{text}`"))
+    }
+}
+
+impl Programs {
+    /// The program of a kind; `edit` may be absent.
+    pub fn get(&self, kind: ProgramKind) -> Option<&Program> {
+        match kind {
+            ProgramKind::Record => Some(&self.record),
+            ProgramKind::Guide => Some(&self.guide),
+            ProgramKind::Edit => self.edit.as_ref(),
+        }
+    }
+
+    /// The programs that exist.
+    pub fn iter(&self) -> impl Iterator<Item = (ProgramKind, &Program)> {
+        ProgramKind::ALL
+            .into_iter()
+            .filter_map(|kind| self.get(kind).map(|program| (kind, program)))
+    }
+}
+
+impl Program {
+    /// The node of a name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// Multiply-accumulates per step when everything is computed.
+    pub fn macs_dense(&self) -> u64 {
+        self.nodes.iter().map(|node| node.macs_dense).sum()
+    }
+
+    /// Predicted multiply-accumulates per step at 5, 15 and 30 % active latents.
+    pub fn macs_predicted(&self) -> [u64; 3] {
+        std::array::from_fn(|share| self.nodes.iter().map(|node| node.macs_predicted[share]).sum())
+    }
+}
+
+impl Plan {
+    /// Bytes that an image's cache holds per step.
+    pub fn cache_bytes_per_step(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.bytes).sum()
+    }
+}

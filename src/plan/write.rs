@@ -1,0 +1,208 @@
+//! Writing a bundle: one tensor at a time, published by a rename.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use blake3::Hasher;
+use fisec_tensor::HostTensor;
+
+use crate::bundle::{PLAN, WEIGHTS};
+use crate::validate::{check_path, validate};
+use crate::{FORMAT, FileHash, Plan, PlanError, ScratchFolder, Weight, WeightId, json};
+
+/// Alignment of constants in `weights.bin`, bytes.
+pub const ALIGNMENT: u64 = 64;
+
+/// Writes a bundle. Nothing is visible under the final name before [`BundleWriter::finish`]; dropped before that, it
+/// leaves nothing.
+pub struct BundleWriter {
+    target: PathBuf,
+    folder: ScratchFolder,
+    data: BufWriter<File>,
+    hasher: Hasher,
+    length: u64,
+    placed: HashMap<blake3::Hash, u64>,
+    weights: Vec<Weight>,
+    files: BTreeMap<String, FileHash>,
+}
+
+/// Where a constant stands, in the terms of ONNX external data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// file, relative to the bundle
+    pub file: &'static str,
+    /// first byte
+    pub offset: u64,
+    /// number of bytes
+    pub length: u64,
+}
+
+impl BundleWriter {
+    /// Begins a bundle that will stand at `target`. Fails when something other than a plan is there.
+    pub fn create(target: &Path) -> Result<Self, PlanError> {
+        if is_occupied(target) {
+            return Err(PlanError::Occupied(target.to_owned()));
+        }
+        let folder = ScratchFolder::beside(target).map_err(PlanError::io(target))?;
+        let path = folder.path().join(WEIGHTS);
+        let data = File::create(&path).map_err(PlanError::io(&path))?;
+        Ok(BundleWriter {
+            target: target.to_owned(),
+            folder,
+            data: BufWriter::with_capacity(1 << 20, data),
+            hasher: Hasher::new(),
+            length: 0,
+            placed: HashMap::new(),
+            weights: Vec::new(),
+            files: BTreeMap::new(),
+        })
+    }
+
+    /// The folder that is being filled; files placed here by others are registered with [`BundleWriter::adopt_file`].
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Adds a constant in kernel layout. Equal bytes are stored once; an equal weight keeps its first id.
+    pub fn add_weight(&mut self, name: &str, tensor: &HostTensor) -> Result<WeightId, PlanError> {
+        let (offset, hash) = self.place(tensor.data())?;
+        let weight = Weight {
+            name: name.to_owned(),
+            dtype: tensor.dtype(),
+            shape: tensor.shape().clone(),
+            offset,
+            bytes: tensor.data().len() as u64,
+            hash: hash.to_hex().to_string(),
+        };
+        let index = match self.weights.iter().position(|known| *known == weight) {
+            Some(index) => index,
+            None => {
+                self.weights.push(weight);
+                self.weights.len() - 1
+            }
+        };
+        Ok(WeightId(index as u32))
+    }
+
+    /// Stores an island's initializer. Equal bytes are stored once, weights included.
+    pub fn place_external(&mut self, _name: &str, tensor: &HostTensor) -> Result<Placement, PlanError> {
+        let (offset, _) = self.place(tensor.data())?;
+        Ok(Placement {
+            file: WEIGHTS,
+            offset,
+            length: tensor.data().len() as u64,
+        })
+    }
+
+    /// Adds a file. `relative` uses `/` and stays inside the bundle.
+    pub fn add_file(&mut self, relative: &str, bytes: &[u8]) -> Result<(), PlanError> {
+        let path = self.path_for(relative)?;
+        fs::write(&path, bytes).map_err(PlanError::io(&path))?;
+        self.files.insert(relative.to_owned(), json::file_hash(bytes));
+        Ok(())
+    }
+
+    /// Copies a file, streaming.
+    pub fn copy_file(&mut self, relative: &str, from: &Path) -> Result<(), PlanError> {
+        let path = self.path_for(relative)?;
+        let mut source = File::open(from).map_err(PlanError::io(from))?;
+        let mut copy = File::create(&path).map_err(PlanError::io(&path))?;
+        let hash = copy_hashed(&mut source, &mut copy).map_err(PlanError::io(&path))?;
+        self.files.insert(relative.to_owned(), hash);
+        Ok(())
+    }
+
+    /// Registers a file that already stands in [`BundleWriter::folder`].
+    pub fn adopt_file(&mut self, relative: &str) -> Result<(), PlanError> {
+        let path = self.path_for(relative)?;
+        let mut file = File::open(&path).map_err(PlanError::io(&path))?;
+        let hash = copy_hashed(&mut file, &mut io::sink()).map_err(PlanError::io(&path))?;
+        self.files.insert(relative.to_owned(), hash);
+        Ok(())
+    }
+
+    /// Constants so far.
+    pub fn weights(&self) -> &[Weight] {
+        &self.weights
+    }
+
+    /// Completes the plan's `format`, `weights` and `files`, checks it, writes `plan.json` and publishes the bundle.
+    /// Returns the completed plan.
+    pub fn finish(mut self, mut plan: Plan) -> Result<Plan, PlanError> {
+        let path = self.folder.path().join(WEIGHTS);
+        self.data.flush().map_err(PlanError::io(&path))?;
+        self.data.get_ref().sync_data().map_err(PlanError::io(&path))?;
+        let hash = FileHash {
+            bytes: self.length,
+            blake3: self.hasher.finalize().to_hex().to_string(),
+        };
+        self.files.insert(WEIGHTS.to_owned(), hash);
+        plan.format = FORMAT;
+        plan.weights = self.weights;
+        plan.files = self.files;
+        validate(&plan)?;
+        let path = self.folder.path().join(PLAN);
+        let mut file = File::create(&path).map_err(PlanError::io(&path))?;
+        file.write_all(json::print(&plan).as_bytes())
+            .and_then(|()| file.sync_data())
+            .map_err(PlanError::io(&path))?;
+        self.folder.publish(&self.target).map_err(PlanError::io(&self.target))?;
+        Ok(plan)
+    }
+
+    fn place(&mut self, bytes: &[u8]) -> Result<(u64, blake3::Hash), PlanError> {
+        let hash = blake3::hash(bytes);
+        if let Some(offset) = self.placed.get(&hash) {
+            return Ok((*offset, hash));
+        }
+        let offset = self.length.next_multiple_of(ALIGNMENT);
+        let padding = [0u8; ALIGNMENT as usize];
+        self.append(&padding[..(offset - self.length) as usize])?;
+        self.append(bytes)?;
+        self.placed.insert(hash, offset);
+        Ok((offset, hash))
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), PlanError> {
+        let path = self.folder.path().join(WEIGHTS);
+        self.data.write_all(bytes).map_err(PlanError::io(&path))?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn path_for(&self, relative: &str) -> Result<PathBuf, PlanError> {
+        check_path(relative)?;
+        let path = self.folder.path().join(relative);
+        let parent = path.parent().expect("inside the bundle");
+        fs::create_dir_all(parent).map_err(PlanError::io(parent))?;
+        Ok(path)
+    }
+}
+
+/// Something is there that replacing would destroy.
+fn is_occupied(target: &Path) -> bool {
+    let is_empty = || fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
+    target.exists() && !target.join(PLAN).is_file() && !is_empty()
+}
+
+fn copy_hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<FileHash> {
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let read = from.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        to.write_all(&buffer[..read])?;
+        bytes += read as u64;
+    }
+    Ok(FileHash {
+        bytes,
+        blake3: hasher.finalize().to_hex().to_string(),
+    })
+}
