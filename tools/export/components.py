@@ -76,6 +76,11 @@ class Component:
         """The diffusers or transformers model inside the wrapper."""
         return next(self.module.children())
 
+    @property
+    def prefix(self):
+        """What the wrapper puts before the parameter names of its model."""
+        return next(name for name, _ in self.module.named_children()) + "."
+
 
 def _images(*names):
     return {0: "batch_size", 2: names[0], 3: names[1]}

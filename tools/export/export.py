@@ -49,7 +49,7 @@ def export_component(component, out, weights, opset=17, min_elements=MIN_ELEMENT
         trace(component, traced, opset)
         model = without_strings(onnx.load(traced))
     share_equal_nodes(model.graph)
-    restore_torch_names(model.graph, component.owner.state_dict())
+    restore_torch_names(model.graph, component.owner.state_dict(), component.prefix)
     errors = pack(model.graph, weights, min_elements)
     onnx.checker.check_model(model)
     onnx.save(model, folder / "model.onnx")

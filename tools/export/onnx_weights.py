@@ -41,8 +41,10 @@ def weight_axes(graph, min_elements=MIN_ELEMENTS):
     return axes
 
 
-def restore_torch_names(graph, state):
+def restore_torch_names(graph, state, prefix=""):
     """Gives anonymous initializers (`onnx::MatMul_123`) the name of the parameter they hold, found by value.
+
+    Named ones lose `prefix`, the name of the model inside its wrapper, so that all are named as in `state`.
 
     Transposed and reshaped copies match too: a MatMul weight is the parameter's transpose, a group norm's gain is
     [C,1,1]. Equal parameters, several of which the exporter may have merged into one initializer, get the first free
@@ -54,8 +56,10 @@ def restore_torch_names(graph, state):
         by_bytes[array.tobytes()].append(name)
         if array.ndim == 2:
             by_bytes[np.ascontiguousarray(array.T).tobytes()].append(name)
+    renamed = {t.name: t.name.removeprefix(prefix) for t in graph.initializer if t.name.startswith(prefix)}
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
     taken = {t.name for t in graph.initializer}
-    renamed = {}
     for tensor in graph.initializer:
         if not tensor.name.startswith("onnx::"):
             continue
@@ -64,7 +68,6 @@ def restore_torch_names(graph, state):
             taken.add(names[0])
             renamed[tensor.name] = tensor.name = names[0]
     _rename_inputs(graph, renamed)
-    return len(renamed)
 
 
 def _rename_inputs(graph, renamed):

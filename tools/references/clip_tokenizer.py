@@ -14,9 +14,10 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from tokens import scene, typed
 from transformers import CLIPTokenizerFast
 from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+from tokens import scene, typed
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = 400

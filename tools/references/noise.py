@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from torch_noise import Generator
 
 SEEDS = (0, 1, 7, 42, 2**31 - 1, 2**32 + 5, 2**63 - 1)

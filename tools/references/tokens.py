@@ -4,8 +4,8 @@
 
 1,200 prompts: sentences of the demo world, what people type (case, punctuation, numbers, contractions, weights in
 parentheses), many scripts, emoji, combining and invisible characters, odd whitespace, special tokens as text, nothing
-at all, and prompts too long for 77 tokens. Each entry is [prompt, ids, tokens before truncation]; ids begin with the begin
-token and end with the end token; the padding that fills them up to `length` is left out.
+at all, and prompts too long for 77 tokens. An entry is [prompt, ids, tokens before truncation]; ids begin with the
+begin token and end with the end token; the padding that fills them up to `length` is left out.
 """
 
 import argparse
