@@ -1,0 +1,210 @@
+//! Samplers: the latents after every call of the network, equal step by step to diffusers'.
+//!
+//! Every sampler here is linear in its latents and predictions, and treats each latent by itself. So a schedule is a
+//! table: call by call, with which weights the latents, this call's prediction and the kept ones are added. The tables
+//! are computed in f64 from f32 noise levels, and applied in f64.
+//!
+//! Because no latent looks at another, what stands outside an edit's mask (latents or history) cannot change what comes
+//! out inside: [`Sampler::restore_history`] exists so that an edit's state as a whole is the recorded one outside.
+
+mod config;
+mod ddim;
+mod dpm;
+mod euler;
+mod pndm;
+mod schedule;
+
+pub use config::{BetaSchedule, FinalSigma, PredictionType, SamplerConfig, SamplerKind, SolverType, Spacing};
+
+use crate::DiffusionError;
+
+/// How many outputs a multistep sampler looks back on, the current one included.
+const ORDER: usize = 4;
+
+/// What one call of the network does to the latents.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    /// what the network is given as time
+    timestep: f32,
+    /// factor on the latents before the network
+    input_scale: f64,
+    /// output = latents * convert[0] + prediction * convert[1]
+    convert: [f64; 2],
+    /// whether the output is kept for later calls
+    keep: bool,
+    /// the latents that this call steps from
+    from: StartingFrom,
+    /// factor on those latents
+    latent: f64,
+    /// factors on the output and the kept ones before it, newest first
+    outputs: [f64; ORDER],
+}
+
+/// Which latents a call steps from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StartingFrom {
+    /// those given
+    Given,
+    /// those given, which the next call steps from again
+    GivenAndSaved,
+    /// those saved by the call before
+    Saved,
+}
+
+impl Call {
+    /// A call whose output is the plain prediction and that has no memory.
+    fn plain(timestep: f32, latent: f64, prediction: f64) -> Self {
+        Call {
+            timestep,
+            input_scale: 1.0,
+            convert: [0.0, 1.0],
+            keep: false,
+            from: StartingFrom::Given,
+            latent,
+            outputs: [prediction, 0.0, 0.0, 0.0],
+        }
+    }
+}
+
+/// A schedule and the state of a run through it.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    kind: SamplerKind,
+    calls: Vec<Call>,
+    timesteps: Vec<f32>,
+    initial_scale: f64,
+    /// converted outputs of past calls, oldest first, at most `ORDER - 1`
+    history: Vec<Vec<f32>>,
+    saved: Option<Vec<f32>>,
+}
+
+impl Sampler {
+    /// A schedule of `steps` steps, at its start.
+    pub fn new(kind: SamplerKind, config: &SamplerConfig, steps: usize) -> Result<Self, DiffusionError> {
+        let most = config.num_train_timesteps;
+        if !(1..=most).contains(&steps) {
+            return Err(DiffusionError::StepCount { steps, most });
+        }
+        let (calls, initial_scale) = match kind {
+            SamplerKind::Ddim => (ddim::calls(config, steps), 1.0),
+            SamplerKind::DdimInverse => (ddim::inverse_calls(config, steps)?, 1.0),
+            SamplerKind::Euler => euler::calls(config, steps),
+            SamplerKind::DpmPlusPlus => (dpm::calls(config, steps), 1.0),
+            SamplerKind::Pndm => (pndm::calls(config, steps)?, 1.0),
+        };
+        let timesteps = calls.iter().map(|call| call.timestep).collect();
+        let finite = |call: &Call| {
+            call.outputs
+                .iter()
+                .chain([&call.latent])
+                .all(|weight| weight.is_finite())
+        };
+        if !calls.iter().all(finite) {
+            return Err(DiffusionError::SchedulerConfig(format!(
+                "no finite {} schedule of {steps} steps",
+                kind.name()
+            )));
+        }
+        Ok(Sampler {
+            kind,
+            calls,
+            timesteps,
+            initial_scale,
+            history: Vec::new(),
+            saved: None,
+        })
+    }
+
+    /// Which sampler this is.
+    pub fn kind(&self) -> SamplerKind {
+        self.kind
+    }
+
+    /// What the network is given as time, one per call. PNDM calls once more than it has steps.
+    pub fn timesteps(&self) -> &[f32] {
+        &self.timesteps
+    }
+
+    /// Factor on unit noise that gives the initial latents.
+    pub fn initial_scale(&self) -> f32 {
+        self.initial_scale as f32
+    }
+
+    /// The network's input at a call.
+    pub fn scale_input(&self, call: usize, latents: &[f32]) -> Vec<f32> {
+        let scale = self.calls[call].input_scale;
+        match scale == 1.0 {
+            true => latents.to_vec(),
+            false => latents
+                .iter()
+                .map(|&latent| (f64::from(latent) * scale) as f32)
+                .collect(),
+        }
+    }
+
+    /// The latents after a call, from the (unscaled) latents before it and the network's prediction. Calls come in order.
+    pub fn step(&mut self, call: usize, prediction: &[f32], latents: &[f32]) -> Vec<f32> {
+        let weights = self.calls[call];
+        let output = linear(&[(weights.convert[0], latents), (weights.convert[1], prediction)]);
+        let from = match weights.from {
+            StartingFrom::Saved => self.saved.take(),
+            StartingFrom::GivenAndSaved => {
+                self.saved = Some(latents.to_vec());
+                None
+            }
+            StartingFrom::Given => None,
+        };
+        let mut terms = vec![
+            (weights.latent, from.as_deref().unwrap_or(latents)),
+            (weights.outputs[0], output.as_slice()),
+        ];
+        let kept = self.history.iter().rev().map(Vec::as_slice);
+        terms.extend(weights.outputs[1..].iter().copied().zip(kept));
+        let next = linear(&terms);
+        if weights.keep {
+            self.history.push(output);
+            let surplus = self.history.len().saturating_sub(ORDER - 1);
+            self.history.drain(..surplus);
+        }
+        next
+    }
+
+    /// Forgets the run, for another with the same schedule.
+    pub fn restart(&mut self) {
+        self.history.clear();
+        self.saved = None;
+    }
+
+    /// Replaces the kept state by that of `recorded` (the same schedule at the same call) wherever `active` is false.
+    /// `active` has one entry per pixel and repeats over the channels.
+    pub fn restore_history(&mut self, recorded: &Sampler, active: &[bool]) {
+        for (ours, theirs) in self.history.iter_mut().rev().zip(recorded.history.iter().rev()) {
+            restore(ours, theirs, active);
+        }
+        if let (Some(ours), Some(theirs)) = (&mut self.saved, &recorded.saved) {
+            restore(ours, theirs, active);
+        }
+    }
+}
+
+/// Sets `latents` to `recorded` wherever `active` (one entry per pixel, repeated over the channels) is false.
+pub fn restore(latents: &mut [f32], recorded: &[f32], active: &[bool]) {
+    for ((latent, &recorded), &active) in latents.iter_mut().zip(recorded).zip(active.iter().cycle()) {
+        if !active {
+            *latent = recorded;
+        }
+    }
+}
+
+/// `sum of weight * values`, elementwise in f64; terms of weight zero are left out.
+fn linear(terms: &[(f64, &[f32])]) -> Vec<f32> {
+    let used: Vec<_> = terms.iter().filter(|(weight, _)| *weight != 0.0).collect();
+    let length = terms.first().map_or(0, |(_, values)| values.len());
+    (0..length)
+        .map(|index| {
+            used.iter()
+                .map(|(weight, values)| weight * f64::from(values[index]))
+                .sum::<f64>() as f32
+        })
+        .collect()
+}

@@ -1,0 +1,185 @@
+//! Samplers equal diffusers' step by step: records of `tools/references/samplers.py`.
+
+use fisec_diffusion::samplers::{Sampler, SamplerConfig, SamplerKind, restore};
+use proptest::prelude::*;
+use serde_json::Value;
+
+struct Records {
+    index: Value,
+    values: Vec<f32>,
+}
+
+impl Records {
+    fn read() -> Self {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/samplers");
+        let index = serde_json::from_str(&std::fs::read_to_string(format!("{folder}/samplers.json")).unwrap()).unwrap();
+        let bytes = std::fs::read(format!("{folder}/samplers.f32")).unwrap();
+        let values = bytes
+            .chunks_exact(4)
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+            .collect();
+        Records { index, values }
+    }
+
+    fn latent(&self, offset: usize) -> &[f32] {
+        &self.values[offset..offset + 16]
+    }
+}
+
+fn sampler(case: &Value) -> Sampler {
+    let mut config = case["config"].clone();
+    config["_class_name"] = case["class"].clone();
+    let config = SamplerConfig::parse(&config.to_string()).unwrap();
+    let kind = config.default_kind().unwrap();
+    Sampler::new(kind, &config, case["steps"].as_u64().unwrap() as usize).unwrap()
+}
+
+/// Relative to the latents' size: Euler's start at fourteen standard deviations.
+fn assert_close(ours: &[f32], theirs: &[f32], what: &str) {
+    let size = theirs.iter().fold(1.0f32, |size, value| size.max(value.abs()));
+    for (our, their) in ours.iter().zip(theirs) {
+        assert!((our - their).abs() <= 1e-5 * size, "{what}: {our} instead of {their}");
+    }
+}
+
+#[test]
+fn every_recorded_run_is_equal_step_by_step() {
+    let records = Records::read();
+    let cases = records.index["cases"].as_array().unwrap();
+    assert!(cases.len() >= 180);
+    for case in cases {
+        let name = format!("{} {} {} steps", case["class"], case["config"], case["steps"]);
+        let mut sampler = sampler(case);
+        let timesteps: Vec<f64> = sampler
+            .timesteps()
+            .iter()
+            .map(|&timestep| f64::from(timestep))
+            .collect();
+        let recorded: Vec<f64> = case["timesteps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t.as_f64().unwrap())
+            .collect();
+        assert_eq!(timesteps.len(), recorded.len(), "{name}");
+        for (ours, theirs) in timesteps.iter().zip(&recorded) {
+            assert!(
+                (ours - theirs).abs() <= 1e-3 * theirs.fract().abs().ceil(),
+                "{name}: {ours} {theirs}"
+            );
+        }
+        let scale = sampler.initial_scale();
+        let mut latent: Vec<f32> = records.latent(0).iter().map(|value| value * scale).collect();
+        let mut offset = case["offset"].as_u64().unwrap() as usize;
+        for call in 0..timesteps.len() {
+            let input = sampler.scale_input(call, &latent);
+            assert_close(&input, records.latent(offset), &format!("{name} input {call}"));
+            let noise = records.latent(16 + 16 * call);
+            let prediction: Vec<f32> = noise
+                .iter()
+                .zip(&input)
+                .map(|(noise, x)| 0.8 * noise + 0.2 * x)
+                .collect();
+            latent = sampler.step(call, &prediction, &latent);
+            assert_close(&latent, records.latent(offset + 16), &format!("{name} latent {call}"));
+            offset += 32;
+        }
+    }
+}
+
+#[test]
+fn a_restarted_sampler_repeats_itself() {
+    let config = SamplerConfig::parse(r#"{"beta_schedule": "scaled_linear", "steps_offset": 1}"#).unwrap();
+    for kind in [
+        SamplerKind::Ddim,
+        SamplerKind::Euler,
+        SamplerKind::DpmPlusPlus,
+        SamplerKind::Pndm,
+    ] {
+        let mut sampler = Sampler::new(kind, &config, 6).unwrap();
+        let first = run(&mut sampler, 3);
+        sampler.restart();
+        assert_eq!(first, run(&mut sampler, 3), "{}", kind.name());
+    }
+}
+
+fn prediction(call: usize, latents: &[f32], salt: u32) -> Vec<f32> {
+    let wave = |index: usize| ((index as u32 * 7 + salt * 13 + call as u32 * 3) as f32).sin();
+    latents
+        .iter()
+        .enumerate()
+        .map(|(index, x)| 0.3 * x + wave(index))
+        .collect()
+}
+
+fn run(sampler: &mut Sampler, salt: u32) -> Vec<f32> {
+    let mut latents = vec![0.5; 8];
+    for call in 0..sampler.timesteps().len() {
+        let input = sampler.scale_input(call, &latents);
+        latents = sampler.step(call, &prediction(call, &input, salt), &latents);
+    }
+    latents
+}
+
+proptest! {
+    /// With latents and history restored outside a mask after every call, the outside follows the recorded run exactly
+    /// and the inside is what it is without any of it.
+    #[test]
+    fn a_restored_outside_leaves_the_inside_alone(active in prop::collection::vec(any::<bool>(), 4), which in 0usize..4) {
+        let kind = [SamplerKind::Ddim, SamplerKind::Euler, SamplerKind::DpmPlusPlus, SamplerKind::Pndm][which];
+        let config = SamplerConfig::parse("{}").unwrap();
+        let mut recorded = Sampler::new(kind, &config, 6).unwrap();
+        let (mut restored, mut free) = (recorded.clone(), recorded.clone());
+        let (mut base, mut edit, mut alone) = (vec![0.5; 8], vec![0.5; 8], vec![0.5; 8]);
+        for call in 0..recorded.timesteps().len() {
+            base = recorded.step(call, &prediction(call, &base, 1), &base);
+            edit = restored.step(call, &prediction(call, &edit, 2), &edit);
+            alone = free.step(call, &prediction(call, &alone, 2), &alone);
+            restore(&mut edit, &base, &active);
+            restored.restore_history(&recorded, &active);
+            for index in 0..8 {
+                let expected = if active[index % 4] { alone[index] } else { base[index] };
+                prop_assert_eq!(edit[index], expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn unsupported_configurations_are_refused() {
+    let refused = [
+        r#"{"clip_sample": true}"#,
+        r#"{"use_beta_sigmas": true}"#,
+        r#"{"algorithm_type": "sde-dpmsolver++"}"#,
+        r#"{"prediction_type": "sample"}"#,
+        r#"{"beta_schedule": "squaredcos_cap_v2"}"#,
+        r#"{"trained_betas": [0.1]}"#,
+        r#"{"solver_order": 3}"#,
+        r#"{"beta_end": 2}"#,
+        r#"{"num_train_timesteps": 0}"#,
+        "not json",
+    ];
+    for json in refused {
+        let error = SamplerConfig::parse(json).unwrap_err().to_string();
+        assert!(error.starts_with("scheduler configuration: "), "{json}: {error}");
+    }
+    let unknown = SamplerConfig::parse(r#"{"_class_name": "UniPCMultistepScheduler"}"#).unwrap();
+    assert!(
+        unknown
+            .default_kind()
+            .unwrap_err()
+            .hint()
+            .unwrap()
+            .contains("--sampler")
+    );
+    assert!(
+        "heun"
+            .parse::<SamplerKind>()
+            .unwrap_err()
+            .hint()
+            .unwrap()
+            .contains("ddim")
+    );
+    assert!(Sampler::new(SamplerKind::Ddim, &unknown, 0).is_err());
+    assert!(Sampler::new(SamplerKind::Ddim, &unknown, 1001).is_err());
+}
