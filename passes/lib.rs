@@ -1,5 +1,20 @@
 //! Passes: graph to graph, one file each, and the lowering of graphs to a plan.
+//!
+//! `canonical` raises an imported graph to the semantic operators; [`Module::build`] makes the three programs of it;
+//! [`Module::lower`] writes them as a plan. The order of passes stands in `canonical` and in `programs.rs`, with the
+//! reason for each place.
 
+pub mod analysis;
+pub mod cost;
+pub mod fuse;
 mod pass;
+mod pipeline;
+mod programs;
+mod roles;
+pub mod sparse;
+mod widen_floats;
 
 pub use pass::{Changes, PassError};
+pub use pipeline::{Listener, PassRun, Pipeline};
+pub use roles::{Roles, RolesError};
+pub use widen_floats::widen_floats;

@@ -1,0 +1,11 @@
+//! Facts about a graph that several passes need. Nothing here changes a graph.
+
+mod levels;
+mod macs;
+mod masks;
+mod stages;
+
+pub use levels::Levels;
+pub use macs::{dense_macs, sparse_macs};
+pub use masks::{REFERENCE_SHARES, representative_mask};
+pub use stages::Stages;

@@ -1,0 +1,289 @@
+//! The kernel call of each native operator.
+
+use fisec_ir::{
+    Activation, Conv, ConvOperand, Demand, Extent, Graph, Linear, LinearOperand, NodeId, Op, Operand, SlotId as IrSlot,
+    ValueId as IrValue,
+};
+use fisec_plan::{
+    AttentionKernel, ConvKernel, ConvSource, Kernel, LinearKernel, NormKernel, ResidualSource, SlotId, StatsUpdate,
+    ValueId, WeightId,
+};
+
+use super::LowerError;
+use super::program::Lowering;
+use super::weights::WeightLayout;
+use crate::cost::candidates;
+
+type Lowered<T> = Result<T, LowerError>;
+
+impl Lowering<'_, '_> {
+    /// The call that computes a node; `None` for nodes that cost nothing.
+    pub(super) fn kernel(&mut self, id: NodeId) -> Lowered<Option<Kernel>> {
+        let output = IrValue { node: id, output: 0 };
+        Ok(Some(match self.graph.op(id).clone() {
+            Op::Conv(conv) => self.conv(id, &conv)?,
+            Op::Linear(linear) => self.linear(id, linear)?,
+            Op::Attention { heads, scale, control: None } => self.attention(id, heads, scale)?,
+            Op::LayerNorm { epsilon } => Kernel::LayerNorm {
+                input: self.rows(id, 0)?,
+                gamma: self.weight(id, 1, WeightLayout::AsIs)?,
+                beta: self.weight(id, 2, WeightLayout::AsIs)?,
+                epsilon,
+                output: self.value(output),
+            },
+            Op::Geglu => Kernel::Geglu { input: self.rows(id, 0)?, output: self.value(output) },
+            Op::Activate(Activation::Silu) => Kernel::Silu { input: self.rows(id, 0)?, output: self.value(output) },
+            Op::Add => self.add(id)?,
+            Op::Affine { activation } => Kernel::Affine {
+                input: self.rows(id, 0)?,
+                coefficients: self.operand_value(id, 1)?,
+                silu: is_silu(activation),
+                output: self.value(output),
+            },
+            Op::Concat(_) => {
+                let inputs = (0..self.graph.operands(id).len()).map(|at| self.rows(id, at)).collect::<Lowered<_>>()?;
+                Kernel::Concat { inputs, output: self.value(output) }
+            }
+            Op::GroupNormStats { groups } => {
+                Kernel::GroupNormStats { input: self.source(id, 0)?, groups, output: self.value(output) }
+            }
+            Op::GroupNormStatsUpdate { groups } => self.stats_update(id, groups)?,
+            Op::NormCoefficients { groups, epsilon } => Kernel::NormCoefficients(NormKernel {
+                stats: self.operand_value(id, 0)?,
+                gamma: self.weight(id, 1, WeightLayout::AsIs)?,
+                beta: self.weight(id, 2, WeightLayout::AsIs)?,
+                groups,
+                epsilon,
+                output: self.value(output),
+            }),
+            Op::Tokens | Op::Spatial { .. } => {
+                let rows = self.rows(id, 0)?;
+                self.values.alias(output, rows);
+                return Ok(None);
+            }
+            Op::CacheRead(slot) if self.is_read_whole(id) => {
+                Kernel::ReadSlot { slot: plan_slot(slot), output: self.value(output) }
+            }
+            Op::CacheRead(_) => return Ok(None),
+            Op::CacheWrite(slot) => Kernel::WriteSlot { input: self.operand_value(id, 0)?, slot: plan_slot(slot) },
+            Op::Gather => Kernel::Gather { input: self.operand_value(id, 0)?, output: self.value(output) },
+            Op::Scatter(_) if self.is_materialized(id) => self.scatter(id)?,
+            Op::Scatter(_) => return Ok(None),
+            _ => return Err(self.unsupported(id, "no kernel computes it")),
+        }))
+    }
+
+    fn conv(&mut self, id: NodeId, conv: &Conv) -> Lowered<Kernel> {
+        let output = IrValue { node: id, output: 0 };
+        let output_type = self.graph.value_type(output).clone();
+        let input_type = self.graph.operand_type(self.graph.operands(id)[0]).expect("a map is given");
+        let mut sources = vec![self.source(id, 0)?];
+        if conv.concat {
+            sources.push(self.source(id, 1)?);
+        }
+        let at = |which| conv.operand_index(which);
+        let weight_at = at(ConvOperand::Weight).expect("a convolution has weights");
+        let weight_type = self.graph.operand_type(self.graph.operands(id)[weight_at]).expect("weights are given");
+        let mut whole_input = input_type.clone();
+        let mut dims = whole_input.shape.to_vec();
+        dims[1] = weight_type.shape[1];
+        whole_input.shape = dims.into();
+        let candidates = match output_type.extent {
+            Extent::Active(_) => candidates(conv, &whole_input, &output_type, self.context.table),
+            Extent::Full => Vec::new(),
+        };
+        Ok(Kernel::Conv(ConvKernel {
+            sources,
+            input_size: [input_type.shape[2], input_type.shape[3]],
+            upsample: conv.upsample,
+            output_size: [output_type.shape[2], output_type.shape[3]],
+            weight: self.weight(id, weight_at, WeightLayout::ConvRows)?,
+            bias: self.optional_weight(id, at(ConvOperand::Bias))?,
+            kernel: conv.kernel,
+            stride: conv.stride,
+            padding: [conv.padding.top, conv.padding.left],
+            coefficients: self.optional_value(id, at(ConvOperand::Coefficients))?,
+            silu: is_silu(conv.activation),
+            vector: self.optional_value(id, at(ConvOperand::Vector))?,
+            residual: self.optional_value(id, at(ConvOperand::Residual))?.map(|value| ResidualSource { value }),
+            output: self.value(output),
+            candidates,
+        }))
+    }
+
+    fn linear(&mut self, id: NodeId, linear: Linear) -> Lowered<Kernel> {
+        let at = |which| linear.operand_index(which);
+        let layer_norm = match (linear.layer_norm, at(LinearOperand::Gamma), at(LinearOperand::Beta)) {
+            (Some(epsilon), Some(gamma), Some(beta)) => {
+                let gamma = self.weight(id, gamma, WeightLayout::AsIs)?;
+                Some((gamma, self.weight(id, beta, WeightLayout::AsIs)?, epsilon))
+            }
+            _ => None,
+        };
+        Ok(Kernel::Linear(LinearKernel {
+            input: self.rows(id, 0)?,
+            layer_norm,
+            weight: self.weight(id, 1, WeightLayout::AsIs)?,
+            bias: self.optional_weight(id, at(LinearOperand::Bias))?,
+            geglu: linear.geglu,
+            residual: self.optional_value(id, at(LinearOperand::Residual))?.map(|value| ResidualSource { value }),
+            output: self.value(IrValue { node: id, output: 0 }),
+        }))
+    }
+
+    fn attention(&mut self, id: NodeId, heads: usize, scale: f64) -> Lowered<Kernel> {
+        let (k, v) = (self.source(id, 1)?, self.source(id, 2)?);
+        Ok(Kernel::Attention(AttentionKernel {
+            q: self.rows(id, 0)?,
+            k: k.value,
+            v: v.value,
+            k_outside: k.outside,
+            v_outside: v.outside,
+            heads,
+            scale,
+            output: self.value(IrValue { node: id, output: 0 }),
+        }))
+    }
+
+    /// The first summand has the result's extent.
+    fn add(&mut self, id: NodeId) -> Lowered<Kernel> {
+        let extent = self.graph.node(id).outputs()[0].extent;
+        let has_extent = |at: usize| {
+            self.graph.operand_type(self.graph.operands(id)[at]).is_some_and(|value| value.extent == extent)
+        };
+        let (a, b) = if has_extent(0) { (0, 1) } else { (1, 0) };
+        let a = self.rows(id, a)?;
+        let b = ResidualSource { value: self.operand_value(id, b)? };
+        Ok(Kernel::Add { a, b, output: self.value(IrValue { node: id, output: 0 }) })
+    }
+
+    fn stats_update(&mut self, id: NodeId, groups: usize) -> Lowered<Kernel> {
+        let (recorded, recorded_stats) = (self.slot_of(id, 1)?, self.slot_of(id, 2)?);
+        Ok(Kernel::GroupNormStatsUpdate(StatsUpdate {
+            input: self.operand_value(id, 0)?,
+            recorded,
+            recorded_stats,
+            groups,
+            output: self.value(IrValue { node: id, output: 0 }),
+        }))
+    }
+
+    fn scatter(&mut self, id: NodeId) -> Lowered<Kernel> {
+        Ok(Kernel::Scatter {
+            rows: self.operand_value(id, 0)?,
+            base: Some(self.slot_of(id, 1)?),
+            output: self.value(IrValue { node: id, output: 0 }),
+        })
+    }
+
+    /// Where a kernel that handles the cache itself reads a map: a scatter is not computed but looked through.
+    fn source(&mut self, id: NodeId, position: usize) -> Lowered<ConvSource> {
+        let value = self.ir_value(id, position)?;
+        match (self.graph.op(value.node), self.graph.operands(value.node)) {
+            (Op::Scatter(_), [Operand::Value(active), _]) => {
+                let outside = Some(self.slot_of(value.node, 1)?);
+                Ok(ConvSource { value: self.value(*active), outside })
+            }
+            _ => Ok(ConvSource { value: self.value(value), outside: None }),
+        }
+    }
+
+    /// An operand with the extent of the result: full rows are gathered for an active result.
+    fn rows(&mut self, id: NodeId, position: usize) -> Lowered<ValueId> {
+        let value = self.ir_value(id, position)?;
+        let wanted = self.graph.node(id).outputs()[0].extent;
+        let value_type = self.graph.value_type(value).clone();
+        let (Extent::Active(level), Extent::Full) = (wanted, value_type.extent) else { return Ok(self.value(value)) };
+        if let Some(known) = self.gathered.get(&(value, level.0)) {
+            return Ok(*known);
+        }
+        let input = self.value(value);
+        let stage = self.stages.get(id);
+        let output = self.values.anonymous(&value_type.with_extent(wanted), stage);
+        let origin = self.graph.origin(value.node).clone().because("packed for sparse users");
+        self.push(Kernel::Gather { input, output }, &origin, stage, 0, [0; 3]);
+        self.gathered.insert((value, level.0), output);
+        Ok(output)
+    }
+
+    fn ir_value(&self, id: NodeId, position: usize) -> Lowered<IrValue> {
+        let operand = self.graph.operands(id)[position];
+        operand.value().ok_or_else(|| self.unsupported(id, "a constant stands where a value is expected"))
+    }
+
+    fn operand_value(&mut self, id: NodeId, position: usize) -> Lowered<ValueId> {
+        let value = self.ir_value(id, position)?;
+        Ok(self.value(value))
+    }
+
+    fn optional_value(&mut self, id: NodeId, position: Option<usize>) -> Lowered<Option<ValueId>> {
+        position.map(|position| self.operand_value(id, position)).transpose()
+    }
+
+    fn weight(&mut self, id: NodeId, position: usize, layout: WeightLayout) -> Lowered<WeightId> {
+        match self.graph.operands(id)[position].weight() {
+            Some(weight) => self.builder.weight(self.graph, weight, layout),
+            None => Err(self.unsupported(id, "a value stands where a weight is expected")),
+        }
+    }
+
+    fn optional_weight(&mut self, id: NodeId, position: Option<usize>) -> Lowered<Option<WeightId>> {
+        position.map(|position| self.weight(id, position, WeightLayout::AsIs)).transpose()
+    }
+
+    fn slot_of(&self, id: NodeId, position: usize) -> Lowered<SlotId> {
+        let recorded = self.ir_value(id, position)?;
+        match self.graph.op(recorded.node) {
+            Op::CacheRead(slot) => Ok(plan_slot(*slot)),
+            _ => Err(self.unsupported(id, "what stands outside the active set is not recorded")),
+        }
+    }
+
+    /// Whether someone needs the scattered map itself: kernels that look through it do not.
+    fn is_materialized(&self, id: NodeId) -> bool {
+        let users = self.graph.users(IrValue { node: id, output: 0 });
+        users.iter().any(|&(user, position)| !looks_through(self.graph, user, position))
+    }
+
+    /// Whether someone reads the slot itself: scatters and updates name it instead.
+    fn is_read_whole(&self, id: NodeId) -> bool {
+        let users = self.graph.users(IrValue { node: id, output: 0 });
+        let names_slot = |op: &Op| matches!(op, Op::Scatter(_) | Op::GroupNormStatsUpdate { .. });
+        users.iter().any(|&(user, _)| !names_slot(self.graph.op(user)))
+    }
+}
+
+fn looks_through(graph: &Graph, user: NodeId, position: usize) -> bool {
+    let active = matches!(graph.node(user).outputs().first().map(|output| output.extent), Some(Extent::Active(_)));
+    match graph.op(user) {
+        Op::Conv(conv) => active && (position == 0 || (conv.concat && position == 1)),
+        Op::Attention { .. } => active && position > 0,
+        Op::GroupNormStats { .. } => true,
+        _ => false,
+    }
+}
+
+fn is_silu(activation: Activation) -> bool {
+    activation == Activation::Silu
+}
+
+fn plan_slot(slot: IrSlot) -> SlotId {
+    SlotId(slot.0)
+}
+
+/// How a slot is read, from the demands of the scatters over it; read whole when anything else reads it.
+pub fn slot_demand(graph: &Graph, slot: IrSlot) -> Demand {
+    let reads = graph.ids().into_iter().filter(|&id| *graph.op(id) == Op::CacheRead(slot));
+    let users = reads.flat_map(|id| graph.users(IrValue { node: id, output: 0 }));
+    let demands = users.map(|(user, _)| match *graph.op(user) {
+        Op::Scatter(demand) => demand,
+        Op::GroupNormStatsUpdate { .. } => Demand::Halo(0),
+        _ => Demand::Full,
+    });
+    demands
+        .reduce(|a, b| match (a, b) {
+            (Demand::Halo(a), Demand::Halo(b)) => Demand::Halo(a.max(b)),
+            _ => Demand::Full,
+        })
+        .unwrap_or(Demand::Full)
+}

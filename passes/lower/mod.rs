@@ -1,0 +1,36 @@
+//! From programs of the IR to programs of a plan.
+
+mod islands;
+mod kernels;
+mod program;
+mod values;
+mod weights;
+
+pub use kernels::slot_demand;
+pub use program::{ProgramLowering, lower_program};
+pub use values::channels_last;
+pub use weights::PlanBuilder;
+
+use thiserror::Error;
+
+/// A program cannot be lowered.
+#[derive(Debug, Error)]
+pub enum LowerError {
+    /// The compiler met a node that the target cannot run: a defect.
+    #[error("`{node}` cannot be lowered: {message}")]
+    Unsupported {
+        /// label of the node
+        node: String,
+        /// what is wrong
+        message: String,
+    },
+    /// The graph is not an order of operators.
+    #[error(transparent)]
+    Graph(#[from] fisec_ir::GraphError),
+    /// An island could not be written.
+    #[error(transparent)]
+    Export(#[from] fisec_onnx::ExportError),
+    /// The bundle could not be written.
+    #[error(transparent)]
+    Plan(#[from] fisec_plan::PlanError),
+}

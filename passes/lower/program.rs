@@ -1,0 +1,194 @@
+//! Lower one program.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fisec_ir::{Graph, NodeId, Op, Origin, Stage, ValueId as IrValue};
+use fisec_plan::{Extent, Island, IslandCall, Kernel, Node, Port, Program, Provenance, ValueId};
+use fisec_tensor::Mask;
+
+use super::islands::{Unit, extract, partition};
+use super::values::{Values, channels_last, plan_stage};
+use super::{LowerError, PlanBuilder};
+use crate::analysis::{Stages, dense_macs, sparse_macs};
+use crate::cost::CostTable;
+use crate::roles::Roles;
+
+/// What lowering needs to know beside the graph.
+pub struct ProgramLowering<'a> {
+    /// names of the graph's inputs
+    pub roles: &'a Roles,
+    /// active pixels per level at each reference share
+    pub masks: &'a [Vec<Mask>; 3],
+    /// measured costs
+    pub table: &'a CostTable,
+}
+
+/// The program of a graph.
+pub fn lower_program(
+    graph: &Graph,
+    context: &ProgramLowering<'_>,
+    builder: &mut PlanBuilder<'_>,
+) -> Result<Program, LowerError> {
+    let stages = context.roles.stages(graph)?;
+    let units = partition(graph, &stages)?;
+    let mut lowering = Lowering::new(graph, &stages, context, builder);
+    for unit in units {
+        match unit {
+            Unit::Native(id) => lowering.native(id)?,
+            Unit::Island(nodes, stage) => lowering.island(&nodes, stage)?,
+        }
+    }
+    Ok(lowering.finish())
+}
+
+pub(super) struct Lowering<'a, 'b> {
+    pub(super) graph: &'a Graph,
+    pub(super) stages: &'a Stages,
+    pub(super) context: &'a ProgramLowering<'a>,
+    pub(super) builder: &'a mut PlanBuilder<'b>,
+    pub(super) values: Values,
+    pub(super) gathered: HashMap<(IrValue, u32), ValueId>,
+    names: HashMap<String, usize>,
+    inputs: BTreeMap<String, ValueId>,
+    outputs: BTreeMap<String, ValueId>,
+    nodes: Vec<Node>,
+}
+
+impl<'a, 'b> Lowering<'a, 'b> {
+    fn new(
+        graph: &'a Graph,
+        stages: &'a Stages,
+        context: &'a ProgramLowering<'a>,
+        builder: &'a mut PlanBuilder<'b>,
+    ) -> Self {
+        Lowering {
+            graph,
+            stages,
+            context,
+            builder,
+            values: Values::default(),
+            gathered: HashMap::new(),
+            names: HashMap::new(),
+            inputs: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            nodes: Vec::new(),
+        }
+    }
+
+    fn finish(self) -> Program {
+        Program { values: self.values.into_table(), inputs: self.inputs, outputs: self.outputs, nodes: self.nodes }
+    }
+
+    pub(super) fn value(&mut self, value: IrValue) -> ValueId {
+        self.values.get(self.graph, self.stages, value)
+    }
+
+    fn native(&mut self, id: NodeId) -> Result<(), LowerError> {
+        match self.graph.op(id) {
+            Op::Input(name) => {
+                let value = self.value(IrValue { node: id, output: 0 });
+                self.inputs.insert(self.context.roles.program_name(name).to_owned(), value);
+                Ok(())
+            }
+            Op::Output(_) => self.output(id),
+            _ => match self.kernel(id)? {
+                Some(kernel) => {
+                    let sparse = |masks: &Vec<Mask>| sparse_macs(self.graph, id, masks);
+                    let predicted = [0, 1, 2].map(|share| sparse(&self.context.masks[share]));
+                    let (origin, stage) = (self.graph.origin(id).clone(), self.stages.get(id));
+                    self.push(kernel, &origin, stage, dense_macs(self.graph, id), predicted);
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The prediction leaves as a full map: active pixels over zeros.
+    fn output(&mut self, id: NodeId) -> Result<(), LowerError> {
+        let Some(result) = self.graph.operands(id)[0].value() else {
+            return Err(self.unsupported(id, "the output is a constant"));
+        };
+        let mut value = self.value(result);
+        let value_type = self.graph.value_type(result);
+        if value_type.extent != fisec_ir::Extent::Full {
+            let full = self.values.anonymous(&value_type.with_extent(fisec_ir::Extent::Full), Stage::Step);
+            let kernel = Kernel::Scatter { rows: value, base: None, output: full };
+            let origin = self.graph.origin(id).clone().because("the sampler reads the active pixels only");
+            self.push(kernel, &origin, Stage::Step, 0, [0; 3]);
+            value = full;
+        }
+        self.outputs.insert("prediction".into(), value);
+        Ok(())
+    }
+
+    pub(super) fn push(&mut self, kernel: Kernel, origin: &Origin, stage: Stage, dense: u64, predicted: [u64; 3]) {
+        let label = if origin.label().is_empty() { "node" } else { origin.label() };
+        let label = label.trim_start_matches('/');
+        let copies = self.names.entry(label.to_owned()).or_insert(0);
+        *copies += 1;
+        let name = if *copies == 1 { label.to_owned() } else { format!("{label}#{copies}") };
+        let provenance =
+            Provenance { origin: origin.names.clone(), pass: origin.pass.clone(), reason: origin.reason.clone() };
+        let (macs_dense, macs_predicted) = (dense, predicted);
+        self.nodes.push(Node { name, kernel, stage: plan_stage(stage), provenance, macs_dense, macs_predicted });
+    }
+
+    fn island(&mut self, nodes: &[NodeId], stage: Stage) -> Result<(), LowerError> {
+        let name = match stage {
+            Stage::Constant | Stage::Timestep => "timestep".to_owned(),
+            Stage::Prompt => "prompt".to_owned(),
+            Stage::Step => format!("{}-{}", self.graph.name(), self.island_count()),
+        };
+        let extracted = extract(self.graph, nodes, &name);
+        let port = |prefix: &str, index: usize, value: IrValue| {
+            let value_type = self.graph.value_type(value);
+            let shape = channels_last(&value_type.shape);
+            Port { name: format!("{prefix}{index}"), dtype: value_type.dtype, shape }
+        };
+        let ports = |prefix: &str, values: &[IrValue]| -> Vec<Port> {
+            values.iter().enumerate().map(|(index, &value)| port(prefix, index, value)).collect()
+        };
+        let origin = Origin::merged("split_islands", nodes.iter().map(|&id| self.graph.origin(id)));
+        let macs: u64 = nodes.iter().map(|&id| dense_macs(self.graph, id)).sum();
+        let describe = Island {
+            file: format!("{name}.onnx"),
+            name: name.clone(),
+            inputs: ports("i", &extracted.inputs),
+            outputs: ports("o", &extracted.outputs),
+            nodes: origin.names.clone(),
+            macs,
+        };
+        let island = self.builder.island(&extracted.graph, describe)?;
+        let call = IslandCall {
+            island,
+            inputs: extracted.inputs.iter().map(|&value| self.value(value)).collect(),
+            outputs: extracted.outputs.iter().map(|&value| self.value(value)).collect(),
+        };
+        let reason = match stage {
+            Stage::Step => "dense: runs in ONNX Runtime",
+            Stage::Prompt => "depends on the text only: once per prompt",
+            _ => "depends on the timestep only: once per schedule",
+        };
+        let origin = Origin { names: vec![name], pass: "split_islands".into(), reason: reason.into() };
+        self.push(Kernel::Island(call), &origin, stage, macs, [macs; 3]);
+        Ok(())
+    }
+
+    fn island_count(&self) -> usize {
+        let is_island = |node: &&Node| matches!(node.kernel, Kernel::Island(_)) && node.stage == fisec_plan::Stage::Step;
+        self.nodes.iter().filter(is_island).count()
+    }
+
+    pub(super) fn unsupported(&self, id: NodeId, message: &str) -> LowerError {
+        LowerError::Unsupported { node: self.graph.origin(id).label().to_owned(), message: message.to_owned() }
+    }
+}
+
+/// The level of a packed value, for gathers.
+pub(super) fn active_level(extent: Extent) -> Option<u32> {
+    match extent {
+        Extent::Active(level) => Some(level),
+        Extent::Full => None,
+    }
+}

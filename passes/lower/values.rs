@@ -1,0 +1,70 @@
+//! Values of a plan for values of a graph.
+
+use std::collections::HashMap;
+
+use fisec_ir::{Extent as IrExtent, Graph, Stage as IrStage, ValueId as IrValue, ValueType};
+use fisec_plan::{Extent, Stage, Value, ValueId};
+use fisec_tensor::Shape;
+
+use crate::analysis::Stages;
+
+/// The value table of a program under construction.
+#[derive(Default)]
+pub struct Values {
+    table: Vec<Value>,
+    known: HashMap<IrValue, ValueId>,
+}
+
+impl Values {
+    /// The plan's value for a value of the graph; made when it is new.
+    pub fn get(&mut self, graph: &Graph, stages: &Stages, value: IrValue) -> ValueId {
+        if let Some(known) = self.known.get(&value) {
+            return *known;
+        }
+        let id = self.anonymous(graph.value_type(value), stages.get(value.node));
+        self.known.insert(value, id);
+        id
+    }
+
+    /// A new value of the plan that stands for no value of the graph.
+    pub fn anonymous(&mut self, value: &ValueType, stage: IrStage) -> ValueId {
+        let extent = match value.extent {
+            IrExtent::Full => Extent::Full,
+            IrExtent::Active(level) => Extent::Active(level.0),
+        };
+        self.table.push(Value {
+            dtype: value.dtype,
+            shape: channels_last(&value.shape),
+            extent,
+            stage: plan_stage(stage),
+        });
+        ValueId(self.table.len() as u32 - 1)
+    }
+
+    /// Makes `view` the same rows as `of`: tokens and maps are one layout.
+    pub fn alias(&mut self, view: IrValue, of: ValueId) {
+        self.known.insert(view, of);
+    }
+
+    /// The finished table.
+    pub fn into_table(self) -> Vec<Value> {
+        self.table
+    }
+}
+
+/// The plan's stage; constants run with the timesteps.
+pub fn plan_stage(stage: IrStage) -> Stage {
+    match stage {
+        IrStage::Constant | IrStage::Timestep => Stage::Timestep,
+        IrStage::Prompt => Stage::Prompt,
+        IrStage::Step => Stage::Step,
+    }
+}
+
+/// `[N, C, H, W]` as `[N, H, W, C]`; other ranks stay.
+pub fn channels_last(shape: &Shape) -> Shape {
+    match shape[..] {
+        [batch, channels, height, width] => [batch, height, width, channels].into(),
+        _ => shape.clone(),
+    }
+}

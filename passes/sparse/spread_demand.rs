@@ -1,0 +1,174 @@
+//! Find out who needs values outside the active set, and give nobody more than that.
+//!
+//! Before: every marked value is scattered over its recorded map, and every user reads the result.
+//!
+//! After: users that work pixel by pixel read the active value; convolutions read a scatter of demand `halo`; dense
+//! users and full keys one of demand `full`; cheap pixel-wise operators in front of a convolution (norm, activation,
+//! concatenation) are repeated on the halo, so that only their inputs are recorded. Slots that nobody reads go away.
+
+use fisec_ir::{Conv, Demand, Extent, Graph, GraphError, LevelId, NodeId, Op, Operand, Origin, ValueId};
+use fisec_plan::Keys;
+
+use super::Sparsity;
+use crate::{Changes, PassError};
+
+/// Narrows scatters to what their users read and drops the slots that become unused.
+pub fn spread_demand(graph: &mut Graph, sparsity: &mut Sparsity, keys: Keys) -> Result<Changes, PassError> {
+    let mut changes = repeat_on_halo(graph, keys).map_err(cycle)?;
+    changes += read_active(graph, keys);
+    graph.prune();
+    changes += narrow(graph).map_err(cycle)?;
+    sparsity.compact_slots(graph);
+    Ok(changes)
+}
+
+fn cycle(error: GraphError) -> PassError {
+    PassError {
+        pass: "spread_demand",
+        node: String::new(),
+        message: error.to_string(),
+        hint: None,
+    }
+}
+
+/// Gives every use outside the active set of a transparent operator a full version of it that reads scattered inputs.
+///
+/// Users come after their operands, so walking backwards lets the demand pass through chains.
+fn repeat_on_halo(graph: &mut Graph, keys: Keys) -> Result<Changes, GraphError> {
+    let mut changes = Changes::default();
+    for id in graph.ordered()?.into_iter().rev() {
+        let Some(active) = scattered_active(graph, id).filter(|value| is_transparent(graph.op(value.node))) else {
+            continue;
+        };
+        let scatter = ValueId { node: id, output: 0 };
+        let far: Vec<_> = graph
+            .users(scatter)
+            .into_iter()
+            .filter(|&(user, at)| !reads_active_only(graph, user, at, keys))
+            .collect();
+        if far.is_empty() {
+            continue;
+        }
+        let node = graph.node(active.node);
+        let reason = "repeated on the halo instead of being recorded";
+        let origin = Origin::merged("spread_demand", [node.origin()]).because(reason);
+        let full = graph.value_type(scatter).clone();
+        let repeated = graph.add_value(node.op().clone(), node.operands().to_vec(), full, origin);
+        for (user, at) in far {
+            graph.set_operand(user, at, repeated.into());
+        }
+        changes += Changes(1);
+    }
+    Ok(changes)
+}
+
+/// Lets pixel-wise users of a scatter read the active value in front of it.
+fn read_active(graph: &mut Graph, keys: Keys) -> Changes {
+    let mut changes = Changes::default();
+    for id in graph.ids() {
+        let Some(active) = scattered_active(graph, id) else {
+            continue;
+        };
+        for (user, at) in graph.users(ValueId { node: id, output: 0 }) {
+            if reads_active_only(graph, user, at, keys) {
+                graph.set_operand(user, at, active.into());
+                changes += Changes(1);
+            }
+        }
+    }
+    changes
+}
+
+/// Sets the demand of every scatter to the union of what its users read.
+fn narrow(graph: &mut Graph) -> Result<Changes, GraphError> {
+    let mut changes = Changes::default();
+    for id in graph.ordered()? {
+        if !matches!(graph.op(id), Op::Scatter(_)) {
+            continue;
+        }
+        let demand = demand_on(graph, ValueId { node: id, output: 0 });
+        graph.set_op(id, Op::Scatter(demand));
+        changes += Changes(1);
+    }
+    Ok(changes)
+}
+
+fn demand_on(graph: &Graph, value: ValueId) -> Demand {
+    let users = graph.users(value).into_iter();
+    let demands = users.map(|(user, at)| match graph.op(user) {
+        Op::Conv(conv) if is_conv_input(conv, at) && is_active(graph, user) => Demand::Halo(reach(conv)),
+        op if is_transparent(op) && at_map(op, at) => demand_on(graph, ValueId { node: user, output: 0 }),
+        _ => Demand::Full,
+    });
+    demands.reduce(widest).unwrap_or(Demand::Full)
+}
+
+fn widest(a: Demand, b: Demand) -> Demand {
+    match (a, b) {
+        (Demand::Halo(a), Demand::Halo(b)) => Demand::Halo(a.max(b)),
+        _ => Demand::Full,
+    }
+}
+
+/// How far from the active set of its input's level a convolution reads.
+///
+/// Stride 2: an active output covers a 2×2 block with at least one active pixel, so its window of three reaches two
+/// pixels beyond. Upsampling halves distances: one coarse pixel.
+fn reach(conv: &Conv) -> usize {
+    match (conv.kernel, conv.stride) {
+        ([1, 1], _) => 0,
+        (_, [2, 2]) => 2,
+        _ => 1,
+    }
+}
+
+/// The active value behind a scatter node.
+fn scattered_active(graph: &Graph, id: NodeId) -> Option<ValueId> {
+    match (graph.op(id), graph.operands(id)) {
+        (Op::Scatter(_), [Operand::Value(active), _]) => Some(*active),
+        _ => None,
+    }
+}
+
+/// Cheap pixel-wise operators, worth repeating where only a halo needs them.
+fn is_transparent(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Affine { .. } | Op::Activate(_) | Op::Concat(_) | Op::Tokens | Op::Spatial { .. }
+    )
+}
+
+/// Whether the operand of a transparent operator is the map itself and not a vector.
+fn at_map(op: &Op, position: usize) -> bool {
+    !matches!(op, Op::Affine { .. }) || position == 0
+}
+
+fn is_active(graph: &Graph, id: NodeId) -> bool {
+    level_of_output(graph, id).is_some()
+}
+
+fn level_of_output(graph: &Graph, id: NodeId) -> Option<LevelId> {
+    match graph.node(id).outputs().first()?.extent {
+        Extent::Active(level) => Some(level),
+        Extent::Full => None,
+    }
+}
+
+fn is_conv_input(conv: &Conv, position: usize) -> bool {
+    position == 0 || (conv.concat && position == 1)
+}
+
+/// Whether the user reads this operand only at the pixels or tokens that it computes.
+fn reads_active_only(graph: &Graph, user: NodeId, position: usize, keys: Keys) -> bool {
+    if matches!(graph.op(user), Op::Output(_)) {
+        return true;
+    }
+    if !is_active(graph, user) {
+        return false;
+    }
+    match graph.op(user) {
+        Op::Conv(conv) if is_conv_input(conv, position) => conv.kernel == [1, 1] && conv.stride == [1, 1],
+        Op::Attention { .. } => position == 0 || keys == Keys::Masked,
+        _ => true,
+    }
+}
