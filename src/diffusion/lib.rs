@@ -7,4 +7,7 @@ mod error;
 pub mod noise;
 pub mod samplers;
 
+mod tokenizer;
+
 pub use error::DiffusionError;
+pub use tokenizer::{Tokenizer, Tokens};
