@@ -9,7 +9,7 @@ pub mod cost;
 pub mod fuse;
 mod pass;
 mod pipeline;
-mod programs;
+pub mod programs;
 mod roles;
 pub mod sparse;
 mod widen_floats;

@@ -6,7 +6,7 @@
 //!
 //! After (live): the same with `%s = group_norm_stats %x`. `update_stats` turns that into an update where asked for.
 
-use fisec_ir::{Activation, Graph, GroupNorm, NodeId, Op, Operand, Origin, ValueId, ValueType, stats_shape};
+use fisec_ir::{Activation, Graph, GroupNorm, NodeId, Op, Operand, Origin, ValueType, stats_shape};
 use fisec_plan::Norm;
 use fisec_tensor::DType;
 
@@ -77,10 +77,8 @@ fn rewrite(graph: &mut Graph, sparsity: &mut Sparsity, id: NodeId, norm: GroupNo
         coefficients_type,
         origin.clone(),
     );
-    let affine = Op::Affine {
-        activation: norm.activation,
-    };
-    let result = graph.add_value(affine, vec![x, coefficients.into()], output, origin);
-    graph.replace_uses(ValueId { node: id, output: 0 }, result);
-    graph.remove(id);
+    // in place: the node keeps its identity, by which the dense program's value is found
+    graph.set_op(id, Op::Affine { activation: norm.activation });
+    graph.set_operands(id, vec![x, coefficients.into()]);
+    graph.set_origin(id, origin);
 }
