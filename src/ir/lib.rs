@@ -5,12 +5,16 @@
 //! token sequences `[N, L, C]`; memory layout is a backend's concern and is not spoken of here.
 
 mod graph;
+mod infer;
 mod op;
 mod origin;
+pub mod text;
 mod value;
+pub mod verify;
 mod weight;
 
 pub use graph::{Graph, GraphError, Node, NodeId};
+pub use infer::{broadcast, operand_counts, result_type};
 pub use op::{
     Activation, Attribute, Concat, Control, Conv, ConvOperand, Demand, GroupNorm, Linear, LinearOperand, OnnxOp, Op,
     Padding, TimestepEmbedding, stats_shape,
