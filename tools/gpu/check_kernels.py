@@ -80,11 +80,11 @@ def conv_case(b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, ups
     live, ext = len(taps), len(pixels)
     cin = sum(channels)
     x = b.tensor(images, source_mask.size, cin)
-    weights = torch.randn(kernel * kernel, cin, cout, generator=b.random) / math.sqrt(cin * kernel * kernel)
+    weights = b.place((torch.randn(kernel * kernel, cin, cout, generator=b.random) / math.sqrt(cin * kernel * kernel)).half())
     bias, moment, residual = b.tensor(cout), b.tensor(images, cout), b.tensor(images * live, cout)
     affine = b.tensor(images, 2, cout, dtype=torch.float32)
     source = [b.place(part.contiguous()) for part in torch.split(x.cpu()[:, pixels.astype(int)].reshape(images * ext, cin), channels, 1)]
-    packed = b.place(la.pack_weights(weights.half(), channels))
+    packed = b.place(la.pack_weights(weights, channels))
     # the row count is known on the device alone, and the next layer's input has room for a ring
     live_on_device, table_on_device = b.place(torch.tensor([live], dtype=torch.int32)), b.place(geo.as_int32(table))
     spare = 5
@@ -100,9 +100,9 @@ def conv_case(b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, ups
     launches = [("sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv", entry, *la.conv_launch(entry, p, images * live), p)]
     if splits > 1:
         launches.append(("sparse_conv", "sparse_conv_reduce", (7, 1, 1), 256, 0, p))
-    dense = dense_conv(x.cpu().double().reshape(images, *source_mask.shape, cin), weights.half().double(), stride, upsample)
-    y = dense[:, torch.from_numpy(active)] + bias.cpu().double() + moment.cpu().double()[:, None] + residual.cpu().double().reshape(images, live, cout)
-    next_input = F.silu(y * affine[:, 0, None].cpu().double() + affine[:, 1, None].cpu().double())
+    dense = dense_conv(x.double().reshape(images, *source_mask.shape, cin), weights.double(), stride, upsample)
+    y = dense[:, torch.from_numpy(active).to(dense.device)] + bias.double() + moment.double()[:, None] + residual.double().reshape(images, live, cout)
+    next_input = F.silu(y * affine[:, 0, None].double() + affine[:, 1, None].double())
     what = f"{entry} {size}^2 {'+'.join(map(str, channels))}->{cout} {kernel}x{kernel} s{stride} up{upsample} rows {live} splits {splits}"
     inside = normed.view(images, live + spare, cout)[:, :live]
     b.check(what, launches, [(output, y.reshape(-1, cout)), (inside, next_input)])
@@ -111,7 +111,7 @@ def conv_case(b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, ups
 def linear_case(b, entry, live, cin, cout, splits=1, images=2):
     """A feed-forward's first half: no table, gated epilogue, rows scattered into a map."""
     x = b.tensor(images * live, cin)
-    weights, bias = torch.randn(1, cin, 2 * cout, generator=b.random).half() / math.sqrt(cin), torch.randn(2 * cout, generator=b.random).half()
+    weights, bias = b.tensor(1, cin, 2 * cout, scale=cin ** -0.5), b.tensor(2 * cout)
     packed, folded = b.place(la.pack_weights(la.interleave_gate(weights), [cin])), b.place(la.interleave_gate(bias))
     map_rows = live + 9
     where = torch.randperm(map_rows, generator=b.random)[:live].sort().values
@@ -126,7 +126,7 @@ def linear_case(b, entry, live, cin, cout, splits=1, images=2):
     launches = [("sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv", entry, *la.conv_launch(entry, p, images * live), p)]
     if splits > 1:
         launches.append(("sparse_conv", "sparse_conv_reduce", (5, 1, 1), 256, 0, p))
-    full = x.cpu().double() @ weights[0].double() + bias.double()
+    full = x.double() @ weights[0].double() + bias.double()
     value, gate = full.chunk(2, -1)
     b.check(f"{entry} linear+geglu rows {live} {cin}->{cout} splits {splits}", launches,
             [(_Picked(output.view(images, map_rows, cout), where), (value * F.gelu(gate)).reshape(images, live, cout))])
@@ -163,8 +163,8 @@ def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0)
         launches.append(("attention", f"attention_combine_d{dim}", (11, 1, 1), 128, 0, p))
 
     def heads_first(t, n):
-        return t.cpu().double().reshape(images, -1, heads, dim)[:, :n].transpose(1, 2)
-    k, v = kv.cpu().chunk(2, 1)
+        return t.double().reshape(images, -1, heads, dim)[:, :n].transpose(1, 2)
+    k, v = kv.chunk(2, 1)
     reference = F.scaled_dot_product_attention(heads_first(q, queries), heads_first(k, keys), heads_first(v, keys))
     b.check(f"attention_{variant} queries {queries} keys {keys} heads {heads} splits {splits}", launches,
             [(output, reference.transpose(1, 2).reshape(images * queries, width))])
@@ -205,10 +205,10 @@ def move_case(b, size, channels, share=0.15, images=2):
     p = la.MoveParams(jobs=table.data_ptr(), slots=slots.data_ptr())
 
     def normed(x):
-        return F.silu(x * affine[:, :1].cpu().double() + affine[:, 1:].cpu().double())
-    fresh = packed.cpu().double().reshape(images, active, channels)
-    reference = torch.cat([normed(fresh + addend.cpu().double().view_as(fresh)),
-                           normed(cached.cpu().double().reshape(images, -1, channels)[:, pixels[active:].astype(int)])], 1)
+        return F.silu(x * affine[:, :1].double() + affine[:, 1:].double())
+    fresh = packed.double().reshape(images, active, channels)
+    reference = torch.cat([normed(fresh + addend.double().view_as(fresh)),
+                           normed(cached.double().reshape(images, -1, channels)[:, torch.from_numpy(pixels[active:]).long().to(cached.device)])], 1)
     b.check(f"move_rows {size}^2 x{channels} active {active} ring {ext - active}", [("move_rows", "move_rows", (3, 3, 1), 256, 0, p)],
             [(output, reference.reshape(-1, channels)),
              (_Picked(scattered.view(images, -1, channels), torch.from_numpy(pixels[:active].astype(int))), fresh)])
@@ -219,7 +219,7 @@ def group_norm_case(b, total, channels, groups=32, updated=False, images=2):
     width, epsilon = sum(channels), 1e-5
     parts = [b.place((t * 2 + 1).half()) for t in (torch.randn(images * total, c, generator=b.random) for c in channels)]
     gamma, beta = b.tensor(width), b.tensor(width)
-    full = torch.cat([t.cpu().double().reshape(images, total, -1) for t in parts], 2)
+    full = torch.cat([t.double().reshape(images, total, -1) for t in parts], 2)
 
     def live(x):
         grouped = x.reshape(images, total, groups, -1)
@@ -242,12 +242,12 @@ def group_norm_case(b, total, channels, groups=32, updated=False, images=2):
         stats.recorded, stats.removed, stats.removed_chunks = la.at(recorded), sums[1].data_ptr(), chunks
         launches = [("group_norm", "group_norm_sums", (chunks, images, 1), 256, 0, sum_params(fresh, la.rows(), len(changed), sums[0])),
                     ("group_norm", "group_norm_sums", (chunks, images, 1), 256, 0, sum_params(parts, la.rows(total, where), len(changed), sums[1]))]
-        full[:, changed] = torch.cat([t.cpu().double().reshape(images, len(changed), -1) for t in fresh], 2)
+        full[:, changed.to(full.device)] = torch.cat([t.double().reshape(images, len(changed), -1) for t in fresh], 2)
     launches.append(("group_norm", "group_norm_statistics", (groups, images, 1), 128, 0, stats))
     reference = live(full)
     per_channel = reference.repeat_interleave(width // groups, 1)
-    scale = per_channel[..., 1] * gamma.cpu().double()
-    shift = beta.cpu().double() - per_channel[..., 0] * scale
+    scale = per_channel[..., 1] * gamma.double()
+    shift = beta.double() - per_channel[..., 0] * scale
     b.check(f"group_norm {total} x {'+'.join(map(str, channels))}{' updated' if updated else ''}", launches,
             [(statistics, reference), (affine, torch.stack([scale, shift], 1))], 1e-5)  # f32 sums, no f16 on the way
 
@@ -257,7 +257,7 @@ def layer_norm_case(b, live, channels, images=2):
     gamma, beta, output = b.tensor(channels), b.tensor(channels), b.poison(images * live, channels)
     p = la.LayerNormParams(source=la.at(x), output=la.at(output), gamma=gamma.data_ptr(), beta=beta.data_ptr(), live=la.count(live), images=images,
                            channels=channels, source_stride=channels, output_stride=channels, epsilon=1e-5)
-    reference = F.layer_norm(x.cpu().double(), [channels], gamma.cpu().double(), beta.cpu().double(), 1e-5)
+    reference = F.layer_norm(x.double(), [channels], gamma.double(), beta.double(), 1e-5)
     b.check(f"layer_norm {live} x {channels}", [("layer_norm", "layer_norm", (3, 1, 1), 128, 0, p)], [(output, reference)])
 
 
@@ -265,7 +265,7 @@ def geglu_case(b, live, channels, images=2):
     x, output = b.tensor(images * live, 2 * channels), b.poison(images * live, channels)
     p = la.GegluParams(source=la.at(x), output=la.at(output), live=la.count(live), images=images, channels=channels,
                        source_stride=2 * channels, output_stride=channels)
-    value, gate = x.cpu().double().chunk(2, 1)
+    value, gate = x.double().chunk(2, 1)
     b.check(f"geglu {live} x {channels}", [("geglu", "geglu", (3, 1, 1), 256, 0, p)], [(output, value * F.gelu(gate))])
 
 
@@ -289,19 +289,20 @@ def latent_case(b, size=12):
                         history_out=la.at(entry), recorded=la.slot(0), recorded_history=la.slot(1), input=la.at(model_input), mask=mask_on_device.data_ptr(),
                         coefficients=coefficients.data_ptr(), step=step.data_ptr(), slots=slots.data_ptr(), pixels=pixels, prediction_stride=8, input_stride=8)
     g, x_x, x_e, h0, _, _, h_x, h_e, scale = c[1, :9].double().tolist()
+    base = recorded.cpu().double()
     negative, positive = prediction.cpu().double().reshape(2, pixels, 8)[..., :4]
     e, x, inside = negative + g * (positive - negative), latent.cpu().double(), mask.bool()[:, None]
-    fresh = torch.where(inside, x_x * x + x_e * e + h0 * history.cpu().double(), recorded[1, 0].cpu().double())
-    memory = torch.where(inside, h_x * x + h_e * e, recorded[1, 1].cpu().double())
+    fresh = torch.where(inside, x_x * x + x_e * e + h0 * history.cpu().double(), base[1, 0])
+    memory = torch.where(inside, h_x * x + h_e * e, base[1, 1])
     b.check("latent_update, f32", [("latent", "latent_update", (-(-pixels // 128), 1, 1), 128, 0, p)], [(updated, fresh), (entry, memory)], 1e-5)
     b.check("latent_update, model input", [("latent", "latent_update", (-(-pixels // 128), 1, 1), 128, 0, p)],
             [(model_input, torch.cat([fresh * scale, torch.zeros(pixels, 4)], 1).expand(2, -1, -1))])
     start = b.tensor(pixels, dtype=torch.float32)
-    total = start.clone() if b.backend.device == "cuda" else b.place(start.clone())
+    total = b.place(start.clone())
     d = la.DifferenceParams(latent=la.at(latent), recorded=la.slot(0), total=total.data_ptr(), slots=slots.data_ptr(), pixels=pixels)
     b.backend.launch("latent", "mask_difference", (-(-pixels // 128), 1, 1), 128, 0, d)
     b.backend.synchronize()
-    wanted = start.cpu().double() + (x - recorded[1, 0].cpu().double()).abs().sum(1)
+    wanted = start.cpu().double() + (x - base[1, 0]).abs().sum(1)
     error = relative(total, wanted)
     results.append(("mask_difference", error, True, error < 1e-5))
     print(f"{'ok  ' if error < 1e-5 else 'FAIL'} {'mask_difference through the second step slots':58s} {error:.2e}")
@@ -319,6 +320,13 @@ def small(b):
     conv_case(b, "sparse_conv_128x128", 12, [64], 136, splits=4)
     linear_case(b, "sparse_conv_64x64", 33, 72, 40)
     linear_case(b, "sparse_conv_64x160", 33, 128, 80, splits=2)
+    if b.backend.architecture in (None, "90a"):
+        conv_case(b, "sparse_conv_wgmma_128x160", 14, [64], 320, share=0.4)
+        conv_case(b, "sparse_conv_wgmma_128x160_deep", 9, [72, 40], 168, share=0.5, splits=2)
+        linear_case(b, "sparse_conv_wgmma_64x160", 70, 328, 80)
+        attention_case(b, "d64_wgmma", 130, 333, 1)
+        attention_case(b, "d64_wgmma", 37, 77, 2, room=4)
+        attention_case(b, "d64_wgmma_narrow", 70, 600, 1, splits=3)
     for variant in ["d32", "d40", "d64", "d64_wide", "d80", "d96", "d128", "d160"]:
         attention_case(b, variant, 37, 77, 2)
     attention_case(b, "d64", 70, 200, 1, splits=3, room=3)
@@ -341,6 +349,8 @@ def pointwise(b):
 
 def large(b):
     for entry in la.CONV_TILES:
+        if "wgmma" in entry and b.backend.architecture != "90a":
+            continue
         conv_case(b, entry, 96, [320], 320, share=0.05)
         conv_case(b, entry, 96, [640, 320], 320, share=0.15, splits=3)
         conv_case(b, entry, 48, [640], 640, share=0.05, splits=8, seed=1)
@@ -353,7 +363,8 @@ def large(b):
         conv_case(b, entry, 37, [72, 40], 136, share=0.4, splits=2, images=1)
         linear_case(b, entry, 480, 320, 1280)
         linear_case(b, entry, 57, 1280, 5120, splits=2)
-    for variant in ["d32", "d40", "d64", "d64_wide", "d80", "d96", "d128", "d160"]:
+    hopper = ["d64_wgmma", "d64_wgmma_narrow"] if b.backend.architecture == "90a" else []
+    for variant in ["d32", "d40", "d64", "d64_wide", "d80", "d96", "d128", "d160", *hopper]:
         attention_case(b, variant, 461, 1000, 3, splits=1)
         attention_case(b, variant, 100, 9216, 2, splits=4, room=5)
         attention_case(b, variant, 461, 77, 5)

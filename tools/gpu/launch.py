@@ -79,8 +79,12 @@ def rows(image_rows=0, map=None):
 
 # entry -> (rows, columns, threads, stages) of a block's tile
 CONV_TILES = {"sparse_conv_128x160": (128, 160, 128, 3), "sparse_conv_64x160": (64, 160, 128, 4),
-              "sparse_conv_128x128": (128, 128, 128, 3), "sparse_conv_64x64": (64, 64, 128, 4)}
-ATTENTION_QUERIES = {"d64_wide": 128}
+              "sparse_conv_128x128": (128, 128, 128, 3), "sparse_conv_64x64": (64, 64, 128, 4),
+              "sparse_conv_wgmma_128x160": (128, 160, 256, 3), "sparse_conv_wgmma_128x160_deep": (128, 160, 256, 5),
+              "sparse_conv_wgmma_64x160": (64, 160, 128, 4)}
+# variant -> queries of a block; 64 where not named
+ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128}
+ATTENTION_D64 = ["d64", "d64_wide", "d64_wgmma", "d64_wgmma_narrow"]
 
 
 def conv_launch(entry, params, bucket_rows):
@@ -93,8 +97,10 @@ def conv_launch(entry, params, bucket_rows):
 def attention_launch(variant, params, bucket_queries):
     dim = int(variant.split("_")[0][1:])
     block = ATTENTION_QUERIES.get(variant, 64)
-    pitch = ((dim + 15) // 16 * 2 | 1) * 16
-    return (-(-bucket_queries // block), params.images * params.heads, params.splits), 128, 4 * 64 * pitch
+    grid = (-(-bucket_queries // block), params.images * params.heads, params.splits)
+    if "wgmma" in variant:
+        return grid, 2 * block, 8 * 64 * 128
+    return grid, 128, 4 * 64 * ((dim + 15) // 16 * 2 | 1) * 16
 
 
 def pack_weights(weights, channels):

@@ -128,6 +128,66 @@ inline void mma16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   });
 }
 
+// Warpgroup products: recorded when issued, computed when waited for. A tile is its address; `k` its first column.
+inline uint64_t wgmma_tile(const void* tile, int k) { return reinterpret_cast<uint64_t>(tile) | uint64_t(k) << 56; }
+inline float swizzled_at(uint64_t tile, int line, int column) {
+  const unsigned char* base = reinterpret_cast<const unsigned char*>(tile & 0xffffffffffffff);
+  column += int(tile >> 56);
+  uint16_t bits;
+  memcpy(&bits, base + line * 128 + ((column / 8) ^ (line & 7)) * 16 + column % 8 * 2, 2);
+  return half_at(bits, 0);
+}
+struct GroupProduct {
+  float* d;
+  uint64_t a, b;       // tiles; a is 0 where the left operand comes from registers
+  uint32_t registers[4];
+  int columns;
+  bool add, transposed;
+};
+inline std::deque<std::vector<GroupProduct>> group_products[1024];  // by thread, one entry per committed group and one open
+inline uint32_t group_registers[1024][4];
+inline std::deque<std::vector<GroupProduct>>& my_products() {
+  auto& mine = group_products[emulate::current];
+  if (mine.empty()) mine.emplace_back();
+  return mine;
+}
+inline void wgmma160(float (&d)[80], uint64_t a, uint64_t b) { my_products().back().push_back({d, a, b, {}, 160, true, false}); }
+template <int ADD, int TRANSPOSED>
+void wgmma64(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+  my_products().back().push_back({d[0], 0, b, {a[0], a[1], a[2], a[3]}, 64, ADD, TRANSPOSED});
+}
+inline void wgmma_begin() {}
+inline void wgmma_commit() { my_products().emplace_back(); }
+
+// Element (row, k) of the left operand for this thread's row: the warp's lanes hold it together.
+inline float left_at(const GroupProduct& p, int row, int k) {
+  if (p.a) return swizzled_at(p.a, row, k);
+  int lane = row % 8 * 4 + k % 8 / 2, base = emulate::current / 128 * 128 + row / 16 * 32;
+  return half_at(group_registers[base + lane][row % 16 / 8 + k / 8 * 2], k % 2);
+}
+inline void wgmma_now(const GroupProduct& p) {
+  int thread = emulate::current % 128;
+  emulate::Meeting& meeting = emulate::group_meeting[emulate::current / 128];
+  memcpy(group_registers[emulate::current], p.registers, 16);
+  emulate::meet(meeting, 128, thread, nullptr, [](void**) {});
+  for (int n = 0; n < p.columns / 8; ++n)
+    for (int j = 0; j < 4; ++j) {
+      int row = thread / 32 * 16 + thread % 32 / 4 + j / 2 * 8, column = n * 8 + thread % 4 * 2 + j % 2;
+      float sum = p.add ? p.d[n * 4 + j] : 0.0f;
+      for (int k = 0; k < 16; ++k) sum += left_at(p, row, k) * (p.transposed ? swizzled_at(p.b, k, column) : swizzled_at(p.b, column, k));
+      p.d[n * 4 + j] = sum;
+    }
+  emulate::meet(meeting, 128, thread, nullptr, [](void**) {});
+}
+template <int PENDING>
+void wgmma_wait() {
+  for (auto& mine = my_products(); int(mine.size()) - 1 > PENDING; mine.pop_front())
+    for (const GroupProduct& p : mine.front()) wgmma_now(p);
+}
+template <typename T>
+void wgmma_hold(T&) {}
+inline void publish_to_wgmma() {}
+
 inline float exp2_fast(float x) { return exp2f(x); }
 struct Shuffle { float in, out; int lanes; };
 inline float shuffle_xor(float v, int lanes) {

@@ -1,0 +1,122 @@
+// What both attention kernels (mma.sync and wgmma) share. Scores and sums lie in registers as rows of 16x8 fragments:
+// f[j][0..3] of lane l are columns 8j + l%4*2 (+1) of rows l/4 (first two) and l/4 + 8 (last two).
+#pragma once
+#include "math.cuh"
+#include "ptx.cuh"
+
+struct AttentionParams {
+  Address query;    // f16 [images * queries, query_stride], head h at columns [h*D, (h+1)*D)
+  Address key;      // f16 [images * key_image_rows, key_stride]
+  Address value;    // f16 [images * key_image_rows, value_stride]
+  Address output;   // f16 [images * queries, output_stride]
+  Count queries;    // of one image
+  Count keys;       // of one image
+  Count key_image_rows;  // rows between two images' keys; 0: as many as keys
+  uint64_t partial;      // f32 [splits][images * queries][heads][D + 2]: sums, then row maximum (log2 units) and row sum
+  uint64_t slots;
+  int32_t query_stride, key_stride, value_stride, output_stride;  // in elements, multiples of 8
+  int32_t images, heads, splits;
+  float scale_log2;  // scale * log2(e): powers of two are what the hardware computes
+};
+
+constexpr int kKeys = 64;  // keys per tile
+
+// One block's share: a head of an image, some queries, some tiles of keys.
+struct AttentionBlock {
+  const __half *query, *key, *value;
+  __half* output;
+  int queries, keys, image, head, begin, end;  // begin, end: tiles of keys
+
+  FISEC_DEVICE AttentionBlock(const AttentionParams& p, int dim) {
+    const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
+    queries = resolve(p.queries), keys = resolve(p.keys);
+    int key_rows = resolve(p.key_image_rows);
+    if (!key_rows) key_rows = keys;
+    image = blockIdx.y / p.heads, head = blockIdx.y - image * p.heads;
+    query = resolve<const __half>(p.query, slots) + size_t(image) * queries * p.query_stride + head * dim;
+    key = resolve<const __half>(p.key, slots) + size_t(image) * key_rows * p.key_stride + head * dim;
+    value = resolve<const __half>(p.value, slots) + size_t(image) * key_rows * p.value_stride + head * dim;
+    output = resolve<__half>(p.output, slots) + size_t(image) * queries * p.output_stride + head * dim;
+    int tiles = (keys + kKeys - 1) / kKeys;
+    begin = tiles * blockIdx.z / p.splits, end = tiles * (blockIdx.z + 1) / p.splits;
+  }
+};
+
+// Scores of keys past the last one become -inf. `left`: keys from the tile's first to the last.
+FISEC_DEVICE void drop_tail(float (&scores)[kKeys / 8][4], int left, int lane) {
+  if (left >= kKeys) return;
+#pragma unroll
+  for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (n * 8 + lane % 4 * 2 + (j & 1) >= left) scores[n][j] = -INFINITY;
+}
+
+// Running softmax: scores become weights relative to the highest score so far; older sums must fade by `fade`.
+FISEC_DEVICE void soften(float (&scores)[kKeys / 8][4], float scale_log2, float (&highest)[2], float (&weight)[2], float (&fade)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float top = highest[half];
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n) top = fmaxf(top, fmaxf(scores[n][half * 2], scores[n][half * 2 + 1]));
+    top = fmaxf(top, shuffle_xor(top, 1));
+    top = fmaxf(top, shuffle_xor(top, 2));
+    // a row with no finite score keeps -inf: shift by 0 then, so that -inf - -inf never makes a NaN
+    float shift = top == -INFINITY ? 0.0f : top * scale_log2;
+    fade[half] = exp2_fast(fmaf(highest[half], scale_log2, -shift));
+    highest[half] = top;
+    float total = 0.0f;
+#pragma unroll
+    for (int n = 0; n < kKeys / 8; ++n)
+#pragma unroll
+      for (int j = half * 2; j < half * 2 + 2; ++j) {
+        scores[n][j] = exp2_fast(fmaf(scores[n][j], scale_log2, -shift));
+        total += scores[n][j];
+      }
+    weight[half] = weight[half] * fade[half] + total;
+  }
+}
+
+template <int DF>
+FISEC_DEVICE void fade_sums(float (&sums)[DF][4], const float (&fade)[2]) {
+#pragma unroll
+  for (int d = 0; d < DF; ++d)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sums[d][j] *= fade[j / 2];
+}
+
+// Weights of 16 keys from 8 * n on, as the left operand of a 16-deep product.
+FISEC_DEVICE void weights_of(const float (&scores)[kKeys / 8][4], int n, uint32_t (&a)[4]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    __half2 pair = __floats2half2_rn(scores[n + j / 2][j % 2 * 2], scores[n + j / 2][j % 2 * 2 + 1]);
+    a[j] = *reinterpret_cast<uint32_t*>(&pair);
+  }
+}
+
+// Rows `first` + lane/4 (+8): finished, or one split's part of them.
+template <int D, int DF>
+FISEC_DEVICE void store_rows(const AttentionParams& p, const AttentionBlock& block, int first, int lane, const float (&sums)[DF][4],
+                             const float (&highest)[2], const float (&weight)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float total = weight[half] + shuffle_xor(weight[half], 1);
+    total += shuffle_xor(total, 2);
+    int row = first + half * 8 + lane / 4;
+    if (row >= block.queries) continue;
+    if (p.splits > 1) {
+      size_t item = (size_t(blockIdx.z) * p.images + block.image) * block.queries + row;
+      float* partial = reinterpret_cast<float*>(p.partial) + (item * p.heads + block.head) * (D + 2);
+#pragma unroll
+      for (int d = 0; d < D / 8; ++d)
+        *reinterpret_cast<float2*>(partial + d * 8 + lane % 4 * 2) = make_float2(sums[d][half * 2], sums[d][half * 2 + 1]);
+      if (lane % 4 == 0) *reinterpret_cast<float2*>(partial + D) = make_float2(highest[half] * p.scale_log2, total);
+      continue;
+    }
+    float norm = total > 0.0f ? 1.0f / total : 0.0f;
+#pragma unroll
+    for (int d = 0; d < D / 8; ++d)
+      *reinterpret_cast<__half2*>(block.output + size_t(row) * p.output_stride + d * 8 + lane % 4 * 2) =
+          __floats2half2_rn(sums[d][half * 2] * norm, sums[d][half * 2 + 1] * norm);
+  }
+}
