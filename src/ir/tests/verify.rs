@@ -134,8 +134,8 @@ fn extents_are_sound() {
         "active values are concatenated along channels only",
     );
     refuses(
-        &with("%b = gather %r : f32[2,8,4,6]@a1\n%c = add %y, %b : f32[2,8,4,6]@a0"),
-        "a result at a0 cannot read operand 1, which is only there at a1",
+        &with("%b = gather %r : f32[2,8,4,6]@a2\n%c = add %y, %b : f32[2,8,4,6]@a0"),
+        "a result at a0 cannot read operand 1, which is only there at a2",
     );
     refuses(
         &with("%b = layer_norm %t, @c, @c, epsilon=1e-5 : f32[2,5,8]@a0"),
