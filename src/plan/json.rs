@@ -1,22 +1,23 @@
-//! `plan.json`: its layout and its checksum.
+//! JSON documents that carry their own checksum: `plan.json` and the manifests of remembered images.
 //!
-//! The checksum is the blake3 of the file's own text with the checksum's digits written as zeros, so that any change of
-//! the file is noticed, whoever made it.
+//! The checksum is the blake3 of the text with the checksum's digits written as zeros, so that any change of the file
+//! is noticed, whoever made it.
 
+use serde::Serialize;
 use serde_json::Value;
 
-use crate::{FileHash, Plan};
+use crate::FileHash;
 
 const DIGITS: usize = 64;
 const LINE: usize = 118;
 
-/// The text of `plan.json`.
-pub(crate) fn print(plan: &Plan) -> String {
-    let mut fields = match serde_json::to_value(plan).expect("a plan is plain data") {
+/// `document`, which must serialize to an object, as text that carries its checksum after the first field.
+pub fn seal(document: &impl Serialize) -> String {
+    let mut fields = match serde_json::to_value(document).expect("plain data") {
         Value::Object(fields) => fields,
-        _ => unreachable!("a plan is a struct"),
+        other => unreachable!("a sealed document is an object, not {other}"),
     };
-    fields.shift_insert(1, "checksum".into(), "0".repeat(DIGITS).into());
+    fields.shift_insert(fields.len().min(1), "checksum".into(), "0".repeat(DIGITS).into());
     let mut text = String::new();
     write(&Value::Object(fields), 0, &mut text);
     text.push('\n');
@@ -26,20 +27,19 @@ pub(crate) fn print(plan: &Plan) -> String {
     text
 }
 
-/// Whether the text is as [`print`] wrote it.
-pub(crate) fn is_intact(text: &str) -> bool {
+/// Whether the text is as [`seal`] wrote it.
+pub fn is_intact(text: &str) -> bool {
     let Some(start) = digits(text) else { return false };
     let Some(found) = text.get(start..start + DIGITS) else {
         return false;
     };
-    let mut zeroed = text.to_owned();
-    let found = found.to_owned();
-    zeroed.replace_range(start..start + DIGITS, &"0".repeat(DIGITS));
+    let (before, after) = (&text[..start], &text[start + DIGITS..]);
+    let zeroed = [before, &"0".repeat(DIGITS), after].concat();
     blake3::hash(zeroed.as_bytes()).to_hex().as_str() == found
 }
 
 /// Size and hash of bytes.
-pub(crate) fn file_hash(bytes: &[u8]) -> FileHash {
+pub fn file_hash(bytes: &[u8]) -> FileHash {
     FileHash {
         bytes: bytes.len() as u64,
         blake3: blake3::hash(bytes).to_hex().to_string(),

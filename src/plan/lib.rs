@@ -11,7 +11,7 @@
 mod bundle;
 mod cost;
 mod error;
-mod json;
+pub mod json;
 mod kernel;
 mod operand_shapes;
 mod operands;

@@ -164,7 +164,7 @@ impl Check<'_> {
     }
 
     fn stats(&self, stats: &Value, channels: usize, groups: usize) -> Result<(), PlanError> {
-        if groups == 0 || channels % groups != 0 {
+        if groups == 0 || !channels.is_multiple_of(groups) {
             return self.fail(format!("{channels} channels cannot make {groups} groups"));
         }
         match stats.shape.dims() {
@@ -245,13 +245,13 @@ impl Check<'_> {
     /// The last output pixel's window begins inside the padded input.
     fn window(&self, conv: &ConvKernel) -> Result<(), PlanError> {
         let size = conv.upsample.unwrap_or(conv.input_size);
-        for axis in 0..2 {
-            let (kernel, stride) = (conv.kernel[axis], conv.stride[axis]);
-            if kernel == 0 || stride == 0 || conv.padding[axis] >= kernel.max(1) {
+        for (axis, size) in size.into_iter().enumerate() {
+            let (kernel, stride, padding) = (conv.kernel[axis], conv.stride[axis], conv.padding[axis]);
+            if stride == 0 || padding >= kernel {
                 return self.fail("kernel, stride or padding is not plausible");
             }
-            let last = (conv.output_size[axis].saturating_sub(1)).checked_mul(stride);
-            if last.is_none_or(|start| start >= size[axis] + conv.padding[axis]) {
+            let last = conv.output_size[axis].saturating_sub(1).checked_mul(stride);
+            if last.is_none_or(|start| start >= size.saturating_add(padding)) {
                 return self.fail("the output is larger than the input gives");
             }
         }
@@ -293,7 +293,7 @@ impl Check<'_> {
         self.equal(self.channels(attention.k), self.channels(attention.q), "key channels")?;
         self.outside(attention.k, attention.k_outside)?;
         self.outside(attention.v, attention.v_outside)?;
-        if attention.heads == 0 || self.channels(attention.q) % attention.heads != 0 {
+        if attention.heads == 0 || !self.channels(attention.q).is_multiple_of(attention.heads) {
             return self.fail(format!("channels cannot be split into {} heads", attention.heads));
         }
         Ok(())

@@ -45,7 +45,9 @@ impl ScratchFolder {
 
     /// Moves the folder to `target`. What was there is removed, and stays when the move fails.
     pub fn publish(mut self, target: &Path) -> io::Result<()> {
-        let aside = self.path.with_extension("old");
+        let mut aside = self.path.clone().into_os_string();
+        aside.push("-old");
+        let aside = PathBuf::from(aside);
         let replaces = target.exists();
         if replaces {
             fs::rename(target, &aside)?;

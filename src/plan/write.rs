@@ -145,7 +145,7 @@ impl BundleWriter {
         validate(&plan)?;
         let path = self.folder.path().join(PLAN);
         let mut file = File::create(&path).map_err(PlanError::io(&path))?;
-        file.write_all(json::print(&plan).as_bytes())
+        file.write_all(json::seal(&plan).as_bytes())
             .and_then(|()| file.sync_data())
             .map_err(PlanError::io(&path))?;
         self.folder.publish(&self.target).map_err(PlanError::io(&self.target))?;

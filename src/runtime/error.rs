@@ -66,6 +66,14 @@ pub enum RuntimeError {
     /// Bytes that are not the tensor they claim to be.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    /// A recorded activation is there and not as it was written: the image counts as not remembered.
+    #[error("remembered image `{image}` is damaged: {reason}")]
+    DamagedCache {
+        /// name of the image
+        image: String,
+        /// which file, and how
+        reason: String,
+    },
     /// Anything the slot store reports.
     #[error("slot store: {0}")]
     Store(String),
@@ -82,7 +90,7 @@ impl RuntimeError {
                 Some("run `cargo xtask setup` for a version that fits (1.24 or newer)")
             }
             RuntimeError::NoProgram("edit") => Some("no level pays with this model and size: use `--dense`"),
-            RuntimeError::MissingSlot { .. } => Some("generate the base image again with `--base none`"),
+            RuntimeError::MissingSlot { .. } | RuntimeError::DamagedCache { .. } => Some("generate the base image again with `--base none`"),
             _ => None,
         }
     }

@@ -2,7 +2,10 @@
 //!
 //! A plan is all it knows of the compiler.
 
+pub mod cache;
 mod error;
 pub mod ort;
+mod slots;
 
 pub use error::RuntimeError;
+pub use slots::{SlotSink, SlotSource};

@@ -1,0 +1,236 @@
+//! A remembered image, opened.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use fisec_plan::{FileHash, SlotId, json};
+use fisec_tensor::{DType, HostTensor};
+use memmap2::Mmap;
+
+use super::lock::{self, InUse};
+use super::manifest::FORMAT;
+use super::writer::checksum;
+use super::{CacheError, Manifest};
+use crate::{RuntimeError, SlotSource};
+
+/// A remembered image. Its step files are mapped, and checked when first touched; while one of these exists, nobody
+/// removes the image.
+#[derive(Debug)]
+pub struct Entry {
+    folder: PathBuf,
+    manifest: Manifest,
+    offsets: Vec<usize>,
+    steps: Arc<Vec<Step>>,
+    bytes_read: AtomicU64,
+    _in_use: InUse,
+}
+
+#[derive(Debug)]
+struct Step {
+    path: PathBuf,
+    bytes: u64,
+    xxh3: String,
+    data: OnceLock<Result<Bytes, String>>,
+}
+
+impl Entry {
+    /// Opens the entry at `folder`: manifest, sizes of all files.
+    pub(crate) fn open(folder: &Path) -> Result<Self, CacheError> {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let in_use = match lock::hold(folder) {
+            Err(_) if !folder.exists() => return Err(CacheError::Unknown(name)),
+            Err(_) => return Err(damaged(&name, "lock: missing".into())),
+            Ok(held) => held,
+        };
+        let manifest = read_manifest(folder, &name)?;
+        let (offsets, length) = Manifest::offsets(&manifest.slots);
+        let steps = manifest.steps.iter().enumerate().map(|(index, file)| Step {
+            path: folder.join(Manifest::step_file(index)),
+            bytes: file.bytes,
+            xxh3: file.xxh3.clone(),
+            data: OnceLock::new(),
+        });
+        let steps: Vec<Step> = steps.collect();
+        if steps.len() != manifest.key.steps || steps.iter().any(|step| step.bytes != length as u64) {
+            return Err(damaged(&name, "manifest.json contradicts itself".into()));
+        }
+        let files = manifest
+            .files
+            .iter()
+            .map(|(file, hash)| (folder.join(file), hash.bytes));
+        let step_files = steps.iter().map(|step| (step.path.clone(), step.bytes));
+        for (path, bytes) in files.chain(step_files) {
+            check_size(&path, bytes).map_err(|reason| damaged(&name, reason))?;
+        }
+        Ok(Entry {
+            folder: folder.to_owned(),
+            manifest,
+            offsets,
+            steps: Arc::new(steps),
+            bytes_read: AtomicU64::new(0),
+            _in_use: in_use,
+        })
+    }
+
+    /// What is known of the image.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Name of the image.
+    pub fn id(&self) -> &str {
+        &self.manifest.id
+    }
+
+    /// Bytes of slots handed out so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// The trajectory, f32 `[steps + 1, C, H, W]`.
+    pub fn latents(&self) -> Result<HostTensor, CacheError> {
+        let bytes = self.file("latents.bin")?;
+        HostTensor::new(DType::F32, self.manifest.latents.clone(), bytes.into())
+            .map_err(|error| damaged(self.id(), format!("latents.bin: {error}")))
+    }
+
+    /// The finished image, a PNG.
+    pub fn image(&self) -> Result<Vec<u8>, CacheError> {
+        self.file("image.png")
+    }
+
+    /// Where the finished image is.
+    pub fn image_path(&self) -> PathBuf {
+        self.folder.join("image.png")
+    }
+
+    /// The edit mask, a PNG, when the image is an edit.
+    pub fn mask(&self) -> Result<Option<Vec<u8>>, CacheError> {
+        match self.manifest.files.contains_key("mask.png") {
+            true => self.file("mask.png").map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Checks every file against its checksum.
+    pub fn verify(&self) -> Result<(), CacheError> {
+        for step in self.steps.iter() {
+            step.data().map_err(|reason| damaged(self.id(), reason))?;
+        }
+        self.manifest
+            .files
+            .keys()
+            .try_for_each(|name| self.file(name).map(drop))
+    }
+
+    /// Maps and checks a step on another thread, so that it is ready when its turn comes.
+    pub fn prefetch(&self, step: usize) {
+        let is_due = self.steps.get(step).is_some_and(|step| step.data.get().is_none());
+        if is_due {
+            let steps = Arc::clone(&self.steps);
+            std::thread::spawn(move || steps[step].data().map(drop));
+        }
+    }
+
+    fn file(&self, name: &str) -> Result<Vec<u8>, CacheError> {
+        let path = self.folder.join(name);
+        let expected: &FileHash = match self.manifest.files.get(name) {
+            Some(hash) => hash,
+            None => return Err(damaged(self.id(), format!("{name}: missing"))),
+        };
+        let bytes = fs::read(&path).map_err(|error| damaged(self.id(), format!("{name}: {error}")))?;
+        if json::file_hash(&bytes) != *expected {
+            return Err(damaged(self.id(), format!("{name} is not as it was written")));
+        }
+        Ok(bytes)
+    }
+}
+
+impl SlotSource for Entry {
+    fn slot(&self, step: usize, slot: SlotId) -> Result<HostTensor, RuntimeError> {
+        let missing = || RuntimeError::MissingSlot {
+            slot: slot.0.to_string(),
+            step,
+        };
+        let layout = self.manifest.slots.get(slot.index()).ok_or_else(missing)?;
+        let file = self.steps.get(step).ok_or_else(missing)?;
+        let is_first = file.data.get().is_none();
+        let data = file.data().map_err(|reason| RuntimeError::DamagedCache {
+            image: self.manifest.id.clone(),
+            reason,
+        })?;
+        if is_first {
+            self.prefetch(step + 1);
+        }
+        let start = self.offsets[slot.index()];
+        let value = data.slice(start..start + layout.bytes());
+        self.bytes_read.fetch_add(value.len() as u64, Ordering::Relaxed);
+        Ok(HostTensor::new(layout.dtype, layout.shape.clone(), value)?)
+    }
+}
+
+impl Step {
+    fn data(&self) -> Result<Bytes, String> {
+        self.data.get_or_init(|| self.load()).clone()
+    }
+
+    fn load(&self) -> Result<Bytes, String> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        check_size(&self.path, self.bytes)?;
+        let data = map(&self.path).map_err(|error| format!("{name}: {error}"))?;
+        if data.len() as u64 != self.bytes || checksum(&data) != self.xxh3 {
+            return Err(format!("{name} is not as it was written"));
+        }
+        Ok(data)
+    }
+}
+
+/// Reads and checks an entry's manifest.
+pub(crate) fn read_manifest(folder: &Path, name: &str) -> Result<Manifest, CacheError> {
+    let path = folder.join("manifest.json");
+    let fail = |reason: String| damaged(name, format!("manifest.json: {reason}"));
+    let text = fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    if !json::is_intact(&text) {
+        return Err(fail("not as it was written".into()));
+    }
+    let manifest: Manifest = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+    if manifest.format != FORMAT {
+        return Err(fail(format!("format {} instead of {FORMAT}", manifest.format)));
+    }
+    if manifest.id != name {
+        return Err(fail(format!("it belongs to `{}`", manifest.id)));
+    }
+    Ok(manifest)
+}
+
+fn check_size(path: &Path, bytes: u64) -> Result<(), String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match fs::metadata(path) {
+        Err(error) => Err(format!("{name}: {error}")),
+        Ok(metadata) if metadata.len() != bytes => {
+            Err(format!("{name} has {} bytes instead of {bytes}", metadata.len()))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+fn damaged(id: &str, reason: String) -> CacheError {
+    CacheError::Damaged {
+        id: id.to_owned(),
+        reason,
+    }
+}
+
+fn map(path: &Path) -> io::Result<Bytes> {
+    let file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: a published entry is removed or replaced by rename, never written in place, so mapped bytes do not change.
+    let map = unsafe { Mmap::map(&file)? };
+    Ok(Bytes::from_owner(map))
+}

@@ -1,0 +1,33 @@
+//! The cache store: remembered images on disk, each with the recorded activations of all its steps.
+//!
+//! ```text
+//! $FISEC_HOME/images/<id>/
+//!     manifest.json     key, parent, sizes and checksums of everything below, its own checksum
+//!     latents.bin       trajectory, f32 [steps + 1, C, H, W]
+//!     step-000.bin      all slots of the step back to back, in slot order
+//!     image.png  mask.png
+//! ```
+//!
+//! An image appears under its name complete or not at all. What is damaged counts as not remembered.
+
+mod entry;
+mod error;
+mod home;
+mod key;
+mod lock;
+mod manifest;
+mod memory;
+mod nearest;
+mod recording;
+mod store;
+mod writer;
+
+pub use entry::Entry;
+pub use error::CacheError;
+pub use home::default_home;
+pub use key::ImageKey;
+pub use manifest::{Manifest, SlotLayout, StepFile};
+pub use memory::MemoryCache;
+pub use nearest::{Nearest, prompt_distance};
+pub use recording::Recording;
+pub use store::{DEFAULT_LIMIT, Damaged, Listing, Pruned, Store};

@@ -1,0 +1,176 @@
+//! An image that is being remembered.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use fisec_plan::{FileHash, ScratchFolder, SlotId, json};
+use fisec_tensor::HostTensor;
+
+use super::manifest::FORMAT;
+use super::writer::{StepWriter, WriteFile};
+use super::{CacheError, Entry, ImageKey, Manifest, SlotLayout, lock};
+use crate::{RuntimeError, SlotSink};
+
+/// Takes everything that an image's entry holds. Dropped before [`Recording::commit`], it leaves nothing.
+///
+/// A disk that fails does not stop the image from being made: `commit` reports it.
+pub struct Recording {
+    target: PathBuf,
+    manifest: Manifest,
+    writer: StepWriter,
+    // After the writer: the folder goes last.
+    folder: ScratchFolder,
+    files: BTreeMap<&'static str, Vec<u8>>,
+    write: WriteFile,
+    started: Instant,
+}
+
+impl Recording {
+    pub(crate) fn start(
+        target: PathBuf,
+        key: ImageKey,
+        parent: Option<String>,
+        settings: String,
+        slots: Vec<SlotLayout>,
+        write: WriteFile,
+    ) -> Result<Self, CacheError> {
+        let folder = ScratchFolder::beside(&target).map_err(CacheError::io(&target))?;
+        let id = key.id(parent.as_deref(), &settings);
+        let writer = StepWriter::start(folder.path().to_owned(), slots.clone(), key.steps, write);
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Recording {
+            target,
+            manifest: Manifest {
+                format: FORMAT,
+                id,
+                key,
+                parent,
+                settings,
+                created: created.as_secs(),
+                seconds: 0.0,
+                slots,
+                latents: [0].into(),
+                steps: Vec::new(),
+                files: BTreeMap::new(),
+            },
+            writer,
+            folder,
+            files: BTreeMap::new(),
+            write,
+            started: Instant::now(),
+        })
+    }
+
+    /// Name that the image will have.
+    pub fn id(&self) -> &str {
+        &self.manifest.id
+    }
+
+    /// Sets the trajectory, f32 `[steps + 1, C, H, W]`: the initial noise and the latents after every step.
+    pub fn set_latents(&mut self, latents: &HostTensor) {
+        self.manifest.latents = latents.shape().clone();
+        self.files
+            .insert("latents.bin", latents.cast(fisec_tensor::DType::F32).data().to_vec());
+    }
+
+    /// Sets the finished image, a PNG.
+    pub fn set_image(&mut self, png: Vec<u8>) {
+        self.files.insert("image.png", png);
+    }
+
+    /// Sets the edit mask, a PNG.
+    pub fn set_mask(&mut self, png: Vec<u8>) {
+        self.files.insert("mask.png", png);
+    }
+
+    /// Waits for the disk and gives the entry its name. An entry of the same name is replaced.
+    pub fn commit(mut self) -> Result<Entry, CacheError> {
+        self.manifest.steps = self.writer.finish()?;
+        for (name, bytes) in &self.files {
+            let path = self.folder.path().join(name);
+            (self.write)(&path, bytes).map_err(CacheError::io(&path))?;
+            let hash: FileHash = json::file_hash(bytes);
+            self.manifest.files.insert((*name).to_owned(), hash);
+        }
+        self.manifest.seconds = self.started.elapsed().as_secs_f64();
+        let path = self.folder.path().join("manifest.json");
+        (self.write)(&path, json::seal(&self.manifest).as_bytes()).map_err(CacheError::io(&path))?;
+        lock::create(self.folder.path()).map_err(CacheError::io(self.folder.path()))?;
+        if self.target.exists() {
+            let claimed = lock::claim(&self.target).map_err(CacheError::io(&self.target))?;
+            if claimed.is_none() {
+                return Err(CacheError::InUse(self.manifest.id));
+            }
+        }
+        self.folder
+            .publish(&self.target)
+            .map_err(CacheError::io(&self.target))?;
+        if let Some(parent) = self.target.parent() {
+            // The name must survive a power cut no more than the bytes; best effort is enough for a cache.
+            let _ = fs::File::open(parent).and_then(|folder| folder.sync_all());
+        }
+        Entry::open(&self.target)
+    }
+}
+
+impl SlotSink for Recording {
+    fn put(&mut self, step: usize, slot: SlotId, value: HostTensor) -> Result<(), RuntimeError> {
+        SlotLayout::of(&self.manifest.slots, slot, &value)?;
+        if step >= self.manifest.key.steps {
+            return Err(RuntimeError::Store(format!("there is no step {step}")));
+        }
+        self.writer.send(step, slot, value);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use fisec_plan::Slot;
+    use fisec_tensor::DType;
+
+    use super::*;
+
+    fn no_room(_: &Path, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    #[test]
+    fn a_full_disk_is_reported_at_the_end_and_leaves_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let key = ImageKey {
+            plan: String::new(),
+            prompt: String::new(),
+            negative: String::new(),
+            seed: 0,
+            sampler: "ddim".into(),
+            steps: 200,
+            guidance: 1.0,
+            width: 8,
+            height: 8,
+        };
+        let slot = Slot {
+            name: "a".into(),
+            kind: fisec_plan::SlotKind::Stats,
+            dtype: DType::F32,
+            shape: [1].into(),
+            bytes: 4,
+        };
+        let slots = vec![SlotLayout::from(&slot)];
+        let target = home.path().join("image");
+        let mut recording = Recording::start(target, key, None, String::new(), slots, no_room).unwrap();
+        for step in 0..200 {
+            recording
+                .put(step, SlotId(0), HostTensor::from_f32([1], vec![1.0]))
+                .unwrap();
+        }
+        let error = recording.commit().unwrap_err();
+        assert!(error.is_disk_full() && error.hint().is_some(), "{error}");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+}
