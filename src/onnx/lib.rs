@@ -1,1 +1,28 @@
-//! fisec-onnx
+//! ONNX in and out: a reader over memory maps, the import of a model as a graph, the export of graphs as models.
+//!
+//! ```no_run
+//! use fisec_onnx::{Bindings, import};
+//!
+//! let bindings = Bindings::unet(2, 96, 96, 77);
+//! let unet = import("unet/model.onnx".as_ref(), &bindings)?;
+//! println!("{} nodes written by {}", unet.graph.len(), unet.producer);
+//! # Ok::<(), fisec_onnx::ImportError>(())
+//! ```
+
+mod bind;
+mod element;
+mod error;
+mod export;
+mod files;
+mod import;
+mod node;
+#[allow(missing_docs, clippy::all, rustdoc::all)]
+mod proto;
+mod read;
+mod tensor;
+
+pub use bind::Bindings;
+pub use element::{element_type, onnx_number};
+pub use error::ImportError;
+pub use export::{ExportError, ExportOptions, Location, SinkError, WeightSink, export, has_onnx_form};
+pub use import::{Import, import, unknown_type};

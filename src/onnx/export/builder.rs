@@ -1,0 +1,276 @@
+//! A model under construction.
+
+use std::collections::{BTreeMap, HashMap};
+
+use fisec_ir::{Attribute, Graph, NodeId, Operand, ValueId, ValueType, WeightId};
+use fisec_tensor::{Constant, DType, HostTensor, Shape, Transform};
+
+use super::attributes::{attribute, tensor};
+use super::{ExportError, ExportOptions, WeightSink};
+use crate::element::onnx_number;
+use crate::proto::tensor_proto::DataLocation;
+use crate::proto::tensor_shape_proto::{Dimension, dimension};
+use crate::proto::{
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, type_proto,
+};
+
+/// Version of the standard operator set that is written.
+pub const OPSET: i64 = 17;
+/// ONNX IR version that goes with it.
+const IR_VERSION: i64 = 8;
+/// Initializers of at most this many bytes stand in the model itself.
+const INLINE_BYTES: usize = 1024;
+
+/// Collects nodes and initializers under unique names.
+pub struct Builder<'a> {
+    pub graph: &'a Graph,
+    pub options: ExportOptions,
+    names: HashMap<ValueId, String>,
+    opsets: BTreeMap<String, i64>,
+    initializers: BTreeMap<String, Constant>,
+    proto: GraphProto,
+    fresh: usize,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(graph: &'a Graph, options: ExportOptions) -> Self {
+        let proto = GraphProto {
+            name: Some(graph.name().to_owned()),
+            ..GraphProto::default()
+        };
+        let opsets = BTreeMap::from([(String::new(), OPSET)]);
+        let (names, initializers) = (HashMap::new(), BTreeMap::new());
+        Builder {
+            graph,
+            options,
+            names,
+            opsets,
+            initializers,
+            proto,
+            fresh: 0,
+        }
+    }
+
+    /// A name that nothing else has.
+    pub fn fresh(&mut self) -> String {
+        self.fresh += 1;
+        format!("t{}", self.fresh)
+    }
+
+    /// Gives a value of the graph its name in the model.
+    pub fn bind(&mut self, value: ValueId, name: String) {
+        self.names.insert(value, name);
+    }
+
+    /// The name of an operand; empty for an absent one.
+    pub fn name(&mut self, operand: Operand) -> String {
+        match operand {
+            Operand::Value(value) => self.names[&value].clone(),
+            Operand::Weight(weight) => self.weight(weight),
+            Operand::Absent => String::new(),
+        }
+    }
+
+    /// The name of operand `position` of a node.
+    pub fn operand(&mut self, id: NodeId, position: usize) -> String {
+        self.name(self.graph.operands(id)[position])
+    }
+
+    /// The type of operand `position` of a node.
+    pub fn operand_type(&self, id: NodeId, position: usize) -> ValueType {
+        let operand = self.graph.operands(id)[position];
+        self.graph
+            .operand_type(operand)
+            .unwrap_or_else(|| ValueType::full(DType::F32, Shape::scalar()))
+    }
+
+    fn weight(&mut self, id: WeightId) -> String {
+        let info = self.graph.weight(id);
+        self.initializers
+            .entry(info.name.clone())
+            .or_insert_with(|| info.data.clone());
+        info.name.clone()
+    }
+
+    /// A weight operand under another shape, e.g. `[C]` as `[C, 1, 1]`.
+    pub fn weight_shaped(&mut self, operand: Operand, shape: &[usize]) -> String {
+        let Operand::Weight(id) = operand else {
+            let source = self.name(operand);
+            return self.reshape(source, shape);
+        };
+        let info = self.graph.weight(id);
+        let name = format!("{} as {}", info.name, Shape::from(shape));
+        let data = info.data.transformed(Transform::Reshape(shape.into()));
+        self.initializers.entry(name.clone()).or_insert(data);
+        name
+    }
+
+    /// A small constant; equal ones are stored once.
+    pub fn constant(&mut self, value: HostTensor) -> String {
+        let bits: Vec<String> = value.to_f64_vec().iter().take(64).map(ToString::to_string).collect();
+        let name = format!("const {}[{}] {}", value.dtype(), value.shape(), bits.join(" "));
+        self.initializers.entry(name.clone()).or_insert_with(|| value.into());
+        name
+    }
+
+    /// A constant list of 64-bit integers.
+    pub fn ints(&mut self, values: &[i64]) -> String {
+        self.constant(HostTensor::from_i64([values.len()], values.to_vec()))
+    }
+
+    /// A scalar in element type `dtype`.
+    pub fn scalar(&mut self, dtype: DType, value: f64) -> String {
+        self.constant(HostTensor::from_f64(dtype, Shape::scalar(), &[value]).expect("one element"))
+    }
+
+    /// A constant of any size under a name of its own.
+    pub fn large_constant(&mut self, value: Constant) -> String {
+        let name = format!("{} const", self.fresh());
+        self.initializers.insert(name.clone(), value);
+        name
+    }
+
+    /// Adds a standard operator with one result.
+    pub fn op(&mut self, op_type: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) -> String {
+        self.op_of("", op_type, inputs, attributes)
+    }
+
+    /// Adds an operator of `domain` with one result.
+    pub fn op_of(&mut self, domain: &str, op_type: &str, inputs: &[&str], attributes: &[(&str, Attribute)]) -> String {
+        let output = self.fresh();
+        let attributes = attributes.iter().map(|(name, value)| attribute(name, value)).collect();
+        let opset = if domain.is_empty() { OPSET } else { 1 };
+        self.node(NodeParts {
+            domain,
+            op_type,
+            opset,
+            inputs: inputs.iter().map(|&name| name.to_owned()).collect(),
+            outputs: vec![output.clone()],
+            attributes,
+        });
+        output
+    }
+
+    /// Adds a node as it is.
+    pub fn node(&mut self, parts: NodeParts<'_>) {
+        let known = self.opsets.entry(parts.domain.to_owned()).or_insert(parts.opset);
+        *known = (*known).max(parts.opset);
+        self.proto.node.push(NodeProto {
+            name: Some(format!("n{}", self.proto.node.len())),
+            op_type: Some(parts.op_type.to_owned()),
+            domain: (!parts.domain.is_empty()).then(|| parts.domain.to_owned()),
+            input: parts.inputs,
+            output: parts.outputs,
+            attribute: parts.attributes,
+            ..NodeProto::default()
+        });
+    }
+
+    /// `x` under another shape.
+    pub fn reshape(&mut self, x: String, shape: &[usize]) -> String {
+        let dims: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
+        let dims = self.ints(&dims);
+        self.op("Reshape", &[&x, &dims], &[])
+    }
+
+    /// `x` with its axes permuted.
+    pub fn transpose(&mut self, x: &str, permutation: &[i64]) -> String {
+        self.op("Transpose", &[x], &[("perm", Attribute::Ints(permutation.to_vec()))])
+    }
+
+    /// Declares a model input.
+    pub fn input(&mut self, name: &str, value: &ValueType) {
+        self.proto.input.push(value_info(name, value));
+    }
+
+    /// Makes `x` the model output `name`.
+    pub fn output(&mut self, name: &str, x: &str, value: &ValueType) {
+        let identity = NodeProto {
+            name: Some(format!("n{}", self.proto.node.len())),
+            op_type: Some("Identity".into()),
+            input: vec![x.to_owned()],
+            output: vec![name.to_owned()],
+            ..NodeProto::default()
+        };
+        self.proto.node.push(identity);
+        self.proto.output.push(value_info(name, value));
+    }
+
+    /// The finished model.
+    pub fn finish(mut self, sink: &mut dyn WeightSink) -> Result<ModelProto, ExportError> {
+        for (name, data) in &self.initializers {
+            self.proto.initializer.push(initializer(name, data, sink)?);
+        }
+        let opset = |(domain, version): (String, i64)| OperatorSetIdProto {
+            domain: Some(domain),
+            version: Some(version),
+        };
+        Ok(ModelProto {
+            ir_version: Some(IR_VERSION),
+            producer_name: Some("fisec".into()),
+            producer_version: Some(env!("CARGO_PKG_VERSION").into()),
+            opset_import: self.opsets.into_iter().map(opset).collect(),
+            graph: Some(self.proto),
+            ..ModelProto::default()
+        })
+    }
+}
+
+/// An ONNX node before it is written.
+pub struct NodeParts<'a> {
+    pub domain: &'a str,
+    pub op_type: &'a str,
+    pub opset: i64,
+    pub inputs: Vec<String>,
+    pub outputs: Vec<String>,
+    pub attributes: Vec<crate::proto::AttributeProto>,
+}
+
+fn initializer(name: &str, data: &Constant, sink: &mut dyn WeightSink) -> Result<TensorProto, ExportError> {
+    if data.shape().elements().saturating_mul(data.dtype().size()) <= INLINE_BYTES {
+        return Ok(tensor(name, &data.materialize()));
+    }
+    let place = sink.place(name, data).map_err(|cause| ExportError::Weight {
+        name: name.to_owned(),
+        cause,
+    })?;
+    let entry = |key: &str, value: String| StringStringEntryProto {
+        key: Some(key.to_owned()),
+        value: Some(value),
+    };
+    Ok(TensorProto {
+        name: Some(name.to_owned()),
+        dims: data.shape().iter().map(|&dim| dim as i64).collect(),
+        data_type: Some(onnx_number(data.dtype())),
+        data_location: Some(DataLocation::External as i32),
+        external_data: vec![
+            entry("location", place.file),
+            entry("offset", place.offset.to_string()),
+            entry("length", place.length.to_string()),
+        ],
+        ..TensorProto::default()
+    })
+}
+
+fn value_info(name: &str, value: &ValueType) -> ValueInfoProto {
+    let dim = |&dim: &usize| Dimension {
+        value: Some(dimension::Value::DimValue(dim as i64)),
+        ..Dimension::default()
+    };
+    let tensor = type_proto::Tensor {
+        elem_type: Some(onnx_number(value.dtype)),
+        shape: Some(TensorShapeProto {
+            dim: value.shape.iter().map(dim).collect(),
+        }),
+    };
+    let value = TypeProto {
+        value: Some(type_proto::Value::TensorType(tensor)),
+        ..TypeProto::default()
+    };
+    ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(value),
+        ..ValueInfoProto::default()
+    }
+}

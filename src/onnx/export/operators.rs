@@ -1,0 +1,350 @@
+//! Each operator of the IR in ONNX operators.
+
+use fisec_ir::{
+    Attribute, Conv, ConvOperand, Linear, LinearOperand, NodeId, OnnxOp, Op, TimestepEmbedding, ValueId, ValueType,
+};
+use fisec_tensor::{DType, HostTensor, Shape};
+
+use super::attributes::attribute;
+use super::builder::{Builder, NodeParts};
+use super::norms::{activate, affine, group_norm, group_norm_stats, norm_coefficients};
+use super::{ExportError, has_onnx_form};
+
+const MICROSOFT: &str = "com.microsoft";
+const NCHW_TO_NHWC: [i64; 4] = [0, 2, 3, 1];
+const NHWC_TO_NCHW: [i64; 4] = [0, 3, 1, 2];
+
+/// Adds the ONNX nodes of one node of the graph.
+pub fn emit(builder: &mut Builder<'_>, id: NodeId) -> Result<(), ExportError> {
+    let op = builder.graph.op(id).clone();
+    if !has_onnx_form(&op) {
+        let node = builder.graph.origin(id).label().to_owned();
+        return Err(ExportError::NoForm {
+            node,
+            op: op.name().to_owned(),
+        });
+    }
+    let result = match op {
+        Op::Input(name) => input(builder, id, &name),
+        Op::Output(name) => {
+            output(builder, id, &name);
+            return Ok(());
+        }
+        Op::CacheWrite(_) => return Ok(()),
+        Op::Onnx(onnx) => {
+            opaque(builder, id, &onnx);
+            return Ok(());
+        }
+        Op::Conv(conv) => self::conv(builder, id, &conv),
+        Op::GroupNorm(norm) => group_norm(builder, id, norm),
+        Op::GroupNormStats { groups } => group_norm_stats(builder, id, groups),
+        Op::NormCoefficients { groups, epsilon } => norm_coefficients(builder, id, groups, epsilon),
+        Op::Affine { activation } => {
+            let rank = builder.operand_type(id, 0).shape.len();
+            let (x, coefficients) = (builder.operand(id, 0), builder.operand(id, 1));
+            affine(builder, x, rank, &coefficients, activation)
+        }
+        Op::Upsample { height, width } => {
+            let (x, shape) = (builder.operand(id, 0), builder.operand_type(id, 0).shape);
+            upsample(builder, &x, &shape, [height, width])
+        }
+        Op::Tokens => tokens(builder, id),
+        Op::Spatial { height, width } => spatial(builder, id, height, width),
+        Op::LayerNorm { epsilon } => {
+            let (x, gamma, beta) = (builder.operand(id, 0), builder.operand(id, 1), builder.operand(id, 2));
+            layer_norm(builder, &x, &gamma, &beta, epsilon)
+        }
+        Op::Linear(linear) => self::linear(builder, id, linear),
+        Op::Attention { heads, scale, .. } => {
+            let inputs = [0, 1, 2].map(|position| builder.operand(id, position));
+            let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+            let attributes = [
+                ("num_heads", Attribute::Int(heads as i64)),
+                ("scale", Attribute::Float(scale as f32)),
+            ];
+            builder.op_of(MICROSOFT, "MultiHeadAttention", &inputs, &attributes)
+        }
+        Op::AttentionMaps { heads, scale } => attention_maps(builder, id, heads, scale),
+        Op::Geglu => {
+            let (x, channels) = (
+                builder.operand(id, 0),
+                builder.graph.node(id).outputs()[0].shape.clone(),
+            );
+            geglu(builder, &x, *channels.last().unwrap_or(&1))
+        }
+        Op::Activate(activation) => {
+            let x = builder.operand(id, 0);
+            activate(builder, x, activation)
+        }
+        Op::Add => {
+            let (a, b) = (builder.operand(id, 0), builder.operand(id, 1));
+            builder.op("Add", &[&a, &b], &[])
+        }
+        Op::AddVector => {
+            let (x, vector) = (builder.operand(id, 0), builder.operand(id, 1));
+            add_vector(builder, &x, &vector)
+        }
+        Op::Concat(concat) => {
+            let count = builder.graph.operands(id).len();
+            let inputs: Vec<String> = (0..count).map(|position| builder.operand(id, position)).collect();
+            let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+            builder.op("Concat", &inputs, &[("axis", Attribute::Int(concat.axis as i64))])
+        }
+        Op::TimestepEmbedding(embedding) => timestep_embedding(builder, id, embedding),
+        Op::CacheRead(_) | Op::Gather | Op::Scatter(_) | Op::GroupNormStatsUpdate { .. } => {
+            unreachable!("refused above")
+        }
+    };
+    builder.bind(ValueId { node: id, output: 0 }, result);
+    Ok(())
+}
+
+fn nhwc(value: &ValueType) -> ValueType {
+    let [batch, channels, height, width] = value.shape[..] else {
+        return value.clone();
+    };
+    ValueType {
+        shape: [batch, height, width, channels].into(),
+        ..value.clone()
+    }
+}
+
+fn is_port_map(builder: &Builder<'_>, value: &ValueType) -> bool {
+    builder.options.maps_nhwc_at_ports && value.shape.len() == 4
+}
+
+fn input(builder: &mut Builder<'_>, id: NodeId, name: &str) -> String {
+    let value = builder.graph.node(id).outputs()[0].clone();
+    if !is_port_map(builder, &value) {
+        builder.input(name, &value);
+        return name.to_owned();
+    }
+    builder.input(name, &nhwc(&value));
+    builder.transpose(name, &NHWC_TO_NCHW)
+}
+
+fn output(builder: &mut Builder<'_>, id: NodeId, name: &str) {
+    let (x, value) = (builder.operand(id, 0), builder.operand_type(id, 0));
+    if !is_port_map(builder, &value) {
+        return builder.output(name, &x, &value);
+    }
+    let x = builder.transpose(&x, &NCHW_TO_NHWC);
+    builder.output(name, &x, &nhwc(&value));
+}
+
+fn opaque(builder: &mut Builder<'_>, id: NodeId, onnx: &OnnxOp) {
+    let count = builder.graph.operands(id).len();
+    let inputs = (0..count).map(|position| builder.operand(id, position)).collect();
+    let outputs: Vec<String> = builder
+        .graph
+        .node(id)
+        .outputs()
+        .iter()
+        .map(|_| builder.fresh())
+        .collect();
+    for (index, name) in outputs.iter().enumerate() {
+        builder.bind(
+            ValueId {
+                node: id,
+                output: index as u32,
+            },
+            name.clone(),
+        );
+    }
+    let attributes = onnx
+        .attributes
+        .iter()
+        .map(|(name, value)| attribute(name, value))
+        .collect();
+    builder.node(NodeParts {
+        domain: &onnx.domain,
+        op_type: &onnx.op_type,
+        opset: onnx.opset,
+        inputs,
+        outputs,
+        attributes,
+    });
+}
+
+fn conv(builder: &mut Builder<'_>, id: NodeId, conv: &Conv) -> String {
+    let at = |which| conv.operand_index(which);
+    let mut shape = builder.operand_type(id, 0).shape;
+    let mut x = builder.operand(id, 0);
+    if let Some(second) = at(ConvOperand::SecondInput) {
+        let other = builder.operand(id, second);
+        let channels = shape[1] + builder.operand_type(id, second).shape[1];
+        shape = [shape[0], channels, shape[2], shape[3]].into();
+        x = builder.op("Concat", &[&x, &other], &[("axis", Attribute::Int(1))]);
+    }
+    if let Some(coefficients) = at(ConvOperand::Coefficients) {
+        let coefficients = builder.operand(id, coefficients);
+        x = affine(builder, x, 4, &coefficients, conv.activation);
+    } else {
+        x = activate(builder, x, conv.activation);
+    }
+    if let Some(size) = conv.upsample {
+        x = upsample(builder, &x, &shape, size);
+    }
+    let weight = builder.operand(id, at(ConvOperand::Weight).expect("always there"));
+    let bias = at(ConvOperand::Bias).map(|position| builder.operand(id, position));
+    let mut inputs = vec![x.as_str(), weight.as_str()];
+    inputs.extend(bias.as_deref());
+    let ints = |values: &[usize]| Attribute::Ints(values.iter().map(|&value| value as i64).collect());
+    let pads = [
+        conv.padding.top,
+        conv.padding.left,
+        conv.padding.bottom,
+        conv.padding.right,
+    ];
+    let attributes = [
+        ("kernel_shape", ints(&conv.kernel)),
+        ("strides", ints(&conv.stride)),
+        ("pads", ints(&pads)),
+    ];
+    let mut y = builder.op("Conv", &inputs, &attributes);
+    if let Some(vector) = at(ConvOperand::Vector) {
+        let vector = builder.operand(id, vector);
+        y = add_vector(builder, &y, &vector);
+    }
+    if let Some(residual) = at(ConvOperand::Residual) {
+        let residual = builder.operand(id, residual);
+        y = builder.op("Add", &[&y, &residual], &[]);
+    }
+    y
+}
+
+fn add_vector(builder: &mut Builder<'_>, x: &str, vector: &str) -> String {
+    let axes = builder.ints(&[2, 3]);
+    let vector = builder.op("Unsqueeze", &[vector, &axes], &[]);
+    builder.op("Add", &[x, &vector], &[])
+}
+
+/// By factors where the size doubles, else by sizes: ONNX Runtime has a fast path for factors.
+fn upsample(builder: &mut Builder<'_>, x: &str, shape: &Shape, size: [usize; 2]) -> String {
+    let attributes = [
+        ("mode", Attribute::String("nearest".into())),
+        ("coordinate_transformation_mode", Attribute::String("asymmetric".into())),
+        ("nearest_mode", Attribute::String("floor".into())),
+    ];
+    if size == [2 * shape[2], 2 * shape[3]] {
+        let scales = builder.constant(HostTensor::from_f32([4], vec![1.0, 1.0, 2.0, 2.0]));
+        return builder.op("Resize", &[x, "", &scales], &attributes);
+    }
+    let sizes = builder.ints(&[shape[0] as i64, shape[1] as i64, size[0] as i64, size[1] as i64]);
+    builder.op("Resize", &[x, "", "", &sizes], &attributes)
+}
+
+fn tokens(builder: &mut Builder<'_>, id: NodeId) -> String {
+    let shape = builder.operand_type(id, 0).shape;
+    let x = builder.operand(id, 0);
+    let x = builder.transpose(&x, &NCHW_TO_NHWC);
+    builder.reshape(x, &[shape[0], shape[2] * shape[3], shape[1]])
+}
+
+fn spatial(builder: &mut Builder<'_>, id: NodeId, height: usize, width: usize) -> String {
+    let shape = builder.operand_type(id, 0).shape;
+    let x = builder.operand(id, 0);
+    let x = builder.reshape(x, &[shape[0], height, width, shape[2]]);
+    builder.transpose(&x, &NHWC_TO_NCHW)
+}
+
+fn layer_norm(builder: &mut Builder<'_>, x: &str, gamma: &str, beta: &str, epsilon: f64) -> String {
+    let attributes = [
+        ("axis", Attribute::Int(-1)),
+        ("epsilon", Attribute::Float(epsilon as f32)),
+    ];
+    builder.op("LayerNormalization", &[x, gamma, beta], &attributes)
+}
+
+fn linear(builder: &mut Builder<'_>, id: NodeId, linear: Linear) -> String {
+    let at = |which| linear.operand_index(which);
+    let mut x = builder.operand(id, 0);
+    if let (Some(epsilon), Some(gamma), Some(beta)) =
+        (linear.layer_norm, at(LinearOperand::Gamma), at(LinearOperand::Beta))
+    {
+        let (gamma, beta) = (builder.operand(id, gamma), builder.operand(id, beta));
+        x = layer_norm(builder, &x, &gamma, &beta, epsilon);
+    }
+    let weight = builder.operand(id, 1);
+    let mut y = builder.op("MatMul", &[&x, &weight], &[]);
+    if let Some(bias) = at(LinearOperand::Bias) {
+        let bias = builder.operand(id, bias);
+        y = builder.op("Add", &[&y, &bias], &[]);
+    }
+    if linear.geglu {
+        let channels = builder.operand_type(id, 1).shape[1] / 2;
+        y = geglu(builder, &y, channels);
+    }
+    if let Some(residual) = at(LinearOperand::Residual) {
+        let residual = builder.operand(id, residual);
+        y = builder.op("Add", &[&y, &residual], &[]);
+    }
+    y
+}
+
+/// `a * gelu(g)` of the halves `[a | g]`, each of `channels`.
+fn geglu(builder: &mut Builder<'_>, x: &str, channels: usize) -> String {
+    let split = builder.ints(&[channels as i64, channels as i64]);
+    let (a, g) = (builder.fresh(), builder.fresh());
+    builder.node(NodeParts {
+        domain: "",
+        op_type: "Split",
+        opset: super::builder::OPSET,
+        inputs: vec![x.to_owned(), split],
+        outputs: vec![a.clone(), g.clone()],
+        attributes: vec![attribute("axis", &Attribute::Int(-1))],
+    });
+    let gate = builder.op_of(MICROSOFT, "Gelu", &[&g], &[]);
+    builder.op("Mul", &[&a, &gate], &[])
+}
+
+fn attention_maps(builder: &mut Builder<'_>, id: NodeId, heads: usize, scale: f64) -> String {
+    let split = |builder: &mut Builder<'_>, position: usize, permutation: &[i64]| {
+        let value = builder.operand_type(id, position);
+        let [batch, rows, channels] = value.shape[..] else {
+            unreachable!("verified: tokens")
+        };
+        let x = builder.operand(id, position);
+        let x = builder.reshape(x, &[batch, rows, heads, channels / heads]);
+        builder.transpose(&x, permutation)
+    };
+    let q = split(builder, 0, &[0, 2, 1, 3]);
+    let k = split(builder, 1, &[0, 2, 3, 1]);
+    let scale = builder.scalar(builder.operand_type(id, 0).dtype, scale);
+    let q = builder.op("Mul", &[&q, &scale], &[]);
+    let scores = builder.op("MatMul", &[&q, &k], &[]);
+    builder.op("Softmax", &[&scores], &[("axis", Attribute::Int(-1))])
+}
+
+fn timestep_embedding(builder: &mut Builder<'_>, id: NodeId, embedding: TimestepEmbedding) -> String {
+    let output = builder.graph.node(id).outputs()[0].clone();
+    let (batch, half) = (output.shape[0], embedding.width / 2);
+    let to_f32 = [("to", Attribute::Int(i64::from(crate::element::onnx_number(DType::F32))))];
+    let timestep = builder.operand(id, 0);
+    let timestep = builder.op("Cast", &[&timestep], &to_f32);
+    let count = builder.operand_type(id, 0).shape.elements();
+    let column = builder.reshape(timestep, &[count, 1]);
+    let dims = builder.ints(&[batch as i64, 1]);
+    let column = builder.op("Expand", &[&column, &dims], &[]);
+    let frequency =
+        |index: usize| (-embedding.max_period.ln() * index as f64 / (half as f64 - embedding.shift)).exp() as f32;
+    let frequencies = HostTensor::from_f32([1, half], (0..half).map(frequency).collect());
+    let frequencies = builder.large_constant(frequencies.into());
+    let angles = builder.op("Mul", &[&column, &frequencies], &[]);
+    let (sin, cos) = (builder.op("Sin", &[&angles], &[]), builder.op("Cos", &[&angles], &[]));
+    let (first, second) = if embedding.flip_sin_to_cos {
+        (cos, sin)
+    } else {
+        (sin, cos)
+    };
+    let embedded = builder.op("Concat", &[&first, &second], &[("axis", Attribute::Int(1))]);
+    let to_model = [(
+        "to",
+        Attribute::Int(i64::from(crate::element::onnx_number(output.dtype))),
+    )];
+    if output.dtype == DType::F32 {
+        embedded
+    } else {
+        builder.op("Cast", &[&embedded], &to_model)
+    }
+}
