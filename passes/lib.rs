@@ -5,8 +5,11 @@
 //! reason for each place.
 
 pub mod analysis;
+pub mod canonical;
 pub mod cost;
 pub mod fuse;
+pub mod lower;
+mod module;
 mod pass;
 mod pipeline;
 pub mod programs;
@@ -14,6 +17,7 @@ mod roles;
 pub mod sparse;
 mod widen_floats;
 
+pub use module::{CompileError, Module};
 pub use pass::{Changes, PassError};
 pub use pipeline::{Listener, PassRun, Pipeline};
 pub use roles::{Roles, RolesError};

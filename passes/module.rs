@@ -1,9 +1,7 @@
 //! The compiler's middle: a dense graph in, three programs out, and their lowering to a plan.
 
 use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot};
-use fisec_plan::{
-    BundleWriter, CompileOptions, FORMAT, Level, Plan, Programs, Slot, SlotKind,
-};
+use fisec_plan::{BundleWriter, CompileOptions, FORMAT, Level, Plan, Programs, Slot, SlotKind};
 use fisec_tensor::DType;
 use thiserror::Error;
 
@@ -69,20 +67,34 @@ impl Module {
         pipeline.run("fold_upsample", &mut dense, fold_upsample)?;
         let roles = Roles::of(&dense)?;
         let stages = roles.stages(&dense)?;
-        let sample = dense.input(&roles.sample).map(|value| dense.value_type(value).shape.clone());
+        let sample = dense
+            .input(&roles.sample)
+            .map(|value| dense.value_type(value).shape.clone());
         let levels = Levels::of(&dense, &sample.unwrap_or_default());
         let (best, times) = choose_levels(&dense, &stages, &levels, table);
         let sparse_levels = options.sparse_levels.unwrap_or(best).min(levels.sizes().len());
         let level_reasons = reasons(&levels, sparse_levels, options.sparse_levels.is_some(), &times);
         let break_even = break_even(&dense, &stages, &levels, sparse_levels, table);
-        let mut sparsity = Sparsity { levels, sparse_levels, recorded: Default::default() };
+        let mut sparsity = Sparsity {
+            levels,
+            sparse_levels,
+            recorded: Default::default(),
+        };
         let edit = edit(&dense, &mut sparsity, &stages, options.norm, options.keys, pipeline)?;
         if pipeline.is_stopped() {
             return Ok(None);
         }
         let record = record(&dense, &edit, &sparsity)?;
         let edit = (sparse_levels > 0).then_some(edit);
-        Ok(Some(Module { roles, sparsity, level_reasons, break_even, record, guide: dense, edit }))
+        Ok(Some(Module {
+            roles,
+            sparsity,
+            level_reasons,
+            break_even,
+            record,
+            guide: dense,
+            edit,
+        }))
     }
 
     /// Lowers the programs into `writer` and returns the plan; the caller adds the model's name, hash and pipeline.
@@ -99,16 +111,27 @@ impl Module {
         let (height, width) = self.sparsity.levels.sizes().first().copied().unwrap_or((1, 1));
         let masks = REFERENCE_SHARES
             .map(|share| pooled_masks(representative_mask(height, width, share), &self.sparsity.levels));
-        let context = ProgramLowering { roles: &self.roles, masks: &masks, table };
+        let context = ProgramLowering {
+            roles: &self.roles,
+            masks: &masks,
+            table,
+        };
         let mut builder = PlanBuilder::new(writer, DType::F32);
         let programs = Programs {
             record: lower_program(&self.record, &context, &mut builder)?,
             guide: lower_program(&self.guide, &context, &mut builder)?,
-            edit: self.edit.as_ref().map(|edit| lower_program(edit, &context, &mut builder)).transpose()?,
+            edit: self
+                .edit
+                .as_ref()
+                .map(|edit| lower_program(edit, &context, &mut builder))
+                .transpose()?,
         };
         let islands = builder.into_islands();
         let input = |name: &str| {
-            let shape = self.guide.input(name).map(|value| self.guide.value_type(value).shape.clone());
+            let shape = self
+                .guide
+                .input(name)
+                .map(|value| self.guide.value_type(value).shape.clone());
             shape.unwrap_or_default()
         };
         let (sample, text) = (input(&self.roles.sample), input(&self.roles.context));
@@ -121,7 +144,10 @@ impl Module {
             batch: sample[0],
             latent: [sample[1], sample[2], sample[3]],
             context: [text[1], text[2]],
-            options: CompileOptions { sparse_levels: Some(self.sparsity.sparse_levels), ..options.clone() },
+            options: CompileOptions {
+                sparse_levels: Some(self.sparsity.sparse_levels),
+                ..options.clone()
+            },
             levels: self.levels(),
             slots: self.slots(options.cache_dtype),
             weights: Vec::new(),
@@ -160,7 +186,13 @@ impl Module {
                 let dtype = if slot.level.is_none() { DType::F32 } else { cache_dtype };
                 let shape = channels_last(&slot.value_type.shape);
                 let bytes = (shape.elements() * dtype.size()) as u64;
-                Slot { name: slot.name.trim_start_matches('/').to_owned(), kind, dtype, shape, bytes }
+                Slot {
+                    name: slot.name.trim_start_matches('/').to_owned(),
+                    kind,
+                    dtype,
+                    shape,
+                    bytes,
+                }
             })
             .collect()
     }

@@ -34,7 +34,9 @@ pub fn partition(graph: &Graph, stages: &Stages) -> Result<Vec<Unit>, GraphError
             units.push(Unit::Island(Vec::new(), stage));
             units.len() - 1
         });
-        let Unit::Island(nodes, _) = &mut units[index] else { unreachable!("an island's index") };
+        let Unit::Island(nodes, _) = &mut units[index] else {
+            unreachable!("an island's index")
+        };
         nodes.push(id);
     }
     Ok(schedule(graph, units))
@@ -81,9 +83,14 @@ fn schedule(graph: &Graph, units: Vec<Unit>) -> Vec<Unit> {
     let mut waiting: Vec<HashSet<usize>> = Vec::with_capacity(units.len());
     let mut users: Vec<Vec<usize>> = vec![Vec::new(); units.len()];
     for (index, unit) in units.iter().enumerate() {
-        let operands = members(unit).iter().flat_map(|&id| graph.operands(id)).filter_map(|operand| operand.value());
-        let before: HashSet<usize> =
-            operands.map(|value| owner[&value.node]).filter(|&producer| producer != index).collect();
+        let operands = members(unit)
+            .iter()
+            .flat_map(|&id| graph.operands(id))
+            .filter_map(|operand| operand.value());
+        let before: HashSet<usize> = operands
+            .map(|value| owner[&value.node])
+            .filter(|&producer| producer != index)
+            .collect();
         before.iter().for_each(|&producer| users[producer].push(index));
         waiting.push(before);
     }
@@ -122,15 +129,26 @@ pub struct Extracted {
 /// Copies `nodes` (in execution order) out of `graph`.
 pub fn extract(graph: &Graph, nodes: &[NodeId], name: &str) -> Extracted {
     let inside: HashSet<NodeId> = nodes.iter().copied().collect();
-    let mut copy = Copier { graph, target: Graph::new(name), values: HashMap::new(), weights: HashMap::new() };
+    let mut copy = Copier {
+        graph,
+        target: Graph::new(name),
+        values: HashMap::new(),
+        weights: HashMap::new(),
+    };
     let mut inputs = Vec::new();
-    for value in nodes.iter().flat_map(|&id| graph.operands(id)).filter_map(|operand| operand.value()) {
+    for value in nodes
+        .iter()
+        .flat_map(|&id| graph.operands(id))
+        .filter_map(|operand| operand.value())
+    {
         if inside.contains(&value.node) || copy.values.contains_key(&value) {
             continue;
         }
         let input = Op::Input(format!("i{}", inputs.len()));
         let origin = graph.origin(value.node).clone();
-        let inner = copy.target.add_value(input, vec![], graph.value_type(value).clone(), origin);
+        let inner = copy
+            .target
+            .add_value(input, vec![], graph.value_type(value).clone(), origin);
         copy.values.insert(value, inner);
         inputs.push(value);
     }
@@ -147,7 +165,11 @@ pub fn extract(graph: &Graph, nodes: &[NodeId], name: &str) -> Extracted {
             }
         }
     }
-    Extracted { graph: copy.target, inputs, outputs }
+    Extracted {
+        graph: copy.target,
+        inputs,
+        outputs,
+    }
 }
 
 struct Copier<'a> {
@@ -159,12 +181,21 @@ struct Copier<'a> {
 
 impl Copier<'_> {
     fn node(&mut self, id: NodeId) {
-        let operands = self.graph.operands(id).to_vec().into_iter().map(|operand| self.operand(operand)).collect();
+        let operands = self
+            .graph
+            .operands(id)
+            .to_vec()
+            .into_iter()
+            .map(|operand| self.operand(operand))
+            .collect();
         let node = self.graph.node(id);
         let outputs = node.outputs().to_vec();
-        let copied = self.target.add(node.op().clone(), operands, outputs, node.origin().clone());
+        let copied = self
+            .target
+            .add(node.op().clone(), operands, outputs, node.origin().clone());
         for output in 0..node.outputs().len() as u32 {
-            self.values.insert(ValueId { node: id, output }, ValueId { node: copied, output });
+            self.values
+                .insert(ValueId { node: id, output }, ValueId { node: copied, output });
         }
     }
 
@@ -173,8 +204,10 @@ impl Copier<'_> {
             Operand::Value(value) => self.values[&value].into(),
             Operand::Weight(weight) => {
                 let (graph, target) = (self.graph, &mut self.target);
-                let copied =
-                    *self.weights.entry(weight).or_insert_with(|| target.add_weight(graph.weight(weight).clone()));
+                let copied = *self
+                    .weights
+                    .entry(weight)
+                    .or_insert_with(|| target.add_weight(graph.weight(weight).clone()));
                 copied.into()
             }
             Operand::Absent => Operand::Absent,

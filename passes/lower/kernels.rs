@@ -23,7 +23,11 @@ impl Lowering<'_, '_> {
         Ok(Some(match self.graph.op(id).clone() {
             Op::Conv(conv) => self.conv(id, &conv)?,
             Op::Linear(linear) => self.linear(id, linear)?,
-            Op::Attention { heads, scale, control: None } => self.attention(id, heads, scale)?,
+            Op::Attention {
+                heads,
+                scale,
+                control: None,
+            } => self.attention(id, heads, scale)?,
             Op::LayerNorm { epsilon } => Kernel::LayerNorm {
                 input: self.rows(id, 0)?,
                 gamma: self.weight(id, 1, WeightLayout::AsIs)?,
@@ -31,8 +35,14 @@ impl Lowering<'_, '_> {
                 epsilon,
                 output: self.value(output),
             },
-            Op::Geglu => Kernel::Geglu { input: self.rows(id, 0)?, output: self.value(output) },
-            Op::Activate(Activation::Silu) => Kernel::Silu { input: self.rows(id, 0)?, output: self.value(output) },
+            Op::Geglu => Kernel::Geglu {
+                input: self.rows(id, 0)?,
+                output: self.value(output),
+            },
+            Op::Activate(Activation::Silu) => Kernel::Silu {
+                input: self.rows(id, 0)?,
+                output: self.value(output),
+            },
             Op::Add => self.add(id)?,
             Op::Affine { activation } => Kernel::Affine {
                 input: self.rows(id, 0)?,
@@ -41,12 +51,19 @@ impl Lowering<'_, '_> {
                 output: self.value(output),
             },
             Op::Concat(_) => {
-                let inputs = (0..self.graph.operands(id).len()).map(|at| self.rows(id, at)).collect::<Lowered<_>>()?;
-                Kernel::Concat { inputs, output: self.value(output) }
+                let inputs = (0..self.graph.operands(id).len())
+                    .map(|at| self.rows(id, at))
+                    .collect::<Lowered<_>>()?;
+                Kernel::Concat {
+                    inputs,
+                    output: self.value(output),
+                }
             }
-            Op::GroupNormStats { groups } => {
-                Kernel::GroupNormStats { input: self.source(id, 0)?, groups, output: self.value(output) }
-            }
+            Op::GroupNormStats { groups } => Kernel::GroupNormStats {
+                input: self.source(id, 0)?,
+                groups,
+                output: self.value(output),
+            },
             Op::GroupNormStatsUpdate { groups } => self.stats_update(id, groups)?,
             Op::NormCoefficients { groups, epsilon } => Kernel::NormCoefficients(NormKernel {
                 stats: self.operand_value(id, 0)?,
@@ -61,12 +78,19 @@ impl Lowering<'_, '_> {
                 self.values.alias(output, rows);
                 return Ok(None);
             }
-            Op::CacheRead(slot) if self.is_read_whole(id) => {
-                Kernel::ReadSlot { slot: plan_slot(slot), output: self.value(output) }
-            }
+            Op::CacheRead(slot) if self.is_read_whole(id) => Kernel::ReadSlot {
+                slot: plan_slot(slot),
+                output: self.value(output),
+            },
             Op::CacheRead(_) => return Ok(None),
-            Op::CacheWrite(slot) => Kernel::WriteSlot { input: self.operand_value(id, 0)?, slot: plan_slot(slot) },
-            Op::Gather => Kernel::Gather { input: self.operand_value(id, 0)?, output: self.value(output) },
+            Op::CacheWrite(slot) => Kernel::WriteSlot {
+                input: self.operand_value(id, 0)?,
+                slot: plan_slot(slot),
+            },
+            Op::Gather => Kernel::Gather {
+                input: self.operand_value(id, 0)?,
+                output: self.value(output),
+            },
             Op::Scatter(_) if self.is_materialized(id) => self.scatter(id)?,
             Op::Scatter(_) => return Ok(None),
             _ => return Err(self.unsupported(id, "no kernel computes it")),
@@ -76,14 +100,20 @@ impl Lowering<'_, '_> {
     fn conv(&mut self, id: NodeId, conv: &Conv) -> Lowered<Kernel> {
         let output = IrValue { node: id, output: 0 };
         let output_type = self.graph.value_type(output).clone();
-        let input_type = self.graph.operand_type(self.graph.operands(id)[0]).expect("a map is given");
+        let input_type = self
+            .graph
+            .operand_type(self.graph.operands(id)[0])
+            .expect("a map is given");
         let mut sources = vec![self.source(id, 0)?];
         if conv.concat {
             sources.push(self.source(id, 1)?);
         }
         let at = |which| conv.operand_index(which);
         let weight_at = at(ConvOperand::Weight).expect("a convolution has weights");
-        let weight_type = self.graph.operand_type(self.graph.operands(id)[weight_at]).expect("weights are given");
+        let weight_type = self
+            .graph
+            .operand_type(self.graph.operands(id)[weight_at])
+            .expect("weights are given");
         let mut whole_input = input_type.clone();
         let mut dims = whole_input.shape.to_vec();
         dims[1] = weight_type.shape[1];
@@ -105,7 +135,9 @@ impl Lowering<'_, '_> {
             coefficients: self.optional_value(id, at(ConvOperand::Coefficients))?,
             silu: is_silu(conv.activation),
             vector: self.optional_value(id, at(ConvOperand::Vector))?,
-            residual: self.optional_value(id, at(ConvOperand::Residual))?.map(|value| ResidualSource { value }),
+            residual: self
+                .optional_value(id, at(ConvOperand::Residual))?
+                .map(|value| ResidualSource { value }),
             output: self.value(output),
             candidates,
         }))
@@ -126,7 +158,9 @@ impl Lowering<'_, '_> {
             weight: self.weight(id, 1, WeightLayout::AsIs)?,
             bias: self.optional_weight(id, at(LinearOperand::Bias))?,
             geglu: linear.geglu,
-            residual: self.optional_value(id, at(LinearOperand::Residual))?.map(|value| ResidualSource { value }),
+            residual: self
+                .optional_value(id, at(LinearOperand::Residual))?
+                .map(|value| ResidualSource { value }),
             output: self.value(IrValue { node: id, output: 0 }),
         }))
     }
@@ -149,12 +183,20 @@ impl Lowering<'_, '_> {
     fn add(&mut self, id: NodeId) -> Lowered<Kernel> {
         let extent = self.graph.node(id).outputs()[0].extent;
         let has_extent = |at: usize| {
-            self.graph.operand_type(self.graph.operands(id)[at]).is_some_and(|value| value.extent == extent)
+            self.graph
+                .operand_type(self.graph.operands(id)[at])
+                .is_some_and(|value| value.extent == extent)
         };
         let (a, b) = if has_extent(0) { (0, 1) } else { (1, 0) };
         let a = self.rows(id, a)?;
-        let b = ResidualSource { value: self.operand_value(id, b)? };
-        Ok(Kernel::Add { a, b, output: self.value(IrValue { node: id, output: 0 }) })
+        let b = ResidualSource {
+            value: self.operand_value(id, b)?,
+        };
+        Ok(Kernel::Add {
+            a,
+            b,
+            output: self.value(IrValue { node: id, output: 0 }),
+        })
     }
 
     fn stats_update(&mut self, id: NodeId, groups: usize) -> Lowered<Kernel> {
@@ -182,9 +224,15 @@ impl Lowering<'_, '_> {
         match (self.graph.op(value.node), self.graph.operands(value.node)) {
             (Op::Scatter(_), [Operand::Value(active), _]) => {
                 let outside = Some(self.slot_of(value.node, 1)?);
-                Ok(ConvSource { value: self.value(*active), outside })
+                Ok(ConvSource {
+                    value: self.value(*active),
+                    outside,
+                })
             }
-            _ => Ok(ConvSource { value: self.value(value), outside: None }),
+            _ => Ok(ConvSource {
+                value: self.value(value),
+                outside: None,
+            }),
         }
     }
 
@@ -193,7 +241,9 @@ impl Lowering<'_, '_> {
         let value = self.ir_value(id, position)?;
         let wanted = self.graph.node(id).outputs()[0].extent;
         let value_type = self.graph.value_type(value).clone();
-        let (Extent::Active(level), Extent::Full) = (wanted, value_type.extent) else { return Ok(self.value(value)) };
+        let (Extent::Active(level), Extent::Full) = (wanted, value_type.extent) else {
+            return Ok(self.value(value));
+        };
         if let Some(known) = self.gathered.get(&(value, level.0)) {
             return Ok(*known);
         }
@@ -208,7 +258,9 @@ impl Lowering<'_, '_> {
 
     fn ir_value(&self, id: NodeId, position: usize) -> Lowered<IrValue> {
         let operand = self.graph.operands(id)[position];
-        operand.value().ok_or_else(|| self.unsupported(id, "a constant stands where a value is expected"))
+        operand
+            .value()
+            .ok_or_else(|| self.unsupported(id, "a constant stands where a value is expected"))
     }
 
     fn operand_value(&mut self, id: NodeId, position: usize) -> Lowered<ValueId> {
@@ -228,7 +280,9 @@ impl Lowering<'_, '_> {
     }
 
     fn optional_weight(&mut self, id: NodeId, position: Option<usize>) -> Lowered<Option<WeightId>> {
-        position.map(|position| self.weight(id, position, WeightLayout::AsIs)).transpose()
+        position
+            .map(|position| self.weight(id, position, WeightLayout::AsIs))
+            .transpose()
     }
 
     fn slot_of(&self, id: NodeId, position: usize) -> Lowered<SlotId> {
@@ -242,7 +296,9 @@ impl Lowering<'_, '_> {
     /// Whether someone needs the scattered map itself: kernels that look through it do not.
     fn is_materialized(&self, id: NodeId) -> bool {
         let users = self.graph.users(IrValue { node: id, output: 0 });
-        users.iter().any(|&(user, position)| !looks_through(self.graph, user, position))
+        users
+            .iter()
+            .any(|&(user, position)| !looks_through(self.graph, user, position))
     }
 
     /// Whether someone reads the slot itself: scatters and updates name it instead.
@@ -254,7 +310,10 @@ impl Lowering<'_, '_> {
 }
 
 fn looks_through(graph: &Graph, user: NodeId, position: usize) -> bool {
-    let active = matches!(graph.node(user).outputs().first().map(|output| output.extent), Some(Extent::Active(_)));
+    let active = matches!(
+        graph.node(user).outputs().first().map(|output| output.extent),
+        Some(Extent::Active(_))
+    );
     match graph.op(user) {
         Op::Conv(conv) => active && (position == 0 || (conv.concat && position == 1)),
         Op::Attention { .. } => active && position > 0,
@@ -273,7 +332,10 @@ fn plan_slot(slot: IrSlot) -> SlotId {
 
 /// How a slot is read, from the demands of the scatters over it; read whole when anything else reads it.
 pub fn slot_demand(graph: &Graph, slot: IrSlot) -> Demand {
-    let reads = graph.ids().into_iter().filter(|&id| *graph.op(id) == Op::CacheRead(slot));
+    let reads = graph
+        .ids()
+        .into_iter()
+        .filter(|&id| *graph.op(id) == Op::CacheRead(slot));
     let users = reads.flat_map(|id| graph.users(IrValue { node: id, output: 0 }));
     let demands = users.map(|(user, _)| match *graph.op(user) {
         Op::Scatter(demand) => demand,

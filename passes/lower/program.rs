@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use fisec_ir::{Graph, NodeId, Op, Origin, Stage, ValueId as IrValue};
-use fisec_plan::{Extent, Island, IslandCall, Kernel, Node, Port, Program, Provenance, ValueId};
+use fisec_plan::{Island, IslandCall, Kernel, Node, Port, Program, Provenance, ValueId};
 use fisec_tensor::Mask;
 
 use super::islands::{Unit, extract, partition};
@@ -76,7 +76,12 @@ impl<'a, 'b> Lowering<'a, 'b> {
     }
 
     fn finish(self) -> Program {
-        Program { values: self.values.into_table(), inputs: self.inputs, outputs: self.outputs, nodes: self.nodes }
+        Program {
+            values: self.values.into_table(),
+            inputs: self.inputs,
+            outputs: self.outputs,
+            nodes: self.nodes,
+        }
     }
 
     pub(super) fn value(&mut self, value: IrValue) -> ValueId {
@@ -87,7 +92,8 @@ impl<'a, 'b> Lowering<'a, 'b> {
         match self.graph.op(id) {
             Op::Input(name) => {
                 let value = self.value(IrValue { node: id, output: 0 });
-                self.inputs.insert(self.context.roles.program_name(name).to_owned(), value);
+                self.inputs
+                    .insert(self.context.roles.program_name(name).to_owned(), value);
                 Ok(())
             }
             Op::Output(_) => self.output(id),
@@ -112,9 +118,19 @@ impl<'a, 'b> Lowering<'a, 'b> {
         let mut value = self.value(result);
         let value_type = self.graph.value_type(result);
         if value_type.extent != fisec_ir::Extent::Full {
-            let full = self.values.anonymous(&value_type.with_extent(fisec_ir::Extent::Full), Stage::Step);
-            let kernel = Kernel::Scatter { rows: value, base: None, output: full };
-            let origin = self.graph.origin(id).clone().because("the sampler reads the active pixels only");
+            let full = self
+                .values
+                .anonymous(&value_type.with_extent(fisec_ir::Extent::Full), Stage::Step);
+            let kernel = Kernel::Scatter {
+                rows: value,
+                base: None,
+                output: full,
+            };
+            let origin = self
+                .graph
+                .origin(id)
+                .clone()
+                .because("the sampler reads the active pixels only");
             self.push(kernel, &origin, Stage::Step, 0, [0; 3]);
             value = full;
         }
@@ -123,15 +139,33 @@ impl<'a, 'b> Lowering<'a, 'b> {
     }
 
     pub(super) fn push(&mut self, kernel: Kernel, origin: &Origin, stage: Stage, dense: u64, predicted: [u64; 3]) {
-        let label = if origin.label().is_empty() { "node" } else { origin.label() };
+        let label = if origin.label().is_empty() {
+            "node"
+        } else {
+            origin.label()
+        };
         let label = label.trim_start_matches('/');
         let copies = self.names.entry(label.to_owned()).or_insert(0);
         *copies += 1;
-        let name = if *copies == 1 { label.to_owned() } else { format!("{label}#{copies}") };
-        let provenance =
-            Provenance { origin: origin.names.clone(), pass: origin.pass.clone(), reason: origin.reason.clone() };
+        let name = if *copies == 1 {
+            label.to_owned()
+        } else {
+            format!("{label}#{copies}")
+        };
+        let provenance = Provenance {
+            origin: origin.names.clone(),
+            pass: origin.pass.clone(),
+            reason: origin.reason.clone(),
+        };
         let (macs_dense, macs_predicted) = (dense, predicted);
-        self.nodes.push(Node { name, kernel, stage: plan_stage(stage), provenance, macs_dense, macs_predicted });
+        self.nodes.push(Node {
+            name,
+            kernel,
+            stage: plan_stage(stage),
+            provenance,
+            macs_dense,
+            macs_predicted,
+        });
     }
 
     fn island(&mut self, nodes: &[NodeId], stage: Stage) -> Result<(), LowerError> {
@@ -144,10 +178,18 @@ impl<'a, 'b> Lowering<'a, 'b> {
         let port = |prefix: &str, index: usize, value: IrValue| {
             let value_type = self.graph.value_type(value);
             let shape = channels_last(&value_type.shape);
-            Port { name: format!("{prefix}{index}"), dtype: value_type.dtype, shape }
+            Port {
+                name: format!("{prefix}{index}"),
+                dtype: value_type.dtype,
+                shape,
+            }
         };
         let ports = |prefix: &str, values: &[IrValue]| -> Vec<Port> {
-            values.iter().enumerate().map(|(index, &value)| port(prefix, index, value)).collect()
+            values
+                .iter()
+                .enumerate()
+                .map(|(index, &value)| port(prefix, index, value))
+                .collect()
         };
         let origin = Origin::merged("split_islands", nodes.iter().map(|&id| self.graph.origin(id)));
         let macs: u64 = nodes.iter().map(|&id| dense_macs(self.graph, id)).sum();
@@ -170,25 +212,25 @@ impl<'a, 'b> Lowering<'a, 'b> {
             Stage::Prompt => "depends on the text only: once per prompt",
             _ => "depends on the timestep only: once per schedule",
         };
-        let origin = Origin { names: vec![name], pass: "split_islands".into(), reason: reason.into() };
+        let origin = Origin {
+            names: vec![name],
+            pass: "split_islands".into(),
+            reason: reason.into(),
+        };
         self.push(Kernel::Island(call), &origin, stage, macs, [macs; 3]);
         Ok(())
     }
 
     fn island_count(&self) -> usize {
-        let is_island = |node: &&Node| matches!(node.kernel, Kernel::Island(_)) && node.stage == fisec_plan::Stage::Step;
+        let is_island =
+            |node: &&Node| matches!(node.kernel, Kernel::Island(_)) && node.stage == fisec_plan::Stage::Step;
         self.nodes.iter().filter(is_island).count()
     }
 
     pub(super) fn unsupported(&self, id: NodeId, message: &str) -> LowerError {
-        LowerError::Unsupported { node: self.graph.origin(id).label().to_owned(), message: message.to_owned() }
-    }
-}
-
-/// The level of a packed value, for gathers.
-pub(super) fn active_level(extent: Extent) -> Option<u32> {
-    match extent {
-        Extent::Active(level) => Some(level),
-        Extent::Full => None,
+        LowerError::Unsupported {
+            node: self.graph.origin(id).label().to_owned(),
+            message: message.to_owned(),
+        }
     }
 }

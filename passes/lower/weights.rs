@@ -30,7 +30,13 @@ pub struct PlanBuilder<'a> {
 impl<'a> PlanBuilder<'a> {
     /// Writes into `writer`, weights in element type `dtype`.
     pub fn new(writer: &'a mut BundleWriter, dtype: DType) -> Self {
-        PlanBuilder { writer, dtype, weights: HashMap::new(), islands: Vec::new(), island_models: HashMap::new() }
+        PlanBuilder {
+            writer,
+            dtype,
+            weights: HashMap::new(),
+            islands: Vec::new(),
+            island_models: HashMap::new(),
+        }
     }
 
     /// Islands so far.
@@ -57,7 +63,10 @@ impl<'a> PlanBuilder<'a> {
 
     /// Writes a dense subgraph as an ONNX island; an island that is already there is used again.
     pub fn island(&mut self, graph: &Graph, describe: Island) -> Result<IslandId, LowerError> {
-        let options = ExportOptions { maps_nhwc_at_ports: true, ..ExportOptions::default() };
+        let options = ExportOptions {
+            maps_nhwc_at_ports: true,
+            ..ExportOptions::default()
+        };
         let model = export(graph, &options, &mut External(self.writer))?;
         if let Some(known) = self.island_models.get(&model) {
             return Ok(*known);
@@ -75,8 +84,14 @@ struct External<'a>(&'a mut BundleWriter);
 
 impl WeightSink for External<'_> {
     fn place(&mut self, name: &str, data: &Constant) -> Result<Location, SinkError> {
-        let placement =
-            self.0.place_external(name, &data.materialize()).map_err(|error| SinkError::new(error.to_string()))?;
-        Ok(Location { file: placement.file, offset: placement.offset, length: placement.length })
+        let placement = self
+            .0
+            .place_external(name, &data.materialize())
+            .map_err(|error| SinkError::new(error.to_string()))?;
+        Ok(Location {
+            file: placement.file.to_owned(),
+            offset: placement.offset,
+            length: placement.length,
+        })
     }
 }
