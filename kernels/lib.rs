@@ -1,1 +1,3 @@
-//! fisec-kernels
+//! Kernels of fisec: CUDA sources with their launchers, and the CPU kernels.
+
+pub mod cpu;
