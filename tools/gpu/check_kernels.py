@@ -70,7 +70,7 @@ def dense_conv(x, weights, stride, upsample):
     return F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=stride, padding=k // 2).permute(0, 2, 3, 1)
 
 
-def conv_case(b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, upsample=1, splits=1, seed=0, images=2):
+def conv_case(b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, upsample=1, splits=1, seed=0, images=2, cluster=False):
     """A conv over active pixels of frozen-normed input, with every epilogue part, next layer's norm included."""
     fine = geo.blob_mask(size, size, share, seed)
     source_mask = geo.any_hit(fine) if upsample == 2 else fine
@@ -97,18 +97,21 @@ def conv_case(b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, ups
     p.epilogue = la.Epilogue(bias=la.at(bias), time=la.at(moment), residual=la.at(residual), output=la.at(output), normed=la.at(normed),
                              affine=la.at(affine), residual_rows=la.rows(), output_rows=la.rows(), normed_rows=la.rows(live + spare),
                              time_stride=cout, residual_stride=cout, output_stride=cout, normed_stride=cout, affine_channels=cout, flags=la.NORMED_SILU)
-    launches = [("sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv", entry, *la.conv_launch(entry, p, images * live), p)]
-    if splits > 1:
+    if cluster:
+        p.workspace = 0
+    launches = [("sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv", entry, *la.conv_launch(entry, p, images * live), p,
+                 False, splits if cluster else 1)]
+    if splits > 1 and not cluster:
         launches.append(("sparse_conv", "sparse_conv_reduce", (7, 1, 1), 256, 0, p))
     dense = dense_conv(x.double().reshape(images, *source_mask.shape, cin), weights.double(), stride, upsample)
     y = dense[:, torch.from_numpy(active).to(dense.device)] + bias.double() + moment.double()[:, None] + residual.double().reshape(images, live, cout)
     next_input = F.silu(y * affine[:, 0, None].double() + affine[:, 1, None].double())
-    what = f"{entry} {size}^2 {'+'.join(map(str, channels))}->{cout} {kernel}x{kernel} s{stride} up{upsample} rows {live} splits {splits}"
+    what = f"{entry} {size}^2 {'+'.join(map(str, channels))}->{cout} {kernel}x{kernel} s{stride} up{upsample} rows {live} {'cluster' if cluster else 'splits'} {splits}"
     inside = normed.view(images, live + spare, cout)[:, :live]
     b.check(what, launches, [(output, y.reshape(-1, cout)), (inside, next_input)])
 
 
-def linear_case(b, entry, live, cin, cout, splits=1, images=2):
+def linear_case(b, entry, live, cin, cout, splits=1, images=2, cluster=False):
     """A feed-forward's first half: no table, gated epilogue, rows scattered into a map."""
     x = b.tensor(images * live, cin)
     weights, bias = b.tensor(1, cin, 2 * cout, scale=cin ** -0.5), b.tensor(2 * cout)
@@ -123,12 +126,15 @@ def linear_case(b, entry, live, cin, cout, splits=1, images=2):
     none = la.at(None)
     p.epilogue = la.Epilogue(bias=la.at(folded), time=none, residual=none, output=la.at(output), normed=none, affine=none,
                              output_rows=la.rows(map_rows, destination), output_stride=cout, flags=la.GEGLU)
-    launches = [("sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv", entry, *la.conv_launch(entry, p, images * live), p)]
-    if splits > 1:
+    if cluster:
+        p.workspace = 0
+    launches = [("sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv", entry, *la.conv_launch(entry, p, images * live), p,
+                 False, splits if cluster else 1)]
+    if splits > 1 and not cluster:
         launches.append(("sparse_conv", "sparse_conv_reduce", (5, 1, 1), 256, 0, p))
     full = x.double() @ weights[0].double() + bias.double()
     value, gate = full.chunk(2, -1)
-    b.check(f"{entry} linear+geglu rows {live} {cin}->{cout} splits {splits}", launches,
+    b.check(f"{entry} linear+geglu rows {live} {cin}->{cout} {'cluster' if cluster else 'splits'} {splits}", launches,
             [(_Picked(output.view(images, map_rows, cout), where), (value * F.gelu(gate)).reshape(images, live, cout))])
 
 
@@ -324,6 +330,8 @@ def small(b):
         conv_case(b, "sparse_conv_wgmma_128x160", 14, [64], 320, share=0.4)
         conv_case(b, "sparse_conv_wgmma_128x160_deep", 9, [72, 40], 168, share=0.5, splits=2)
         linear_case(b, "sparse_conv_wgmma_64x160", 70, 328, 80)
+        linear_case(b, "sparse_conv_64x64", 33, 328, 40, splits=4, cluster=True)
+        conv_case(b, "sparse_conv_wgmma_128x160", 9, [72, 40], 168, share=0.5, splits=3, cluster=True)
         attention_case(b, "d64_wgmma", 130, 333, 1)
         attention_case(b, "d64_wgmma", 37, 77, 2, room=4)
         attention_case(b, "d64_wgmma_narrow", 70, 600, 1, splits=3)
@@ -363,6 +371,10 @@ def large(b):
         conv_case(b, entry, 37, [72, 40], 136, share=0.4, splits=2, images=1)
         linear_case(b, entry, 480, 320, 1280)
         linear_case(b, entry, 57, 1280, 5120, splits=2)
+        if b.backend.architecture != "80":
+            conv_case(b, entry, 24, [1280, 1280], 1280, share=0.1, splits=8, cluster=True)
+            conv_case(b, entry, 48, [640], 640, share=0.05, splits=5, cluster=True)
+            linear_case(b, entry, 57, 1280, 5120, splits=2, cluster=True)
     hopper = ["d64_wgmma", "d64_wgmma_narrow"] if b.backend.architecture == "90a" else []
     for variant in ["d32", "d40", "d64", "d64_wide", "d80", "d96", "d128", "d160", *hopper]:
         attention_case(b, variant, 461, 1000, 3, splits=1)

@@ -133,10 +133,10 @@ class Emulated:
             library = ctypes.CDLL(str(path.resolve()))
             self.entries[path.stem] = library
 
-    def launch(self, kernel, entry, grid, threads, shared, params, overlap=False):
+    def launch(self, kernel, entry, grid, threads, shared, params, overlap=False, cluster=1):
         library = self.entries[kernel]
         size = (ctypes.c_int * 3)(*grid)
-        if library.emulate_launch(ctypes.cast(getattr(library, entry), ctypes.c_void_p), size, threads, shared, ctypes.byref(params)):
+        if library.emulate_launch(ctypes.cast(getattr(library, entry), ctypes.c_void_p), size, threads, shared, ctypes.byref(params), cluster):
             raise RuntimeError(f"{entry}: a block's threads wait for each other for ever")
 
     def synchronize(self):
@@ -173,7 +173,8 @@ class Device:
 
     def __init__(self, cubins):
         torch.zeros(1, device="cuda")  # makes the context
-        self.driver, self.cubins, self.functions = ctypes.CDLL("libcuda.so.1"), pathlib.Path(cubins), {}
+        self.driver, self.cubins = ctypes.CDLL("libcuda.so.1"), pathlib.Path(cubins)
+        self.functions, self.shared = {}, {}
         major, _ = torch.cuda.get_device_capability()
         self.architecture = {8: "80", 9: "90a", 10: "100a"}[major]
 
@@ -192,13 +193,17 @@ class Device:
             self.functions[entry] = function
         return self.functions[entry]
 
-    def launch(self, kernel, entry, grid, threads, shared, params, overlap=False):
-        """overlap: programmatic dependent launch, the kernel may start while the previous one drains."""
+    def launch(self, kernel, entry, grid, threads, shared, params, overlap=False, cluster=1):
+        """overlap: programmatic dependent launch, the kernel may start while the previous one drains. cluster: blocks along z."""
         function = self.function(kernel, entry)
-        if shared > 48 * 1024:
+        if shared > self.shared.get(entry, 48 * 1024):
             self.check(self.driver.cuFuncSetAttribute(function, 8, shared), entry)  # MAX_DYNAMIC_SHARED_SIZE_BYTES
-        attribute = _Attribute(6, 0, (ctypes.c_uint * 16)(1))  # PROGRAMMATIC_STREAM_SERIALIZATION
-        config = _Config(*grid, threads, 1, 1, shared, torch.cuda.current_stream().cuda_stream, ctypes.pointer(attribute), int(overlap))
+            self.check(self.driver.cuFuncSetAttribute(function, 9, 100), entry)  # PREFERRED_SHARED_MEMORY_CARVEOUT: room for two blocks
+            self.shared[entry] = shared
+        wanted = [_Attribute(6, 0, (ctypes.c_uint * 16)(1))] * overlap  # PROGRAMMATIC_STREAM_SERIALIZATION
+        wanted += [_Attribute(4, 0, (ctypes.c_uint * 16)(1, 1, cluster))] * (cluster > 1)  # CLUSTER_DIMENSION
+        attributes = (_Attribute * 2)(*wanted)
+        config = _Config(*grid, threads, 1, 1, shared, torch.cuda.current_stream().cuda_stream, attributes, len(wanted))
         arguments = (ctypes.c_void_p * 1)(ctypes.addressof(params))
         self.check(self.driver.cuLaunchKernelEx(ctypes.byref(config), function, arguments, None), entry)
 

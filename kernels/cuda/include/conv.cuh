@@ -11,7 +11,7 @@ struct ConvParams {
   Rows source_rows;        // rows of one image in the sources (map unused)
   Count live;              // output rows of one image
   uint64_t weights;        // f16 [k_tiles][cout][64], swizzled: README.md
-  uint64_t workspace;      // f32 [splits][images * live][cout], used where splits > 1
+  uint64_t workspace;      // f32 [splits][images * live][cout], used where splits > 1; 0: the splits are one cluster (sm_90 on)
   uint64_t slots;          // const uint64_t*: this step's slot addresses
   int32_t images;
   int32_t taps;            // 9, 1, ...
@@ -77,26 +77,48 @@ FISEC_DEVICE void gather_tile(const ConvParams& p, const Sources& source, const 
   }
 }
 
-// sums: [BM][pitch] f32 in shared memory, the finished tile. One split: through the epilogue. Several: to the workspace.
+// This block's partial sums, one plane of the workspace.
+template <int BM, int BN, int THREADS>
+FISEC_DEVICE void store_partial(const ConvParams& p, int total, int first_row, int first_column, const float* sums, int pitch) {
+  float* plane = reinterpret_cast<float*>(p.workspace) + size_t(blockIdx.z) * total * p.cout;
+  for (int j = threadIdx.x; j < BM * (BN / 4); j += THREADS) {
+    int r = j / (BN / 4), c = (j - r * (BN / 4)) * 4;
+    if (first_row + r >= total || first_column + c >= p.cout) continue;
+    *reinterpret_cast<float4*>(plane + size_t(first_row + r) * p.cout + first_column + c) = *reinterpret_cast<const float4*>(sums + r * pitch + c);
+  }
+}
+
+// Eight columns of this block's tile, or of all the cluster's tiles added in their order.
+FISEC_DEVICE void collect(const float* sums, int blocks, float (&v)[8]) {
+  if (blocks == 1) return load8(sums, v);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) v[j] = 0.0f;
+  for (int rank = 0; rank < blocks; ++rank) {
+    float4 a = load_from_block(sums, rank), b = load_from_block(sums + 4, rank);
+    v[0] += a.x, v[1] += a.y, v[2] += a.z, v[3] += a.w, v[4] += b.x, v[5] += b.y, v[6] += b.z, v[7] += b.w;
+  }
+}
+
+// sums: [BM][pitch] f32 in shared memory, this block's part of the tile, complete. Every thread of the block calls it.
+// One split, or a cluster of them, goes through the epilogue; several blocks without a cluster leave their parts in the workspace.
 template <int BM, int BN, int THREADS>
 FISEC_DEVICE void store_tile(const ConvParams& p, int live, int first_row, int first_column, const float* sums, int pitch) {
-  const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
   int total = p.images * live;
-  if (p.splits > 1) {
-    float* partial = reinterpret_cast<float*>(p.workspace) + size_t(blockIdx.z) * total * p.cout;
-    for (int j = threadIdx.x; j < BM * (BN / 4); j += THREADS) {
-      int r = j / (BN / 4), c = (j - r * (BN / 4)) * 4;
-      if (first_row + r >= total || first_column + c >= p.cout) continue;
-      *reinterpret_cast<float4*>(partial + size_t(first_row + r) * p.cout + first_column + c) = *reinterpret_cast<const float4*>(sums + r * pitch + c);
-    }
-    return;
-  }
-  Finish finish(p.epilogue, slots, live);
+  if (p.splits > 1 && p.workspace) return store_partial<BM, BN, THREADS>(p, total, first_row, first_column, sums, pitch);
+  bool cluster = p.splits > 1;
+  if (cluster) cluster_barrier();
+  Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
   int width = finish.width(), per_row = BN / width;
-  for (int j = threadIdx.x; j < BM * per_row; j += THREADS) {
+  // a cluster's blocks share the tile's rows
+  int begin = BM * blockIdx.z / p.splits * per_row, end = BM * (blockIdx.z + 1) / p.splits * per_row;
+  for (int j = begin + threadIdx.x; j < end; j += THREADS) {
     int r = j / per_row, c = (j - r * per_row) * width;
     if (first_row + r >= total || first_column + c >= p.cout) continue;
+    float v[8], gate[8];
+    collect(sums + r * pitch + c, p.splits, v);
+    if (width == 16) collect(sums + r * pitch + c + 8, p.splits, gate);
     int image = (first_row + r) / live;
-    finish(image, first_row + r - image * live, first_column + c, sums + r * pitch + c);
+    finish(image, first_row + r - image * live, first_column + c, v, gate);
   }
+  if (cluster) cluster_barrier();  // nobody leaves while its memory is being read
 }

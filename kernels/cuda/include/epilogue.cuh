@@ -45,14 +45,10 @@ class Finish {
   // Columns taken at once: a gated pair of vectors is 16 wide.
   FISEC_DEVICE int width() const { return e.flags & kGeglu ? 16 : 8; }
 
-  // sums: `width()` consecutive columns from `column` of row `row` of `image`.
-  FISEC_DEVICE void operator()(int image, int row, int column, const float* sums) const {
-    float v[8];
-    load8(sums, v);
+  // v: eight sums from `column` of row `row` of `image`; gate: the eight behind them, looked at where width() is 16.
+  FISEC_DEVICE void operator()(int image, int row, int column, float (&v)[8], float (&gate)[8]) const {
     add(v, bias, column);
     if (e.flags & kGeglu) {
-      float gate[8];
-      load8(sums + 8, gate);
       add(gate, bias, column + 8);
 #pragma unroll
       for (int j = 0; j < 8; ++j) v[j] *= gelu(gate[j]);

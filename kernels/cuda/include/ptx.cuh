@@ -42,6 +42,22 @@ FISEC_DEVICE float exp2_fast(float x) {
 
 FISEC_DEVICE float shuffle_xor(float v, int lanes) { return __shfl_xor_sync(0xffffffffu, v, lanes); }
 
+// A cluster of thread blocks runs at once on neighbouring multiprocessors and reads each other's shared memory.
+FISEC_DEVICE void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+// What lies at `shared` in block `rank` of the cluster; four floats.
+FISEC_DEVICE float4 load_from_block(const float* shared, int rank) {
+  float4 v = {};
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{\n.reg .u32 there;\nmapa.shared::cluster.u32 there, %4, %5;\nld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [there];\n}"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(shared_address(shared)), "r"(rank) : "memory");
+#endif
+  return v;
+}
+
 // Programmatic dependent launch: a kernel launched with the attribute may start while the one before it drains.
 // Everything that an earlier kernel of the graph writes is read after wait_for_previous_kernel; weights and
 // index tables, written when the mask was bound, may be read before. Every thread block must call it,

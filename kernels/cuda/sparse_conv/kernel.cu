@@ -119,19 +119,17 @@ extern "C" __global__ void __launch_bounds__(256) sparse_conv_reduce(const __gri
   for (int j = blockIdx.x * 256 + threadIdx.x; j < total * per_row; j += gridDim.x * 256) {
     int r = j / per_row, c = (j - r * per_row) * width;
     const float* partial = reinterpret_cast<const float*>(p.workspace) + size_t(r) * p.cout + c;
-    __align__(16) float sums[16] = {};
+    float v[8] = {}, gate[8] = {}, add[8];
+    for (int s = 0; s < p.splits; ++s) {
+      load8(partial + s * plane, add);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (half * 8 >= width) break;
-      float v[8] = {}, add[8];
-      for (int s = 0; s < p.splits; ++s) {
-        load8(partial + s * plane + half * 8, add);
+      for (int i = 0; i < 8; ++i) v[i] += add[i];
+      if (width == 8) continue;
+      load8(partial + s * plane + 8, add);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] += add[i];
-      }
-      store8(sums + half * 8, v);
+      for (int i = 0; i < 8; ++i) gate[i] += add[i];
     }
     int image = r / live;
-    finish(image, r - image * live, c, sums);
+    finish(image, r - image * live, c, v, gate);
   }
 }

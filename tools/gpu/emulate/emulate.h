@@ -1,5 +1,5 @@
 // The instructions of kernels/cuda/include/ptx.cuh on a CPU, so that the same kernel sources can be checked
-// without a GPU. One thread block runs at a time; each of its threads is a fiber. Slow, and strict where the
+// without a GPU. One thread block, or one cluster of them, runs at a time; each thread is a fiber. Slow, and strict where the
 // hardware is lazy: an asynchronous copy lands only when it is waited for, so a missing wait gives wrong results.
 #pragma once
 #include <math.h>
@@ -7,6 +7,7 @@
 #include <string.h>
 #include <algorithm>
 #include <deque>
+#include <numeric>
 #include <vector>
 #include <vector_functions.h>
 
@@ -16,7 +17,7 @@ inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 #define __shared__ static
 #undef __launch_bounds__
 #define __launch_bounds__(...)
-#define DYNAMIC_SHARED(name) unsigned char* name = emulate::shared
+#define DYNAMIC_SHARED(name) unsigned char* name = emulate::shared[emulate::current / emulate::threads]
 using std::max;
 using std::min;
 
@@ -26,18 +27,18 @@ struct Fiber {
   ucontext_t context;
   std::vector<char> stack;
   bool done;
-  int phase[3];               // collectives passed: block, warp, warp group
   std::deque<std::vector<Copy>> groups;  // committed copies; the last one is being filled
 };
-struct Meeting { int arrived, phase; void* slot[1024]; };
+struct Meeting { int arrived, phase; void* slot[32]; };
 
-inline unsigned char* shared;
-inline dim3 grid, block_index, thread_index;
+inline std::vector<unsigned char*> shared;  // by block of the cluster
+inline int threads, cluster;
+inline dim3 grid, block_index, thread_index;  // of the fiber that runs
 inline std::vector<Fiber> fibers;
 inline ucontext_t scheduler;
 inline int current;
 inline bool progress;
-inline Meeting block_meeting, warp_meeting[32], group_meeting[8];
+inline Meeting cluster_meeting, block_meeting[16], warp_meeting[128], group_meeting[32];
 inline void (*entry)(const void*);
 inline const void* parameters;
 
@@ -75,7 +76,7 @@ inline void start() {
 #define blockIdx (emulate::block_index)
 #define gridDim (emulate::grid)
 inline void __syncthreads() {
-  emulate::meet(emulate::block_meeting, int(emulate::fibers.size()), emulate::current, nullptr, [](void**) {});
+  emulate::meet(emulate::block_meeting[emulate::current / emulate::threads], emulate::threads, 0, nullptr, [](void**) {});
 }
 
 inline void cp_async16(void* shared, const void* global, int bytes) { emulate::fibers[emulate::current].groups.back().push_back({shared, global, bytes}); }
@@ -144,8 +145,8 @@ struct GroupProduct {
   int columns;
   bool add, transposed;
 };
-inline std::deque<std::vector<GroupProduct>> group_products[1024];  // by thread, one entry per committed group and one open
-inline uint32_t group_registers[1024][4];
+inline std::deque<std::vector<GroupProduct>> group_products[4096];  // by thread, one entry per committed group and one open
+inline uint32_t group_registers[4096][4];
 inline std::deque<std::vector<GroupProduct>>& my_products() {
   auto& mine = group_products[emulate::current];
   if (mine.empty()) mine.emplace_back();
@@ -169,7 +170,7 @@ inline void wgmma_now(const GroupProduct& p) {
   int thread = emulate::current % 128;
   emulate::Meeting& meeting = emulate::group_meeting[emulate::current / 128];
   memcpy(group_registers[emulate::current], p.registers, 16);
-  emulate::meet(meeting, 128, thread, nullptr, [](void**) {});
+  emulate::meet(meeting, 128, 0, nullptr, [](void**) {});
   for (int n = 0; n < p.columns / 8; ++n)
     for (int j = 0; j < 4; ++j) {
       int row = thread / 32 * 16 + thread % 32 / 4 + j / 2 * 8, column = n * 8 + thread % 4 * 2 + j % 2;
@@ -177,7 +178,7 @@ inline void wgmma_now(const GroupProduct& p) {
       for (int k = 0; k < 16; ++k) sum += left_at(p, row, k) * (p.transposed ? swizzled_at(p.b, k, column) : swizzled_at(p.b, column, k));
       p.d[n * 4 + j] = sum;
     }
-  emulate::meet(meeting, 128, thread, nullptr, [](void**) {});
+  emulate::meet(meeting, 128, 0, nullptr, [](void**) {});
 }
 template <int PENDING>
 void wgmma_wait() {
@@ -198,22 +199,31 @@ inline float shuffle_xor(float v, int lanes) {
   });
   return mine.out;
 }
+inline void cluster_barrier() { emulate::meet(emulate::cluster_meeting, int(emulate::fibers.size()), 0, nullptr, [](void**) {}); }
+inline float4 load_from_block(const float* shared, int rank) {
+  const unsigned char* mine = emulate::shared[emulate::current / emulate::threads];
+  return *reinterpret_cast<const float4*>(emulate::shared[rank] + (reinterpret_cast<const unsigned char*>(shared) - mine));
+}
 inline void wait_for_previous_kernel() {}
 inline void let_next_kernel_start() {}
 
-// Runs one launch; returns 0, or 1 where the threads of a block wait for each other for ever.
-extern "C" int emulate_launch(void (*kernel)(const void*), const int* grid_size, int threads, int shared_bytes, const void* params) {
+// Runs one launch; returns 0, or 1 where threads wait for each other for ever. Clusters lie along z.
+extern "C" int emulate_launch(void (*kernel)(const void*), const int* grid_size, int block_threads, int shared_bytes, const void* params, int cluster_blocks) {
   using namespace emulate;
-  std::vector<unsigned char> memory(shared_bytes + 1024);
-  shared = memory.data() + (1024 - reinterpret_cast<uintptr_t>(memory.data()) % 1024);
+  int room = (shared_bytes + 2047) / 1024 * 1024;
+  std::vector<unsigned char> memory(cluster_blocks * room + 1024);
+  shared.clear();
+  for (int b = 0; b < cluster_blocks; ++b) shared.push_back(memory.data() + (1024 - reinterpret_cast<uintptr_t>(memory.data()) % 1024) + b * room);
   grid = dim3(grid_size[0], grid_size[1], grid_size[2]);
-  entry = kernel, parameters = params;
-  fibers.resize(threads);
+  entry = kernel, parameters = params, threads = block_threads, cluster = cluster_blocks;
+  fibers.resize(threads * cluster);
   for (Fiber& f : fibers) f.stack.resize(256 * 1024);
-  for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
-    block_index = dim3(b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y);
+  for (unsigned b = 0; b < grid.x * grid.y * grid.z; b += 1) {
+    dim3 first(b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y);
+    if (first.z % cluster) continue;
     std::fill(memory.begin(), memory.end(), 0xff);  // NaN: shared memory starts undefined
-    block_meeting.arrived = 0;
+    cluster_meeting.arrived = 0;
+    for (Meeting& m : block_meeting) m.arrived = 0;
     for (Meeting& m : warp_meeting) m.arrived = 0;
     for (Meeting& m : group_meeting) m.arrived = 0;
     for (Fiber& f : fibers) {
@@ -225,12 +235,18 @@ extern "C" int emulate_launch(void (*kernel)(const void*), const int* grid_size,
       f.context.uc_link = nullptr;
       makecontext(&f.context, start, 0);
     }
-    for (int left = threads; left;) {
+    int count = threads * cluster, round = int(b);
+    for (int left = 1; left; ++round) {
       progress = false;
       left = 0;
-      for (current = 0; current < threads; ++current) {
+      // a new order every round, so that what only luck orders goes wrong
+      int step = round * 2 + 1, offset = round * 37;
+      while (std::gcd(step, count) != 1) step += 2;
+      for (int turn = 0; turn < count; ++turn) {
+        current = int((int64_t(turn) * step + offset) % count);
         if (fibers[current].done) continue;
-        thread_index = dim3(current, 0, 0);
+        thread_index = dim3(current % threads, 0, 0);
+        block_index = dim3(first.x, first.y, first.z + current / threads);
         swapcontext(&scheduler, &fibers[current].context);
         left += !fibers[current].done;
       }
