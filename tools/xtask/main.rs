@@ -1,1 +1,47 @@
-fn main() {}
+//! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask demo`.
+
+mod arrows;
+mod demo;
+mod setup;
+mod shell;
+mod size;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup    fetch the ONNX Runtime library into .runtime/
+  test     everything that CI runs
+  demo     make an image, edit it twice, write a report
+  arrows   check that crates depend on each other in the allowed direction only
+";
+
+/// A chore failed: the message to show, with a `hint:` where there is one.
+type Failure = String;
+
+fn main() -> ExitCode {
+    let command = std::env::args().nth(1);
+    let result = match command.as_deref() {
+        Some("setup") => setup::run().map(|library| println!("{}", library.display())),
+        Some("test") => test::run(),
+        Some("demo") => demo::run(),
+        Some("arrows") => arrows::run(),
+        Some("--help" | "-h" | "help") => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

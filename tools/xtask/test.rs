@@ -1,0 +1,46 @@
+//! Everything that CI runs.
+
+use std::process::Command;
+use std::time::Instant;
+
+use crate::shell::{cargo, root, step};
+use crate::{Failure, arrows, setup, size};
+
+/// Runs all checks in order of their price and stops at the first that fails.
+pub fn run() -> Result<(), Failure> {
+    let started = Instant::now();
+    println!("==> arrows between crates");
+    arrows::run()?;
+    println!("==> size of the repository");
+    size::run()?;
+    step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+    let library = setup::run()?;
+    step(
+        "lints",
+        cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )?;
+    if root().join("tools/gpu/compile.py").is_file() {
+        step(
+            "CUDA kernels compile",
+            Command::new("python3")
+                .current_dir(root())
+                .args(["tools/gpu/compile.py"]),
+        )?;
+    }
+    step(
+        "tests",
+        cargo()
+            .args(["test", "--workspace", "--quiet"])
+            .env("ORT_DYLIB_PATH", &library),
+    )?;
+    println!("all checks passed in {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
