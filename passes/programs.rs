@@ -50,17 +50,15 @@ pub fn edit(
     // first: live statistics would make every tile active
     pipeline.run("freeze_norm", &mut graph, |graph| freeze_norm(graph, sparsity, norm))?;
     // before anything is fused: the semantics are spelled out per operator
-    pipeline.run("mark_sparse", &mut graph, |graph| mark_sparse(graph, sparsity, stages))?;
-    // before fusion: what is recorded must be a value of the dense graph
-    pipeline.run("spread_demand", &mut graph, |graph| {
-        spread_demand(graph, sparsity, keys)
+    pipeline.run("mark_sparse", &mut graph, |graph| {
+        mark_sparse(graph, sparsity, stages, keys)
     })?;
+    // before fusion: what is recorded must be a value of the dense graph
+    pipeline.run("spread_demand", &mut graph, |graph| spread_demand(graph, sparsity))?;
     if norm == Norm::Updated {
         pipeline.run("update_stats", &mut graph, |graph| update_stats(graph, sparsity))?;
         // again: the statistics no longer read whole maps
-        pipeline.run("narrow_demand", &mut graph, |graph| {
-            spread_demand(graph, sparsity, keys)
-        })?;
+        pipeline.run("narrow_demand", &mut graph, |graph| spread_demand(graph, sparsity))?;
     }
     pipeline.run("fuse_conv_prologue", &mut graph, fuse_conv_prologue)?;
     pipeline.run("fuse_conv_epilogue", &mut graph, fuse_conv_epilogue)?;

@@ -78,7 +78,12 @@ fn rewrite(graph: &mut Graph, sparsity: &mut Sparsity, id: NodeId, norm: GroupNo
         origin.clone(),
     );
     // in place: the node keeps its identity, by which the dense program's value is found
-    graph.set_op(id, Op::Affine { activation: norm.activation });
+    graph.set_op(
+        id,
+        Op::Affine {
+            activation: norm.activation,
+        },
+    );
     graph.set_operands(id, vec![x, coefficients.into()]);
     graph.set_origin(id, origin);
 }

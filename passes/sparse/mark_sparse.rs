@@ -9,13 +9,21 @@
 use std::collections::HashSet;
 
 use fisec_ir::{Activation, Demand, Extent, Graph, LevelId, NodeId, Op, Origin, Stage, ValueId};
+use fisec_plan::Keys;
 
 use super::{Recorded, Sparsity};
 use crate::analysis::Stages;
 use crate::{Changes, PassError};
 
 /// Marks every operator of a sparse level that has a sparse kernel and runs every step.
-pub fn mark_sparse(graph: &mut Graph, sparsity: &mut Sparsity, stages: &Stages) -> Result<Changes, PassError> {
+///
+/// With [`Keys::Masked`] self-attention reads its keys and values in front of the scatter: recorded ones take no part.
+pub fn mark_sparse(
+    graph: &mut Graph,
+    sparsity: &mut Sparsity,
+    stages: &Stages,
+    keys: Keys,
+) -> Result<Changes, PassError> {
     let mut changes = Changes::default();
     // decided before anything changes: marking puts scatters between operators
     let candidates: HashSet<NodeId> = graph
@@ -33,7 +41,29 @@ pub fn mark_sparse(graph: &mut Graph, sparsity: &mut Sparsity, stages: &Stages) 
         mark(graph, sparsity, id, level);
         changes += Changes(1);
     }
+    if keys == Keys::Masked {
+        graph.ids().into_iter().for_each(|id| mask_keys(graph, id));
+    }
     Ok(changes)
+}
+
+fn mask_keys(graph: &mut Graph, id: NodeId) {
+    let is_active = graph
+        .node(id)
+        .outputs()
+        .first()
+        .is_some_and(|output| output.extent != Extent::Full);
+    if !is_active || !matches!(graph.op(id), Op::Attention { .. }) {
+        return;
+    }
+    for position in [1, 2] {
+        let Some(keys) = graph.operands(id)[position].value() else {
+            continue;
+        };
+        if matches!(graph.op(keys.node), Op::Scatter(_)) {
+            graph.set_operand(id, position, graph.operands(keys.node)[0]);
+        }
+    }
 }
 
 /// Operators that can compute some pixels or tokens without the others, in a form that has a kernel.

@@ -7,15 +7,14 @@
 //! concatenation) are repeated on the halo, so that only their inputs are recorded. Slots that nobody reads go away.
 
 use fisec_ir::{Conv, Demand, Extent, Graph, GraphError, LevelId, NodeId, Op, Operand, Origin, ValueId};
-use fisec_plan::Keys;
 
 use super::Sparsity;
 use crate::{Changes, PassError};
 
 /// Narrows scatters to what their users read and drops the slots that become unused.
-pub fn spread_demand(graph: &mut Graph, sparsity: &mut Sparsity, keys: Keys) -> Result<Changes, PassError> {
-    let mut changes = repeat_on_halo(graph, keys).map_err(cycle)?;
-    changes += read_active(graph, keys);
+pub fn spread_demand(graph: &mut Graph, sparsity: &mut Sparsity) -> Result<Changes, PassError> {
+    let mut changes = repeat_on_halo(graph).map_err(cycle)?;
+    changes += read_active(graph);
     graph.prune();
     changes += narrow(graph).map_err(cycle)?;
     sparsity.compact_slots(graph);
@@ -34,7 +33,7 @@ fn cycle(error: GraphError) -> PassError {
 /// Gives every use outside the active set of a transparent operator a full version of it that reads scattered inputs.
 ///
 /// Users come after their operands, so walking backwards lets the demand pass through chains.
-fn repeat_on_halo(graph: &mut Graph, keys: Keys) -> Result<Changes, GraphError> {
+fn repeat_on_halo(graph: &mut Graph) -> Result<Changes, GraphError> {
     let mut changes = Changes::default();
     for id in graph.ordered()?.into_iter().rev() {
         let Some(active) = scattered_active(graph, id).filter(|value| is_transparent(graph.op(value.node))) else {
@@ -44,7 +43,7 @@ fn repeat_on_halo(graph: &mut Graph, keys: Keys) -> Result<Changes, GraphError> 
         let far: Vec<_> = graph
             .users(scatter)
             .into_iter()
-            .filter(|&(user, at)| !reads_active_only(graph, user, at, keys))
+            .filter(|&(user, at)| !reads_active_only(graph, user, at))
             .collect();
         if far.is_empty() {
             continue;
@@ -63,14 +62,14 @@ fn repeat_on_halo(graph: &mut Graph, keys: Keys) -> Result<Changes, GraphError> 
 }
 
 /// Lets pixel-wise users of a scatter read the active value in front of it.
-fn read_active(graph: &mut Graph, keys: Keys) -> Changes {
+fn read_active(graph: &mut Graph) -> Changes {
     let mut changes = Changes::default();
     for id in graph.ids() {
         let Some(active) = scattered_active(graph, id) else {
             continue;
         };
         for (user, at) in graph.users(ValueId { node: id, output: 0 }) {
-            if reads_active_only(graph, user, at, keys) {
+            if reads_active_only(graph, user, at) {
                 graph.set_operand(user, at, active.into());
                 changes += Changes(1);
             }
@@ -159,7 +158,7 @@ fn is_conv_input(conv: &Conv, position: usize) -> bool {
 }
 
 /// Whether the user reads this operand only at the pixels or tokens that it computes.
-fn reads_active_only(graph: &Graph, user: NodeId, position: usize, keys: Keys) -> bool {
+fn reads_active_only(graph: &Graph, user: NodeId, position: usize) -> bool {
     if matches!(graph.op(user), Op::Output(_)) {
         return true;
     }
@@ -168,7 +167,7 @@ fn reads_active_only(graph: &Graph, user: NodeId, position: usize, keys: Keys) -
     }
     match graph.op(user) {
         Op::Conv(conv) if is_conv_input(conv, position) => conv.kernel == [1, 1] && conv.stride == [1, 1],
-        Op::Attention { .. } => position == 0 || keys == Keys::Masked,
+        Op::Attention { .. } => position == 0,
         _ => true,
     }
 }
