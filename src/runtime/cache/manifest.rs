@@ -30,9 +30,9 @@ pub struct Manifest {
     pub seconds: f64,
     /// slots of every step, in order
     pub slots: Vec<SlotLayout>,
-    /// shape of the trajectory `[steps + 1, C, H, W]`
+    /// shape of the trajectory `[calls + 1, C, H, W]`
     pub latents: Shape,
-    /// one per step
+    /// one per call of the denoiser
     pub steps: Vec<StepFile>,
     /// every other file
     pub files: BTreeMap<String, FileHash>,

@@ -3,8 +3,8 @@
 //! ```text
 //! $FISEC_HOME/images/<id>/
 //!     manifest.json     key, parent, sizes and checksums of everything below, its own checksum
-//!     latents.bin       trajectory, f32 [steps + 1, C, H, W]
-//!     step-000.bin      all slots of the step back to back, in slot order
+//!     latents.bin       trajectory, f32 [calls + 1, C, H, W]
+//!     step-000.bin      all slots of the call back to back, in slot order
 //!     image.png  mask.png
 //! ```
 //!

@@ -18,6 +18,7 @@ use crate::{RuntimeError, SlotSink};
 /// A disk that fails does not stop the image from being made: `commit` reports it.
 pub struct Recording {
     target: PathBuf,
+    calls: usize,
     manifest: Manifest,
     writer: StepWriter,
     // After the writer: the folder goes last.
@@ -34,14 +35,16 @@ impl Recording {
         parent: Option<String>,
         settings: String,
         slots: Vec<SlotLayout>,
+        calls: usize,
         write: WriteFile,
     ) -> Result<Self, CacheError> {
         let folder = ScratchFolder::beside(&target).map_err(CacheError::io(&target))?;
         let id = key.id(parent.as_deref(), &settings);
-        let writer = StepWriter::start(folder.path().to_owned(), slots.clone(), key.steps, write);
+        let writer = StepWriter::start(folder.path().to_owned(), slots.clone(), calls, write);
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Recording {
             target,
+            calls,
             manifest: Manifest {
                 format: FORMAT,
                 id,
@@ -68,7 +71,7 @@ impl Recording {
         &self.manifest.id
     }
 
-    /// Sets the trajectory, f32 `[steps + 1, C, H, W]`: the initial noise and the latents after every step.
+    /// Sets the trajectory, f32 `[calls + 1, C, H, W]`: the initial noise and the latents after every call.
     pub fn set_latents(&mut self, latents: &HostTensor) {
         self.manifest.latents = latents.shape().clone();
         self.files
@@ -118,7 +121,7 @@ impl Recording {
 impl SlotSink for Recording {
     fn put(&mut self, step: usize, slot: SlotId, value: HostTensor) -> Result<(), RuntimeError> {
         SlotLayout::of(&self.manifest.slots, slot, &value)?;
-        if step >= self.manifest.key.steps {
+        if step >= self.calls {
             return Err(RuntimeError::Store(format!("there is no step {step}")));
         }
         self.writer.send(step, slot, value);
@@ -163,7 +166,7 @@ mod tests {
         };
         let slots = vec![SlotLayout::from(&slot)];
         let target = home.path().join("image");
-        let mut recording = Recording::start(target, key, None, String::new(), slots, no_room).unwrap();
+        let mut recording = Recording::start(target, key, None, String::new(), slots, 200, no_room).unwrap();
         for step in 0..200 {
             recording
                 .put(step, SlotId(0), HostTensor::from_f32([1], vec![1.0]))

@@ -78,16 +78,18 @@ impl Store {
         &self.images
     }
 
-    /// Begins to remember an image. `settings` tells edits of one parent and prompt apart.
+    /// Begins to remember an image whose schedule makes `calls` calls of the denoiser (some samplers make one more than
+    /// steps). `settings` tells edits of one parent and prompt apart.
     pub fn begin(
         &self,
         key: ImageKey,
         parent: Option<&str>,
         settings: &str,
         slots: &[Slot],
+        calls: usize,
     ) -> Result<Recording, CacheError> {
         let slots: Vec<SlotLayout> = slots.iter().map(SlotLayout::from).collect();
-        let needed = (Manifest::offsets(&slots).1 as u64).saturating_mul(key.steps as u64);
+        let needed = (Manifest::offsets(&slots).1 as u64).saturating_mul(calls as u64);
         if needed > self.limit {
             return Err(CacheError::TooLarge {
                 needed,
@@ -102,6 +104,7 @@ impl Store {
             parent.map(str::to_owned),
             settings.to_owned(),
             slots,
+            calls,
             self.write,
         )
     }

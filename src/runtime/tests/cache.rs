@@ -52,7 +52,7 @@ fn value(step: usize, slot: usize) -> HostTensor {
 }
 
 fn record(store: &Store, prompt: &str, parent: Option<&str>) -> Result<Entry, CacheError> {
-    let mut recording = store.begin(key(prompt), parent, "", &slots())?;
+    let mut recording = store.begin(key(prompt), parent, "", &slots(), STEPS)?;
     for step in 0..STEPS {
         for slot in (0..3).rev() {
             recording.put(step, SlotId(slot as u32), value(step, slot)).unwrap();
@@ -124,7 +124,7 @@ fn memory_holds_what_the_disk_holds() {
 #[test]
 fn an_unfinished_recording_leaves_nothing() {
     let (_home, store) = home();
-    let mut recording = store.begin(key("a dog"), None, "", &slots()).unwrap();
+    let mut recording = store.begin(key("a dog"), None, "", &slots(), STEPS).unwrap();
     recording.put(0, SlotId(0), value(0, 0)).unwrap();
     drop(recording);
     assert_eq!(fs::read_dir(store.folder()).unwrap().count(), 0);
@@ -133,7 +133,7 @@ fn an_unfinished_recording_leaves_nothing() {
 #[test]
 fn an_incomplete_image_is_not_remembered() {
     let (_home, store) = home();
-    let mut recording = store.begin(key("a dog"), None, "", &slots()).unwrap();
+    let mut recording = store.begin(key("a dog"), None, "", &slots(), STEPS).unwrap();
     for slot in 0..3 {
         recording.put(1, SlotId(slot), value(1, slot as usize)).unwrap();
     }
@@ -144,7 +144,7 @@ fn an_incomplete_image_is_not_remembered() {
 #[test]
 fn values_that_do_not_fit_are_refused() {
     let (_home, store) = home();
-    let mut recording = store.begin(key("a dog"), None, "", &slots()).unwrap();
+    let mut recording = store.begin(key("a dog"), None, "", &slots(), STEPS).unwrap();
     let wrong_shape = recording.put(0, SlotId(0), value(0, 1));
     assert!(matches!(wrong_shape, Err(RuntimeError::Mismatch { .. })));
     assert!(recording.put(0, SlotId(9), value(0, 0)).is_err());
