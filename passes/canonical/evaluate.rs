@@ -109,7 +109,10 @@ fn dequantize(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> O
         dims.extend_from_slice(of.shape());
         (of.transformed(Transform::Reshape(dims.into())), 0)
     } else {
-        (of.clone(), super::infer_shapes::axis(op.int("axis", 1), of.shape().len())?)
+        (
+            of.clone(),
+            super::infer_shapes::axis(op.int("axis", 1), of.shape().len())?,
+        )
     };
     if viewed.shape()[axis] != channels {
         return None;
@@ -161,9 +164,9 @@ fn uniform(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Opti
 }
 
 fn uniform_value(constant: &Constant) -> Option<f64> {
-    constant.fill_value().or_else(|| {
-        (constant.shape().elements() == 1).then(|| constant.materialize().to_f64_vec()[0])
-    })
+    constant
+        .fill_value()
+        .or_else(|| (constant.shape().elements() == 1).then(|| constant.materialize().to_f64_vec()[0]))
 }
 
 fn elements(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
@@ -194,7 +197,9 @@ fn concat(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Optio
             data.extend_from_slice(&part.data()[index * row..(index + 1) * row]);
         }
     }
-    HostTensor::new(output.dtype, output.shape.clone(), data.into()).ok().map(Constant::from)
+    HostTensor::new(output.dtype, output.shape.clone(), data.into())
+        .ok()
+        .map(Constant::from)
 }
 
 fn gather(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
@@ -214,14 +219,18 @@ fn gather(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Optio
             data.extend_from_slice(&of.data()[start..start + row]);
         }
     }
-    HostTensor::new(output.dtype, output.shape.clone(), data.into()).ok().map(Constant::from)
+    HostTensor::new(output.dtype, output.shape.clone(), data.into())
+        .ok()
+        .map(Constant::from)
 }
 
 fn range(inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
     let scalar = |position: usize| Some(*input(inputs, position)?.materialize().to_f64_vec().first()?);
     let (start, step) = (scalar(0)?, scalar(2)?);
     let values: Vec<f64> = (0..output.shape.elements()).map(|i| start + i as f64 * step).collect();
-    HostTensor::from_f64(output.dtype, output.shape.clone(), &values).ok().map(Constant::from)
+    HostTensor::from_f64(output.dtype, output.shape.clone(), &values)
+        .ok()
+        .map(Constant::from)
 }
 
 fn strided_slice(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
@@ -242,7 +251,9 @@ fn strided_slice(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -
         let at = position as usize * size;
         data.extend_from_slice(&of.data()[at..at + size]);
     }
-    HostTensor::new(output.dtype, output.shape.clone(), data.into()).ok().map(Constant::from)
+    HostTensor::new(output.dtype, output.shape.clone(), data.into())
+        .ok()
+        .map(Constant::from)
 }
 
 fn reduce(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
@@ -253,7 +264,9 @@ fn reduce(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Optio
         "ReduceMax" => values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
         _ => values.iter().copied().fold(f64::INFINITY, f64::min),
     };
-    HostTensor::from_f64(output.dtype, output.shape.clone(), &[value]).ok().map(Constant::from)
+    HostTensor::from_f64(output.dtype, output.shape.clone(), &[value])
+        .ok()
+        .map(Constant::from)
 }
 
 /// All multi-indices of a shape, row-major.
@@ -292,16 +305,25 @@ fn pointwise(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Op
     if !op.domain.is_empty() {
         return None;
     }
-    let tensors: Vec<HostTensor> = inputs.iter().map(|input| Some(input.as_ref()?.materialize())).collect::<Option<_>>()?;
+    let tensors: Vec<HostTensor> = inputs
+        .iter()
+        .map(|input| Some(input.as_ref()?.materialize()))
+        .collect::<Option<_>>()?;
     let whole = tensors.iter().all(|tensor| !tensor.dtype().is_float()) && !output.dtype.is_float();
     if whole {
         let columns = broadcast(&tensors, output, HostTensor::to_i64_vec)?;
         let values = rows(&columns, output.shape.elements(), |row| integer(&op.op_type, row))?;
-        return Some(HostTensor::from_i64(output.shape.clone(), values).cast(output.dtype).into());
+        return Some(
+            HostTensor::from_i64(output.shape.clone(), values)
+                .cast(output.dtype)
+                .into(),
+        );
     }
     let columns = broadcast(&tensors, output, HostTensor::to_f64_vec)?;
     let values = rows(&columns, output.shape.elements(), |row| float(op, row))?;
-    HostTensor::from_f64(output.dtype, output.shape.clone(), &values).ok().map(Constant::from)
+    HostTensor::from_f64(output.dtype, output.shape.clone(), &values)
+        .ok()
+        .map(Constant::from)
 }
 
 fn rows<T: Copy>(columns: &[Vec<T>], count: usize, compute: impl Fn(&[T]) -> Option<T>) -> Option<Vec<T>> {

@@ -18,7 +18,9 @@ pub fn fold_constants(graph: &mut Graph) -> Result<Changes, PassError> {
     let mut changes = Changes::default();
     for id in order(graph, PASS)? {
         changes += infer_node(graph, id)?;
-        let Some(values) = known_values(graph, id) else { continue };
+        let Some(values) = known_values(graph, id) else {
+            continue;
+        };
         for (output, data) in values.into_iter().enumerate() {
             let name = format!("{}.folded", graph.origin(id).label());
             let weight = graph.add_weight(WeightInfo { name, data });

@@ -37,7 +37,10 @@ pub(super) fn infer_node(graph: &mut Graph, id: NodeId) -> Result<Changes, PassE
         return Err(unknown_shape(graph, id, op));
     };
     let types = types[..count].to_vec();
-    if types.iter().any(|ty| ty.shape.checked_elements().and_then(|n| n.checked_mul(8)).is_none()) {
+    if types
+        .iter()
+        .any(|ty| ty.shape.checked_elements().and_then(|n| n.checked_mul(8)).is_none())
+    {
         return Err(unknown_shape(graph, id, op));
     }
     if graph.node(id).outputs() == types {
@@ -57,7 +60,9 @@ fn unknown_shape(graph: &Graph, id: NodeId, op: &OnnxOp) -> PassError {
         pass: PASS,
         node: graph.origin(id).label().to_owned(),
         message: format!("cannot infer the shape of `{}` of {}", op.op_type, operands.join(", ")),
-        hint: Some("shapes that depend on computed values are not supported; simplify the model, e.g. with onnxsim".into()),
+        hint: Some(
+            "shapes that depend on computed values are not supported; simplify the model, e.g. with onnxsim".into(),
+        ),
     }
 }
 
@@ -157,17 +162,63 @@ pub(super) fn broadcast(a: &Shape, b: &Shape) -> Option<Shape> {
 
 /// Operators whose output has the type of the first operand.
 const SAME: &[&str] = &[
-    "Identity", "Sigmoid", "Tanh", "Relu", "Erf", "Gelu", "Sqrt", "Exp", "Log", "Neg", "Abs", "Sin", "Cos", "Floor", "Ceil",
-    "Round", "Reciprocal", "Softmax", "LogSoftmax", "InstanceNormalization", "GroupNormalization", "Clip", "Dropout",
-    "HardSigmoid", "LeakyRelu", "Softplus", "Swish", "Trilu", "CumSum", "ScatterND", "ScatterElements", "Sign", "Not",
-    "RMSNormalization", "BatchNormalization", "RandomNormalLike", "RandomUniformLike", "Mish", "Elu", "Tan", "Cosh",
+    "Identity",
+    "Sigmoid",
+    "Tanh",
+    "Relu",
+    "Erf",
+    "Gelu",
+    "Sqrt",
+    "Exp",
+    "Log",
+    "Neg",
+    "Abs",
+    "Sin",
+    "Cos",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Reciprocal",
+    "Softmax",
+    "LogSoftmax",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "Clip",
+    "Dropout",
+    "HardSigmoid",
+    "LeakyRelu",
+    "Softplus",
+    "Swish",
+    "Trilu",
+    "CumSum",
+    "ScatterND",
+    "ScatterElements",
+    "Sign",
+    "Not",
+    "RMSNormalization",
+    "BatchNormalization",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Mish",
+    "Elu",
+    "Tan",
+    "Cosh",
 ];
 /// Operators that broadcast their operands and keep the element type.
-const BROADCAST: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "PRelu", "And", "Or", "Xor", "Sum", "Mean"];
+const BROADCAST: &[&str] = &[
+    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "PRelu", "And", "Or", "Xor", "Sum", "Mean",
+];
 /// Operators that broadcast their operands and give Booleans.
 const COMPARE: &[&str] = &["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"];
 const REDUCE: &[&str] = &[
-    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2", "ReduceSumSquare", "ReduceL1",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceL1",
 ];
 
 fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueType>> {
@@ -187,7 +238,11 @@ fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueT
         for position in 1..inputs.operands.len() {
             shape = broadcast(&shape, &inputs.shape(position)?)?;
         }
-        let dtype = if COMPARE.contains(&name) { DType::Bool } else { inputs.ty(0)?.dtype };
+        let dtype = if COMPARE.contains(&name) {
+            DType::Bool
+        } else {
+            inputs.ty(0)?.dtype
+        };
         return Some(vec![ValueType::full(dtype, shape)]);
     }
     if REDUCE.contains(&name) {
@@ -211,7 +266,10 @@ fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueT
             (DType::I64, vec![end.saturating_sub(start)].into())
         }
         "Size" => (DType::I64, Shape::scalar()),
-        "Reshape" => (inputs.ty(0)?.dtype, reshape(op, &inputs.shape(0)?, &inputs.ints_of(op, "shape", 1)?)?),
+        "Reshape" => (
+            inputs.ty(0)?.dtype,
+            reshape(op, &inputs.shape(0)?, &inputs.ints_of(op, "shape", 1)?)?,
+        ),
         "Flatten" => {
             let of = inputs.shape(0)?;
             let at = op.int("axis", 1);
@@ -221,8 +279,14 @@ fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueT
             (inputs.ty(0)?.dtype, dims.into())
         }
         "Transpose" => (inputs.ty(0)?.dtype, transpose(op, &inputs.shape(0)?)?),
-        "Unsqueeze" => (inputs.ty(0)?.dtype, unsqueeze(&inputs.shape(0)?, &inputs.ints_of(op, "axes", 1)?)?),
-        "Squeeze" => (inputs.ty(0)?.dtype, squeeze(&inputs.shape(0)?, inputs.ints_of(op, "axes", 1))?),
+        "Unsqueeze" => (
+            inputs.ty(0)?.dtype,
+            unsqueeze(&inputs.shape(0)?, &inputs.ints_of(op, "axes", 1)?)?,
+        ),
+        "Squeeze" => (
+            inputs.ty(0)?.dtype,
+            squeeze(&inputs.shape(0)?, inputs.ints_of(op, "axes", 1))?,
+        ),
         "Concat" => (inputs.ty(0)?.dtype, concat(op, inputs)?),
         "Slice" => {
             let mut dims = inputs.shape(0)?.to_vec();
@@ -240,7 +304,10 @@ fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueT
             (inputs.ty(0)?.dtype, dims.into())
         }
         "GatherElements" => (inputs.ty(0)?.dtype, inputs.shape(1)?),
-        "GatherND" => (inputs.ty(0)?.dtype, gather_nd(op, &inputs.shape(0)?, &inputs.shape(1)?)?),
+        "GatherND" => (
+            inputs.ty(0)?.dtype,
+            gather_nd(op, &inputs.shape(0)?, &inputs.shape(1)?)?,
+        ),
         "Expand" => {
             let target: Shape = sizes(&inputs.ints(1)?)?.into();
             (inputs.ty(0)?.dtype, broadcast(&inputs.shape(0)?, &target)?)
@@ -248,7 +315,13 @@ fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueT
         "Tile" => {
             let repeats = sizes(&inputs.ints(1)?)?;
             let of = inputs.shape(0)?;
-            (inputs.ty(0)?.dtype, of.iter().zip(&repeats).map(|(dim, times)| dim.saturating_mul(*times)).collect())
+            (
+                inputs.ty(0)?.dtype,
+                of.iter()
+                    .zip(&repeats)
+                    .map(|(dim, times)| dim.saturating_mul(*times))
+                    .collect(),
+            )
         }
         "ConstantOfShape" => {
             let dtype = match op.attributes.get("value") {
@@ -266,7 +339,10 @@ fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueT
         "Pad" => (inputs.ty(0)?.dtype, pad(op, inputs)?),
         "ArgMax" | "ArgMin" => {
             let of = inputs.shape(0)?;
-            (DType::I64, without(&of, &[op.int("axis", 0)], op.int("keepdims", 1) != 0)?)
+            (
+                DType::I64,
+                without(&of, &[op.int("axis", 0)], op.int("keepdims", 1) != 0)?,
+            )
         }
         "DequantizeLinear" => (inputs.ty(1)?.dtype, inputs.shape(0)?),
         "QuantizeLinear" => (inputs.ty(2).map_or(DType::U8, |ty| ty.dtype), inputs.shape(0)?),
@@ -311,9 +387,14 @@ fn conv(op: &OnnxOp, x: &Shape, w: &Shape) -> Option<Shape> {
     for axis in 0..spatial {
         let (size, kernel) = (x[axis + 2] as i64, w[axis + 2] as i64);
         let span = dilations[axis].checked_mul(kernel - 1)? + 1;
-        let reach = size.checked_add(pads[axis])?.checked_add(pads[axis + spatial])?.checked_sub(span)?;
+        let reach = size
+            .checked_add(pads[axis])?
+            .checked_add(pads[axis + spatial])?
+            .checked_sub(span)?;
         dims.push(match op.attributes.get("auto_pad") {
-            Some(Attribute::String(mode)) if mode.starts_with("SAME") => (size as usize).div_ceil(positive(strides[axis])?),
+            Some(Attribute::String(mode)) if mode.starts_with("SAME") => {
+                (size as usize).div_ceil(positive(strides[axis])?)
+            }
             _ if reach < 0 => return None,
             _ => reach as usize / positive(strides[axis])? + 1,
         });
@@ -338,7 +419,13 @@ fn matmul(a: &Shape, b: &Shape) -> Option<Shape> {
 
 fn gemm(op: &OnnxOp, a: &Shape, b: &Shape) -> Option<Shape> {
     let [a, b] = [a, b].map(|shape| <[usize; 2]>::try_from(&shape[..]).ok());
-    let flip = |[rows, columns]: [usize; 2], name: &str| if op.int(name, 0) != 0 { [columns, rows] } else { [rows, columns] };
+    let flip = |[rows, columns]: [usize; 2], name: &str| {
+        if op.int(name, 0) != 0 {
+            [columns, rows]
+        } else {
+            [rows, columns]
+        }
+    };
     let ([rows, inner], [again, columns]) = (flip(a?, "transA"), flip(b?, "transB"));
     (inner == again).then(|| vec![rows, columns].into())
 }
@@ -383,7 +470,13 @@ fn unsqueeze(of: &Shape, axes: &[i64]) -> Option<Shape> {
     let new = axes.iter().map(|&at| axis(at, rank)).collect::<Option<Vec<_>>>()?;
     let mut rest = of.iter();
     let dims: Vec<usize> = (0..rank)
-        .map(|at| if new.contains(&at) { Some(1) } else { rest.next().copied() })
+        .map(|at| {
+            if new.contains(&at) {
+                Some(1)
+            } else {
+                rest.next().copied()
+            }
+        })
         .collect::<Option<_>>()?;
     rest.next().is_none().then(|| dims.into())
 }
@@ -438,7 +531,9 @@ fn split(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueType>> {
         Some(lengths) => sizes(&lengths)?,
         None => {
             let part = total.div_ceil(count.max(1));
-            (0..count).map(|index| part.min(total.saturating_sub(index * part))).collect()
+            (0..count)
+                .map(|index| part.min(total.saturating_sub(index * part)))
+                .collect()
         }
     };
     let types = lengths.into_iter().map(|length| {
@@ -490,7 +585,9 @@ fn pad(op: &OnnxOp, inputs: &Inputs) -> Option<Shape> {
     }
     let mut dims = of.to_vec();
     for (index, &at) in axes.iter().enumerate() {
-        let size = (dims[at] as i64).checked_add(pads[index])?.checked_add(pads[index + axes.len()])?;
+        let size = (dims[at] as i64)
+            .checked_add(pads[index])?
+            .checked_add(pads[index + axes.len()])?;
         dims[at] = usize::try_from(size).ok()?;
     }
     Some(dims.into())
@@ -499,7 +596,12 @@ fn pad(op: &OnnxOp, inputs: &Inputs) -> Option<Shape> {
 fn layer_norm(op: &OnnxOp, inputs: &Inputs) -> Option<Vec<ValueType>> {
     let of = inputs.ty(0)?;
     let at = axis(op.int("axis", -1), of.shape.len())?;
-    let stats: Shape = of.shape.iter().enumerate().map(|(index, &dim)| if index < at { dim } else { 1 }).collect();
+    let stats: Shape = of
+        .shape
+        .iter()
+        .enumerate()
+        .map(|(index, &dim)| if index < at { dim } else { 1 })
+        .collect();
     let stats = ValueType::full(DType::F32, stats);
     Some(vec![of, stats.clone(), stats])
 }
@@ -546,7 +648,11 @@ fn contrib_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<Value
             if x.len() != 4 || w.len() != 4 {
                 return None;
             }
-            let nchw = conv(op, &vec![x[0], x[3], x[1], x[2]].into(), &vec![w[0], w[3], w[1], w[2]].into())?;
+            let nchw = conv(
+                op,
+                &vec![x[0], x[3], x[1], x[2]].into(),
+                &vec![w[0], w[3], w[1], w[2]].into(),
+            )?;
             vec![with(vec![nchw[0], nchw[2], nchw[3], nchw[1]])]
         }
         "FusedMatMul" => {
@@ -565,7 +671,15 @@ fn contrib_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<Value
             let q = &first.shape;
             match (q.len(), inputs.given(2)) {
                 (5, _) => vec![with(vec![q[0], q[1], q[2] * q[4]])],
-                (3, true) => vec![with(last(q, *inputs.shape(2)?.last()? * if inputs.shape(2)?.len() == 4 { inputs.shape(2)?[1] } else { 1 }))],
+                (3, true) => vec![with(last(
+                    q,
+                    *inputs.shape(2)?.last()?
+                        * if inputs.shape(2)?.len() == 4 {
+                            inputs.shape(2)?[1]
+                        } else {
+                            1
+                        },
+                ))],
                 (3, false) => vec![first],
                 _ => return None,
             }

@@ -187,7 +187,12 @@ impl<'g> Rewriter<'g> {
         let shape: Shape = order.iter().map(|&axis| ty.shape[axis]).collect();
         let perm = fisec_ir::Attribute::Ints(order.iter().map(|&axis| axis as i64).collect());
         let ty = ValueType::full(ty.dtype, shape);
-        self.add(standard("Transpose", &[("perm", perm)]), vec![value.into()], ty, sources)
+        self.add(
+            standard("Transpose", &[("perm", perm)]),
+            vec![value.into()],
+            ty,
+            sources,
+        )
     }
 
     /// The value in another element type.

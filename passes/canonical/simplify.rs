@@ -3,12 +3,12 @@
 //! Before: `Div(%x, 1.0)`, `Cast` to the type the value has, `Add(%x, zeros)`, `Slice(Concat(%a, %b))` that is `%b`.
 //! After: the value itself.
 
-use fisec_ir::{Graph, Op, Operand, ValueId};
+use fisec_ir::{Graph, Operand, ValueId};
 use fisec_tensor::{Constant, DType};
 
 use super::infer_shapes::{axis, slice_ranges};
-use super::pattern::{constant, either_way, is, onnx, result, scalar, value_at, weight_ints};
 use super::order;
+use super::pattern::{constant, either_way, is, onnx, result, scalar, value_at, weight_ints};
 use crate::{Changes, PassError};
 
 const PASS: &str = "simplify";
@@ -67,7 +67,7 @@ fn constant_is(constant: &Constant, wanted: f64) -> bool {
     if elements == 1 {
         return constant.materialize().to_f64_vec()[0] == wanted;
     }
-    let Some(tensor) = constant.in_memory() else { return false };
+    let Some(tensor) = constant.stored() else { return false };
     wanted == 0.0 && tensor.dtype().is_float() && elements > 1 && tensor.data().iter().all(|&byte| byte == 0)
 }
 
@@ -95,14 +95,19 @@ fn before_round_trip(graph: &Graph, value: ValueId) -> Option<Operand> {
     if to == from {
         return Some(source.into());
     }
-    let widened = matches!((to, from), (DType::F16 | DType::BF16, DType::F32 | DType::F64) | (DType::F32, DType::F64));
+    let widened = matches!(
+        (to, from),
+        (DType::F16 | DType::BF16, DType::F32 | DType::F64) | (DType::F32, DType::F64)
+    );
     let before = value_at(graph, source.node, 0)?;
     (widened && is(graph, source, "Cast") && graph.value_type(before).dtype == to).then(|| before.into())
 }
 
 /// Whether the result has all elements of the first operand in their order and the same shape.
 fn same_elements(graph: &Graph, value: ValueId) -> bool {
-    let Some(source) = value_at(graph, value.node, 0) else { return false };
+    let Some(source) = value_at(graph, value.node, 0) else {
+        return false;
+    };
     if graph.value_type(source) != graph.value_type(value) {
         return false;
     }
@@ -140,9 +145,4 @@ fn slice_of_concat(graph: &Graph, value: ValueId) -> Option<Operand> {
         start += length;
     }
     None
-}
-
-/// Whether any node is left as an opaque ONNX operator.
-pub fn opaque_nodes(graph: &Graph) -> usize {
-    graph.ids().into_iter().filter(|&id| matches!(graph.op(id), Op::Onnx(_))).count()
 }

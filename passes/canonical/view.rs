@@ -31,9 +31,8 @@ pub(super) enum Step {
 impl View {
     /// The view of a whole tensor.
     pub fn whole(shape: &Shape) -> Self {
-        let factor = |(&size, stride): (&usize, usize)| {
-            (size != 1).then_some(Factor { size, stride }).into_iter().collect()
-        };
+        let factor =
+            |(&size, stride): (&usize, usize)| (size != 1).then_some(Factor { size, stride }).into_iter().collect();
         View {
             axes: shape.iter().zip(shape.strides()).map(factor).collect(),
         }

@@ -89,6 +89,15 @@ impl Constant {
         }
     }
 
+    /// The values, when they exist as bytes already: no transformation but of the shape is pending.
+    pub fn stored(&self) -> Option<HostTensor> {
+        match &self.source {
+            Source::Host(_) => Some(self.materialize()),
+            Source::Derived(of, Transform::Reshape(_)) => of.stored()?.reshaped(self.shape.clone()).ok(),
+            _ => None,
+        }
+    }
+
     /// This constant seen through `transform`. Panics when the transform does not fit the shape.
     pub fn transformed(&self, transform: Transform) -> Self {
         let (dtype, shape) = match &transform {

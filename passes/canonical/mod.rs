@@ -1,0 +1,90 @@
+//! From an exporter's spelling to the semantic operators.
+//!
+//! Each pass recognises one thing by what it computes, after constants are folded: never by a name or by the exporter.
+//! What no pass recognises stays an opaque [`Op::Onnx`](fisec_ir::Op::Onnx) node.
+
+mod evaluate;
+mod fold_constants;
+mod infer_shapes;
+mod pattern;
+mod raise_activation;
+mod raise_add;
+mod raise_attention;
+mod raise_concat;
+mod raise_conv;
+mod raise_geglu;
+mod raise_linear;
+mod raise_norm;
+mod raise_time;
+mod raise_tokens;
+mod raise_upsample;
+mod simplify;
+mod view;
+
+use std::ops::ControlFlow;
+
+use fisec_ir::{Graph, NodeId};
+
+pub use fold_constants::fold_constants;
+pub use infer_shapes::infer_shapes;
+pub use raise_activation::raise_activation;
+pub use raise_add::raise_add;
+pub use raise_attention::raise_attention;
+pub use raise_concat::raise_concat;
+pub use raise_conv::raise_conv;
+pub use raise_geglu::raise_geglu;
+pub use raise_linear::raise_linear;
+pub use raise_norm::raise_norm;
+pub use raise_time::raise_time;
+pub use raise_tokens::raise_tokens;
+pub use raise_upsample::raise_upsample;
+pub use simplify::simplify;
+
+use crate::{Changes, PassError};
+
+/// A pass with its name.
+pub type NamedPass = (&'static str, fn(&mut Graph) -> Result<Changes, PassError>);
+
+/// The canonical passes in their order.
+pub const CANONICAL: &[NamedPass] = &[
+    ("fold_constants", fold_constants), // first: every pattern below is stated over known shapes and constants
+    ("simplify", simplify),             // casts and divisions by one would stand between the parts of patterns
+    ("raise_conv", raise_conv),
+    ("raise_norm", raise_norm),
+    ("raise_activation", raise_activation), // after norms: SiLU fuses into them
+    ("raise_geglu", raise_geglu),           // after activations: the gate is a GELU; before linears are cut into parts
+    ("raise_attention", raise_attention),   // before token reorderings: it explains those that split and join heads
+    ("raise_time", raise_time),             // before additions: a time vector is no residual
+    ("raise_tokens", raise_tokens),         // before linears, which then need not see transposed maps
+    ("raise_linear", raise_linear),
+    ("raise_upsample", raise_upsample),
+    ("raise_concat", raise_concat),
+    ("raise_add", raise_add), // after everything that contains an addition: bias, norms, time
+    ("raise_tokens", raise_tokens), // again: linears have moved reshapes, so that pairs meet
+    ("simplify", simplify),
+];
+
+/// Runs [`CANONICAL`], calling `after_each` with the name of each pass and the graph it left; `Break` stops there.
+pub fn canonicalize(
+    graph: &mut Graph,
+    after_each: &mut dyn FnMut(&str, &Graph) -> ControlFlow<()>,
+) -> Result<Changes, PassError> {
+    let mut changes = Changes::default();
+    for (name, pass) in CANONICAL {
+        changes += pass(graph)?;
+        if after_each(name, graph).is_break() {
+            break;
+        }
+    }
+    Ok(changes)
+}
+
+/// Nodes in execution order; a cycle is the pass's error.
+fn order(graph: &Graph, pass: &'static str) -> Result<Vec<NodeId>, PassError> {
+    graph.ordered().map_err(|error| PassError {
+        pass,
+        node: graph.name().to_owned(),
+        message: error.to_string(),
+        hint: None,
+    })
+}

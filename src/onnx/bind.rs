@@ -1,0 +1,71 @@
+//! Sizes for the symbolic dimensions of a model's inputs.
+
+use std::collections::BTreeMap;
+
+/// Sizes for symbolic dimensions, looked up by input name, then by symbol, then by the rank of the input.
+///
+/// Exporters name inputs and dimensions as they like; what a U-Net's inputs mean can be told from their rank, which is
+/// what [`Bindings::unet`] and its like go by. Fixed dimensions need no binding, but must agree where one is given by
+/// rank or input.
+#[derive(Clone, Debug, Default)]
+pub struct Bindings {
+    symbols: BTreeMap<String, usize>,
+    inputs: BTreeMap<String, Vec<Option<usize>>>,
+    ranks: BTreeMap<usize, Vec<Option<usize>>>,
+}
+
+impl Bindings {
+    /// No sizes: enough for a static export.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A U-Net: latents `[batch, 4, height, width]` (in latent pixels), text `[batch, sequence, …]`, timesteps `[batch]`
+    /// or a scalar.
+    pub fn unet(batch: usize, height: usize, width: usize, sequence: usize) -> Self {
+        Self::new()
+            .rank(&[Some(batch), None, Some(height), Some(width)])
+            .rank(&[Some(batch), Some(sequence), None])
+            .rank(&[Some(batch)])
+            .symbol("channels", 4)
+    }
+
+    /// A text encoder: ids `[batch, sequence]`.
+    pub fn text_encoder(batch: usize, sequence: usize) -> Self {
+        Self::new().rank(&[Some(batch), Some(sequence)])
+    }
+
+    /// A VAE encoder or decoder: a map `[batch, channels, height, width]`, in pixels of its own input.
+    pub fn vae(batch: usize, channels: usize, height: usize, width: usize) -> Self {
+        Self::new().rank(&[Some(batch), Some(channels), Some(height), Some(width)])
+    }
+
+    /// Binds a symbol wherever it occurs.
+    pub fn symbol(mut self, symbol: impl Into<String>, size: usize) -> Self {
+        self.symbols.insert(symbol.into(), size);
+        self
+    }
+
+    /// Binds the whole shape of an input.
+    pub fn input(mut self, name: impl Into<String>, shape: &[usize]) -> Self {
+        self.inputs
+            .insert(name.into(), shape.iter().map(|&size| Some(size)).collect());
+        self
+    }
+
+    fn rank(mut self, sizes: &[Option<usize>]) -> Self {
+        self.ranks.insert(sizes.len(), sizes.to_vec());
+        self
+    }
+
+    /// The size asked for at `axis` of an input, by name or rank.
+    pub(crate) fn size(&self, input: &str, rank: usize, axis: usize) -> Option<usize> {
+        let by_name = self.inputs.get(input).filter(|sizes| sizes.len() == rank);
+        by_name.or_else(|| self.ranks.get(&rank))?[axis]
+    }
+
+    /// The size that a symbol is bound to.
+    pub(crate) fn symbol_size(&self, symbol: &str) -> Option<usize> {
+        self.symbols.get(symbol).copied()
+    }
+}
