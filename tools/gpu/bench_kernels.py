@@ -7,16 +7,17 @@ Each time is the median over replays of a CUDA graph that holds many launches on
 number: launch gaps are inside, as in a step. Weights rotate among copies larger together than the L2 cache.
 Peers get the same products: torch.matmul [rows, K] x [K, cout] (no gather, no epilogue), scaled_dot_product_attention.
 """
+# ruff: noqa: B023  a closure is timed in the turn that makes it
+
 import argparse
 import json
 import math
 import statistics
 
-import torch
-import torch.nn.functional as F
-
 import geometry as geo
 import launch as la
+import torch
+import torch.nn.functional as F
 
 SHARES = [0.05, 0.15, 0.30, 1.0]
 COLD_BYTES = 128 << 20  # over twice an H200's L2
@@ -47,9 +48,19 @@ def median_us(once, launches, replays=7):
 
 
 def report(group, what, macs, ours, peer, detail):
-    row = dict(group=group, case=what, us=round(ours, 2), peer_us=round(peer, 2), tflops=round(2e-6 * macs / ours, 1), detail=detail)
+    row = dict(
+        group=group,
+        case=what,
+        us=round(ours, 2),
+        peer_us=round(peer, 2),
+        tflops=round(2e-6 * macs / ours, 1),
+        detail=detail,
+    )
     table.append(row)
-    print(f"{group:9s} {what:44s} {ours:8.1f} us {row['tflops']:6.1f} TF/s   peer {peer:8.1f} us  {peer / ours:5.2f}x   {detail}", flush=True)
+    print(
+        f"{group:9s} {what:44s} {ours:8.1f} us {row['tflops']:6.1f} TF/s   peer {peer:8.1f} us  {peer / ours:5.2f}x   {detail}",
+        flush=True,
+    )
 
 
 def copies(n_bytes):
@@ -67,10 +78,30 @@ def levels(share, size):
 
 def conv_params(backend, live, ext, table_tensor, source, channels, taps, weights, cout, output, workspace, flags=0):
     none = la.at(None)
-    p = la.ConvParams(source=(la.Address * 2)(la.at(source), none), channels=(la.i32 * 2)(channels, 0), source_stride=(la.i32 * 2)(channels, 0),
-                      table=0 if table_tensor is None else table_tensor.data_ptr(), source_rows=la.rows(ext), live=la.count(live),
-                      weights=weights.data_ptr(), workspace=workspace.data_ptr(), images=2, taps=taps, cout=cout, splits=1)
-    p.epilogue = la.Epilogue(bias=none, time=none, residual=none, output=la.at(output), normed=none, affine=none, output_stride=cout, flags=flags)
+    p = la.ConvParams(
+        source=(la.Address * 2)(la.at(source), none),
+        channels=(la.i32 * 2)(channels, 0),
+        source_stride=(la.i32 * 2)(channels, 0),
+        table=0 if table_tensor is None else table_tensor.data_ptr(),
+        source_rows=la.rows(ext),
+        live=la.count(live),
+        weights=weights.data_ptr(),
+        workspace=workspace.data_ptr(),
+        images=2,
+        taps=taps,
+        cout=cout,
+        splits=1,
+    )
+    p.epilogue = la.Epilogue(
+        bias=none,
+        time=none,
+        residual=none,
+        output=la.at(output),
+        normed=none,
+        affine=none,
+        output_stride=cout,
+        flags=flags,
+    )
     return p
 
 
@@ -102,14 +133,25 @@ def best_of(backend, p, rows, weights, taps, entries, launches):
                 p.weights = weights[j % len(weights)].data_ptr()
                 backend.launch(kernel, entry, grid, threads, shared, p, backend.overlap, splits if cluster else 1)
                 if splits > 1 and not cluster:
-                    backend.launch("sparse_conv", "sparse_conv_reduce", (reduce_blocks, 1, 1), 256, 0, p, backend.overlap)
+                    backend.launch(
+                        "sparse_conv", "sparse_conv_reduce", (reduce_blocks, 1, 1), 256, 0, p, backend.overlap
+                    )
+
             tried[f"{entry}/{'cluster' if cluster else ''}{splits}"] = round(median_us(once, launches), 2)
     detail = min(tried, key=tried.get)
     return tried[detail], detail, tried
 
 
 def bench_conv(backend, size, scale):
-    for level, cin, cout in [(0, 320, 320), (0, 960, 320), (1, 640, 640), (1, 1920, 640), (2, 1280, 1280), (2, 2560, 1280), (3, 1280, 1280)]:
+    for level, cin, cout in [
+        (0, 320, 320),
+        (0, 960, 320),
+        (1, 640, 640),
+        (1, 1920, 640),
+        (2, 1280, 1280),
+        (2, 2560, 1280),
+        (3, 1280, 1280),
+    ]:
         cin, cout = cin // scale, cout // scale
         for share in SHARES:
             mask = levels(share, size)[level]
@@ -118,32 +160,70 @@ def bench_conv(backend, size, scale):
             source = backend.random(2 * len(pixels), cin)
             weights = [backend.random(k // 64, cout, 64) for _ in range(copies(k * cout * 2) // scale + 1)]
             output, tables = backend.random(rows, cout), backend.place(geo.as_int32(index))
-            p = conv_params(backend, live, len(pixels), tables, source, cin, 9, weights[0], cout, output, backend.workspace)
+            p = conv_params(
+                backend, live, len(pixels), tables, source, cin, 9, weights[0], cout, output, backend.workspace
+            )
             launches = max(4, min(len(weights), 24))
             ours, detail, tried = best_of(backend, p, rows, weights, 9, la.CONV_TILES, launches)
             a, flat = backend.random(rows, k), [w.view(k, cout) for w in weights]
             out = torch.empty_like(output)
             peer = median_us(lambda j: torch.mm(a, flat[j % len(flat)], out=out), launches)
-            report("conv3x3", f"{mask.shape[0]}^2 {cin}->{cout} {share:.0%} rows {rows}", rows * k * cout, ours, peer, detail)
+            report(
+                "conv3x3",
+                f"{mask.shape[0]}^2 {cin}->{cout} {share:.0%} rows {rows}",
+                rows * k * cout,
+                ours,
+                peer,
+                detail,
+            )
             table[-1]["tried"] = tried
 
 
 def bench_linear(backend, size, scale):
-    for level, cin, cout, gated in [(0, 320, 320, 0), (0, 320, 2560, 1), (0, 1280, 320, 0), (1, 640, 640, 0), (1, 640, 5120, 1), (1, 2560, 640, 0),
-                                    (2, 1280, 1280, 0), (2, 1280, 10240, 1), (2, 5120, 1280, 0)]:
+    for level, cin, cout, gated in [
+        (0, 320, 320, 0),
+        (0, 320, 2560, 1),
+        (0, 1280, 320, 0),
+        (1, 640, 640, 0),
+        (1, 640, 5120, 1),
+        (1, 2560, 640, 0),
+        (2, 1280, 1280, 0),
+        (2, 1280, 10240, 1),
+        (2, 5120, 1280, 0),
+    ]:
         cin, cout = cin // scale, cout // scale
         for share in SHARES:
             live = int(levels(share, size)[level].sum())
             rows = 2 * live
             source, output = backend.random(rows, cin), backend.random(rows, cout)
             weights = [backend.random(cin // 64, cout, 64) for _ in range(copies(cin * cout * 2) // scale + 1)]
-            p = conv_params(backend, live, live, None, source, cin, 1, weights[0], cout, output, backend.workspace, la.GEGLU if gated else 0)
+            p = conv_params(
+                backend,
+                live,
+                live,
+                None,
+                source,
+                cin,
+                1,
+                weights[0],
+                cout,
+                output,
+                backend.workspace,
+                la.GEGLU if gated else 0,
+            )
             p.epilogue.output_stride = cout // 2 if gated else cout
             launches = max(4, min(len(weights), 24))
             ours, detail, tried = best_of(backend, p, rows, weights, 1, la.CONV_TILES, launches)
             flat, out = [w.view(cin, cout) for w in weights], torch.empty_like(output)
             peer = median_us(lambda j: torch.mm(source, flat[j % len(flat)], out=out), launches)
-            report("linear", f"{cin}->{cout}{' geglu' if gated else ''} {share:.0%} rows {rows}", rows * cin * cout, ours, peer, detail)
+            report(
+                "linear",
+                f"{cin}->{cout}{' geglu' if gated else ''} {share:.0%} rows {rows}",
+                rows * cin * cout,
+                ours,
+                peer,
+                detail,
+            )
             table[-1]["tried"] = tried
 
 
@@ -154,9 +234,24 @@ def bench_attention(backend, size, scale):
             queries, keys, width = int(mask.sum()), 77 if cross else mask.size, heads * 64
             q, output = backend.random(2 * queries, width), backend.random(2 * queries, width)
             kv = backend.random(2 * keys, 2 * width)
-            p = la.AttentionParams(query=la.at(q), key=la.at(kv), value=la.at(kv, width), output=la.at(output), queries=la.count(queries), keys=la.count(keys),
-                                   key_image_rows=la.count(keys), partial=backend.workspace.data_ptr(), query_stride=width, key_stride=2 * width,
-                                   value_stride=2 * width, output_stride=width, images=2, heads=heads, splits=1, scale_log2=0.125 * math.log2(math.e))
+            p = la.AttentionParams(
+                query=la.at(q),
+                key=la.at(kv),
+                value=la.at(kv, width),
+                output=la.at(output),
+                queries=la.count(queries),
+                keys=la.count(keys),
+                key_image_rows=la.count(keys),
+                partial=backend.workspace.data_ptr(),
+                query_stride=width,
+                key_stride=2 * width,
+                value_stride=2 * width,
+                output_stride=width,
+                images=2,
+                heads=heads,
+                splits=1,
+                scale_log2=0.125 * math.log2(math.e),
+            )
             tried = {}
             for variant in la.ATTENTION_D64:
                 kernel = "attention_wgmma" if "wgmma" in variant else "attention"
@@ -164,7 +259,9 @@ def bench_attention(backend, size, scale):
                     continue
                 for splits in [1, 2, 3, 4, 6, 8]:
                     blocks = math.prod(la.attention_launch(variant, p, queries)[0][:2])
-                    if splits * 2 * queries * heads * 66 > backend.workspace_floats or (splits > 1 and (blocks * splits > 800 or splits * 128 > keys)):
+                    if splits * 2 * queries * heads * 66 > backend.workspace_floats or (
+                        splits > 1 and (blocks * splits > 800 or splits * 128 > keys)
+                    ):
                         continue
                     p.splits = splits
                     grid, threads, shared = la.attention_launch(variant, p, queries)
@@ -172,17 +269,35 @@ def bench_attention(backend, size, scale):
                     def once(j):
                         backend.launch(kernel, f"attention_{variant}", grid, threads, shared, p, backend.overlap)
                         if splits > 1:
-                            backend.launch("attention", "attention_combine_d64", (-(-2 * queries * heads // 4), 1, 1), 128, 0, p, backend.overlap)
+                            backend.launch(
+                                "attention",
+                                "attention_combine_d64",
+                                (-(-2 * queries * heads // 4), 1, 1),
+                                128,
+                                0,
+                                p,
+                                backend.overlap,
+                            )
+
                     tried[f"{variant}/{splits}"] = round(median_us(once, 12), 2)
                 p.splits = 1
             detail = min(tried, key=tried.get)
 
             def heads_first(t, offset=0):
-                return t.view(2, -1, t.shape[1])[:, :, offset:offset + width].unflatten(2, (heads, 64)).transpose(1, 2)
+                return (
+                    t.view(2, -1, t.shape[1])[:, :, offset : offset + width].unflatten(2, (heads, 64)).transpose(1, 2)
+                )
+
             hq, hk, hv = heads_first(q), heads_first(kv), heads_first(kv, width)
             peer = median_us(lambda j: F.scaled_dot_product_attention(hq, hk, hv), 12)
-            report("attention", f"{'cross' if cross else 'self'} heads {heads} queries {queries} keys {keys} {share:.0%}", 4 * queries * keys * width,
-                   tried[detail], peer, detail)
+            report(
+                "attention",
+                f"{'cross' if cross else 'self'} heads {heads} queries {queries} keys {keys} {share:.0%}",
+                4 * queries * keys * width,
+                tried[detail],
+                peer,
+                detail,
+            )
             table[-1]["tried"] = tried
 
 
@@ -190,30 +305,92 @@ def bench_pointwise(backend, size, scale):
     mask = levels(0.05, size)[0]
     pixels, active, _ = geo.extended(mask, geo.tap_pixels(mask, mask.shape))
     live, channels = active, 320
-    packed, cached, output = backend.random(2 * live, channels), backend.random(2 * mask.size, channels), backend.random(2 * len(pixels), channels)
+    packed, cached, output = (
+        backend.random(2 * live, channels),
+        backend.random(2 * mask.size, channels),
+        backend.random(2 * len(pixels), channels),
+    )
     affine, ring = backend.random(2, 2, channels).float(), backend.place(geo.as_int32(pixels[active:]))
-    same = dict(images=2, channels=channels, source_stride=channels, output_stride=channels, affine_channels=channels, flags=1, addend=la.at(None), affine=la.at(affine))
-    jobs = (la.MoveJob * 2)(la.MoveJob(source=la.at(packed), output=la.at(output), output_rows=la.rows(len(pixels)), rows=la.count(live), **same),
-                            la.MoveJob(source=la.at(cached), output=la.at(output), source_rows=la.rows(mask.size, ring), output_rows=la.rows(len(pixels)),
-                                       output_first=la.count(live), rows=la.count(len(pixels) - live), **same))
+    same = dict(
+        images=2,
+        channels=channels,
+        source_stride=channels,
+        output_stride=channels,
+        affine_channels=channels,
+        flags=1,
+        addend=la.at(None),
+        affine=la.at(affine),
+    )
+    jobs = (la.MoveJob * 2)(
+        la.MoveJob(
+            source=la.at(packed), output=la.at(output), output_rows=la.rows(len(pixels)), rows=la.count(live), **same
+        ),
+        la.MoveJob(
+            source=la.at(cached),
+            output=la.at(output),
+            source_rows=la.rows(mask.size, ring),
+            output_rows=la.rows(len(pixels)),
+            output_first=la.count(live),
+            rows=la.count(len(pixels) - live),
+            **same,
+        ),
+    )
     jobs = backend.place(torch.frombuffer(bytearray(bytes(jobs)), dtype=torch.uint8).clone())
     move = la.MoveParams(jobs=jobs.data_ptr())
     gamma = backend.random(channels)
-    norm = la.LayerNormParams(source=la.at(packed), output=la.at(output), gamma=gamma.data_ptr(), beta=gamma.data_ptr(), live=la.count(live), images=2,
-                              channels=channels, source_stride=channels, output_stride=channels, epsilon=1e-5)
+    norm = la.LayerNormParams(
+        source=la.at(packed),
+        output=la.at(output),
+        gamma=gamma.data_ptr(),
+        beta=gamma.data_ptr(),
+        live=la.count(live),
+        images=2,
+        channels=channels,
+        source_stride=channels,
+        output_stride=channels,
+        epsilon=1e-5,
+    )
     empty = backend.place(torch.zeros(4, dtype=torch.int64))
-    advance = la.AdvanceParams(all_slots=empty.data_ptr(), slots=empty.data_ptr(), next=empty.data_ptr() + 16, step=empty.data_ptr() + 24, slot_count=0, steps=0)
+    advance = la.AdvanceParams(
+        all_slots=empty.data_ptr(),
+        slots=empty.data_ptr(),
+        next=empty.data_ptr() + 16,
+        step=empty.data_ptr() + 24,
+        slot_count=0,
+        steps=0,
+    )
     partial = backend.workspace
     statistics_in = backend.random(2 * mask.size, channels)
-    sums = la.SumParams(source=(la.Address * 2)(la.at(statistics_in), la.at(None)), channels=(la.i32 * 2)(channels, 0), source_stride=(la.i32 * 2)(channels, 0),
-                        source_rows=la.rows(mask.size), rows=la.count(mask.size), partial=partial.data_ptr())
-    stats = la.StatisticsParams(added=partial.data_ptr(), recorded=la.at(None), statistics=la.at(None), affine=la.at(affine), gamma=gamma.data_ptr(),
-                                beta=gamma.data_ptr(), rows=la.count(mask.size), channels=channels, groups=32, added_chunks=72, epsilon=1e-5)
-    cases = {"move_rows active+ring 96^2x320 5%": [("move_rows", "move_rows", (132, 2, 1), 256, 0, move)],
-             "layer_norm 96^2x320 5%": [("layer_norm", "layer_norm", (-(-2 * live // 4), 1, 1), 128, 0, norm)],
-             "group_norm 96^2x320 dense, both kernels": [("group_norm", "group_norm_sums", (72, 2, 1), 256, 0, sums),
-                                                         ("group_norm", "group_norm_statistics", (32, 2, 1), 128, 0, stats)],
-             "advance_step, nothing to copy": [("advance_step", "advance_step", (1, 1, 1), 256, 0, advance)]}
+    sums = la.SumParams(
+        source=(la.Address * 2)(la.at(statistics_in), la.at(None)),
+        channels=(la.i32 * 2)(channels, 0),
+        source_stride=(la.i32 * 2)(channels, 0),
+        source_rows=la.rows(mask.size),
+        rows=la.count(mask.size),
+        partial=partial.data_ptr(),
+    )
+    stats = la.StatisticsParams(
+        added=partial.data_ptr(),
+        recorded=la.at(None),
+        statistics=la.at(None),
+        affine=la.at(affine),
+        gamma=gamma.data_ptr(),
+        beta=gamma.data_ptr(),
+        rows=la.count(mask.size),
+        channels=channels,
+        groups=32,
+        added_chunks=72,
+        epsilon=1e-5,
+    )
+    cases = {
+        "move_rows active+ring 96^2x320 5%": [("move_rows", "move_rows", (132, 2, 1), 256, 0, move)],
+        "layer_norm 96^2x320 5%": [("layer_norm", "layer_norm", (-(-2 * live // 4), 1, 1), 128, 0, norm)],
+        "group_norm 96^2x320 dense, both kernels": [
+            ("group_norm", "group_norm_sums", (72, 2, 1), 256, 0, sums),
+            ("group_norm", "group_norm_statistics", (32, 2, 1), 128, 0, stats),
+        ],
+        "advance_step, nothing to copy": [("advance_step", "advance_step", (1, 1, 1), 256, 0, advance)],
+    }
     for name, launches in cases.items():
         us = {}
         for overlap in [False, True]:
@@ -227,7 +404,9 @@ def main():
     parser.add_argument("--json")
     parser.add_argument("--only", nargs="+", default=["pointwise", "conv", "linear", "attention"])
     parser.add_argument("--no-overlap", action="store_true", help="without programmatic dependent launch")
-    parser.add_argument("--emulate", action="store_true", help="run every launch once, small, without a GPU: checks this script only")
+    parser.add_argument(
+        "--emulate", action="store_true", help="run every launch once, small, without a GPU: checks this script only"
+    )
     args = parser.parse_args()
     backend = la.Emulated(args.cubins) if args.emulate else la.Device(args.cubins)
     size, scale = (8, 5) if args.emulate else (96, 1)

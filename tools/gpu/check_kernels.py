@@ -2,22 +2,22 @@
 """Check every CUDA kernel against float64 PyTorch on random shapes and masks.
 
     tools/gpu/check_kernels.py --cubins target/cubins            on a GPU
-    tools/gpu/check_kernels.py --cubins target/cubins --emulate  on a CPU, the host build of the same sources, small shapes
+    tools/gpu/check_kernels.py --cubins target/cubins --emulate  on a CPU, small shapes
 
 Outputs start as NaN, so an element that no thread wrote fails the comparison; every launch runs twice and must give
 the same bits. Error is ||out - ref|| / ||ref||. The bound, 2e-3, is four times the rounding of one f16 operand chain
 (input 2^-11, normalised input 2^-11, output 2^-11, random signs); latents are f32 and have 1e-5.
 """
+
 import argparse
 import math
 import sys
 import time
 
-import torch
-import torch.nn.functional as F
-
 import geometry as geo
 import launch as la
+import torch
+import torch.nn.functional as F
 
 TOLERANCE = 2e-3
 results = []
@@ -70,7 +70,9 @@ def dense_conv(x, weights, stride, upsample):
     return F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=stride, padding=k // 2).permute(0, 2, 3, 1)
 
 
-def conv_case(b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, upsample=1, splits=1, seed=0, images=2, cluster=False):
+def conv_case(
+    b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, upsample=1, splits=1, seed=0, images=2, cluster=False
+):
     """A conv over active pixels of frozen-normed input, with every epilogue part, next layer's norm included."""
     fine = geo.blob_mask(size, size, share, seed)
     source_mask = geo.any_hit(fine) if upsample == 2 else fine
@@ -80,10 +82,15 @@ def conv_case(b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, ups
     live, ext = len(taps), len(pixels)
     cin = sum(channels)
     x = b.tensor(images, source_mask.size, cin)
-    weights = b.place((torch.randn(kernel * kernel, cin, cout, generator=b.random) / math.sqrt(cin * kernel * kernel)).half())
+    weights = b.place(
+        (torch.randn(kernel * kernel, cin, cout, generator=b.random) / math.sqrt(cin * kernel * kernel)).half()
+    )
     bias, moment, residual = b.tensor(cout), b.tensor(images, cout), b.tensor(images * live, cout)
     affine = b.tensor(images, 2, cout, dtype=torch.float32)
-    source = [b.place(part.contiguous()) for part in torch.split(x.cpu()[:, pixels.astype(int)].reshape(images * ext, cin), channels, 1)]
+    source = [
+        b.place(part.contiguous())
+        for part in torch.split(x.cpu()[:, pixels.astype(int)].reshape(images * ext, cin), channels, 1)
+    ]
     packed = b.place(la.pack_weights(weights, channels))
     # the row count is known on the device alone, and the next layer's input has room for a ring
     live_on_device, table_on_device = b.place(torch.tensor([live], dtype=torch.int32)), b.place(geo.as_int32(table))
@@ -91,22 +98,60 @@ def conv_case(b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, ups
     output, normed = b.poison(images * live, cout), b.poison(images * (live + spare), cout)
     workspace = b.poison(splits * images * live * cout, dtype=torch.float32)
     p = la.ConvParams(
-        source=(la.Address * 2)(*[la.at(s) for s in source], *[la.at(None)] * (2 - len(source))), channels=(la.i32 * 2)(*channels),
-        source_stride=(la.i32 * 2)(*channels), table=table_on_device.data_ptr(), source_rows=la.rows(ext), live=la.count(live_on_device),
-        weights=packed.data_ptr(), workspace=workspace.data_ptr(), images=images, taps=kernel * kernel, cout=cout, splits=splits)
-    p.epilogue = la.Epilogue(bias=la.at(bias), time=la.at(moment), residual=la.at(residual), output=la.at(output), normed=la.at(normed),
-                             affine=la.at(affine), residual_rows=la.rows(), output_rows=la.rows(), normed_rows=la.rows(live + spare),
-                             time_stride=cout, residual_stride=cout, output_stride=cout, normed_stride=cout, affine_channels=cout, flags=la.NORMED_SILU)
+        source=(la.Address * 2)(*[la.at(s) for s in source], *[la.at(None)] * (2 - len(source))),
+        channels=(la.i32 * 2)(*channels),
+        source_stride=(la.i32 * 2)(*channels),
+        table=table_on_device.data_ptr(),
+        source_rows=la.rows(ext),
+        live=la.count(live_on_device),
+        weights=packed.data_ptr(),
+        workspace=workspace.data_ptr(),
+        images=images,
+        taps=kernel * kernel,
+        cout=cout,
+        splits=splits,
+    )
+    p.epilogue = la.Epilogue(
+        bias=la.at(bias),
+        time=la.at(moment),
+        residual=la.at(residual),
+        output=la.at(output),
+        normed=la.at(normed),
+        affine=la.at(affine),
+        residual_rows=la.rows(),
+        output_rows=la.rows(),
+        normed_rows=la.rows(live + spare),
+        time_stride=cout,
+        residual_stride=cout,
+        output_stride=cout,
+        normed_stride=cout,
+        affine_channels=cout,
+        flags=la.NORMED_SILU,
+    )
     if cluster:
         p.workspace = 0
-    launches = [("sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv", entry, *la.conv_launch(entry, p, images * live), p,
-                 False, splits if cluster else 1)]
+    launches = [
+        (
+            "sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv",
+            entry,
+            *la.conv_launch(entry, p, images * live),
+            p,
+            False,
+            splits if cluster else 1,
+        )
+    ]
     if splits > 1 and not cluster:
         launches.append(("sparse_conv", "sparse_conv_reduce", (7, 1, 1), 256, 0, p))
     dense = dense_conv(x.double().reshape(images, *source_mask.shape, cin), weights.double(), stride, upsample)
-    y = dense[:, torch.from_numpy(active).to(dense.device)] + bias.double() + moment.double()[:, None] + residual.double().reshape(images, live, cout)
+    y = (
+        dense[:, torch.from_numpy(active).to(dense.device)]
+        + bias.double()
+        + moment.double()[:, None]
+        + residual.double().reshape(images, live, cout)
+    )
     next_input = F.silu(y * affine[:, 0, None].double() + affine[:, 1, None].double())
-    what = f"{entry} {size}^2 {'+'.join(map(str, channels))}->{cout} {kernel}x{kernel} s{stride} up{upsample} rows {live} {'cluster' if cluster else 'splits'} {splits}"
+    layer = f"{size}^2 {'+'.join(map(str, channels))}->{cout} {kernel}x{kernel} s{stride} up{upsample}"
+    what = f"{entry} {layer} rows {live} {'cluster' if cluster else 'splits'} {splits}"
     inside = normed.view(images, live + spare, cout)[:, :live]
     b.check(what, launches, [(output, y.reshape(-1, cout)), (inside, next_input)])
 
@@ -114,28 +159,61 @@ def conv_case(b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, ups
 def linear_case(b, entry, live, cin, cout, splits=1, images=2, cluster=False):
     """A feed-forward's first half: no table, gated epilogue, rows scattered into a map."""
     x = b.tensor(images * live, cin)
-    weights, bias = b.tensor(1, cin, 2 * cout, scale=cin ** -0.5), b.tensor(2 * cout)
+    weights, bias = b.tensor(1, cin, 2 * cout, scale=cin**-0.5), b.tensor(2 * cout)
     packed, folded = b.place(la.pack_weights(la.interleave_gate(weights), [cin])), b.place(la.interleave_gate(bias))
     map_rows = live + 9
     where = torch.randperm(map_rows, generator=b.random)[:live].sort().values
     destination = b.place(where.int())
-    output, workspace = b.poison(images * map_rows, cout), b.poison(splits * images * live * 2 * cout, dtype=torch.float32)
-    p = la.ConvParams(source=(la.Address * 2)(la.at(x), la.at(None)), channels=(la.i32 * 2)(cin, 0), source_stride=(la.i32 * 2)(cin, 0),
-                      source_rows=la.rows(live), live=la.count(live), weights=packed.data_ptr(), workspace=workspace.data_ptr(),
-                      images=images, taps=1, cout=2 * cout, splits=splits)
+    output, workspace = (
+        b.poison(images * map_rows, cout),
+        b.poison(splits * images * live * 2 * cout, dtype=torch.float32),
+    )
+    p = la.ConvParams(
+        source=(la.Address * 2)(la.at(x), la.at(None)),
+        channels=(la.i32 * 2)(cin, 0),
+        source_stride=(la.i32 * 2)(cin, 0),
+        source_rows=la.rows(live),
+        live=la.count(live),
+        weights=packed.data_ptr(),
+        workspace=workspace.data_ptr(),
+        images=images,
+        taps=1,
+        cout=2 * cout,
+        splits=splits,
+    )
     none = la.at(None)
-    p.epilogue = la.Epilogue(bias=la.at(folded), time=none, residual=none, output=la.at(output), normed=none, affine=none,
-                             output_rows=la.rows(map_rows, destination), output_stride=cout, flags=la.GEGLU)
+    p.epilogue = la.Epilogue(
+        bias=la.at(folded),
+        time=none,
+        residual=none,
+        output=la.at(output),
+        normed=none,
+        affine=none,
+        output_rows=la.rows(map_rows, destination),
+        output_stride=cout,
+        flags=la.GEGLU,
+    )
     if cluster:
         p.workspace = 0
-    launches = [("sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv", entry, *la.conv_launch(entry, p, images * live), p,
-                 False, splits if cluster else 1)]
+    launches = [
+        (
+            "sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv",
+            entry,
+            *la.conv_launch(entry, p, images * live),
+            p,
+            False,
+            splits if cluster else 1,
+        )
+    ]
     if splits > 1 and not cluster:
         launches.append(("sparse_conv", "sparse_conv_reduce", (5, 1, 1), 256, 0, p))
     full = x.double() @ weights[0].double() + bias.double()
     value, gate = full.chunk(2, -1)
-    b.check(f"{entry} linear+geglu rows {live} {cin}->{cout} {'cluster' if cluster else 'splits'} {splits}", launches,
-            [(_Picked(output.view(images, map_rows, cout), where), (value * F.gelu(gate)).reshape(images, live, cout))])
+    b.check(
+        f"{entry} linear+geglu rows {live} {cin}->{cout} {'cluster' if cluster else 'splits'} {splits}",
+        launches,
+        [(_Picked(output.view(images, map_rows, cout), where), (value * F.gelu(gate)).reshape(images, live, cout))],
+    )
 
 
 class _Picked:
@@ -160,20 +238,45 @@ def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0)
     q, output = b.tensor(images * queries, width, scale=1.5), b.poison(images * queries, width)
     kv = b.tensor(images * (keys + room), 2 * width)  # keys and values side by side: strides differ from widths
     partial = b.poison(splits * images * queries * heads * (dim + 2), dtype=torch.float32)
-    p = la.AttentionParams(query=la.at(q), key=la.at(kv), value=la.at(kv, width), output=la.at(output), queries=la.count(queries),
-                           keys=la.count(keys), key_image_rows=la.count(keys + room), partial=partial.data_ptr(),
-                           query_stride=width, key_stride=2 * width, value_stride=2 * width, output_stride=width,
-                           images=images, heads=heads, splits=splits, scale_log2=dim ** -0.5 * math.log2(math.e))
-    launches = [("attention_wgmma" if "wgmma" in variant else "attention", f"attention_{variant}", *la.attention_launch(variant, p, queries), p)]
+    p = la.AttentionParams(
+        query=la.at(q),
+        key=la.at(kv),
+        value=la.at(kv, width),
+        output=la.at(output),
+        queries=la.count(queries),
+        keys=la.count(keys),
+        key_image_rows=la.count(keys + room),
+        partial=partial.data_ptr(),
+        query_stride=width,
+        key_stride=2 * width,
+        value_stride=2 * width,
+        output_stride=width,
+        images=images,
+        heads=heads,
+        splits=splits,
+        scale_log2=dim**-0.5 * math.log2(math.e),
+    )
+    launches = [
+        (
+            "attention_wgmma" if "wgmma" in variant else "attention",
+            f"attention_{variant}",
+            *la.attention_launch(variant, p, queries),
+            p,
+        )
+    ]
     if splits > 1:
         launches.append(("attention", f"attention_combine_d{dim}", (11, 1, 1), 128, 0, p))
 
     def heads_first(t, n):
         return t.double().reshape(images, -1, heads, dim)[:, :n].transpose(1, 2)
+
     k, v = kv.chunk(2, 1)
     reference = F.scaled_dot_product_attention(heads_first(q, queries), heads_first(k, keys), heads_first(v, keys))
-    b.check(f"attention_{variant} queries {queries} keys {keys} heads {heads} splits {splits}", launches,
-            [(output, reference.transpose(1, 2).reshape(images * queries, width))])
+    b.check(
+        f"attention_{variant} queries {queries} keys {keys} heads {heads} splits {splits}",
+        launches,
+        [(output, reference.transpose(1, 2).reshape(images * queries, width))],
+    )
 
 
 def attention_extremes(b):
@@ -181,11 +284,28 @@ def attention_extremes(b):
     q = b.place(torch.full((2 * 64, 64), 30.0).half())
     kv = b.place(torch.full((2 * 77, 64), 30.0).half())
     output = b.poison(128, 64)
-    p = la.AttentionParams(query=la.at(q), key=la.at(kv), value=la.at(kv), output=la.at(output), queries=la.count(64), keys=la.count(77),
-                           key_image_rows=la.count(77), query_stride=64, key_stride=64, value_stride=64, output_stride=64, images=2, heads=1, splits=1,
-                           scale_log2=0.125 * math.log2(math.e))
-    b.check("attention_d64 equal scores of 57600", [("attention", "attention_d64", *la.attention_launch("d64", p, 64), p)],
-            [(output, torch.full((128, 64), 30.0))])
+    p = la.AttentionParams(
+        query=la.at(q),
+        key=la.at(kv),
+        value=la.at(kv),
+        output=la.at(output),
+        queries=la.count(64),
+        keys=la.count(77),
+        key_image_rows=la.count(77),
+        query_stride=64,
+        key_stride=64,
+        value_stride=64,
+        output_stride=64,
+        images=2,
+        heads=1,
+        splits=1,
+        scale_log2=0.125 * math.log2(math.e),
+    )
+    b.check(
+        "attention_d64 equal scores of 57600",
+        [("attention", "attention_d64", *la.attention_launch("d64", p, 64), p)],
+        [(output, torch.full((128, 64), 30.0))],
+    )
 
 
 def move_case(b, size, channels, share=0.15, images=2):
@@ -199,31 +319,78 @@ def move_case(b, size, channels, share=0.15, images=2):
     ring, inside = b.place(geo.as_int32(pixels[active:])), b.place(geo.as_int32(pixels[:active]))
     slots = b.place(torch.tensor([0, cached.data_ptr(), 0]))
     none = la.at(None)
-    same = dict(images=images, channels=channels, source_stride=channels, output_stride=channels, affine_channels=channels)
+    same = dict(
+        images=images, channels=channels, source_stride=channels, output_stride=channels, affine_channels=channels
+    )
     jobs = (la.MoveJob * 3)(
-        la.MoveJob(source=la.at(packed), addend=la.at(addend), affine=la.at(affine), output=la.at(output), output_rows=la.rows(ext),
-                   output_first=la.count(0), rows=la.count(active), flags=la.SILU, **same),
-        la.MoveJob(source=la.slot(1), addend=none, affine=la.at(affine), output=la.at(output), source_rows=la.rows(mask.size, ring),
-                   output_rows=la.rows(ext), output_first=la.count(active), rows=la.count(ext - active), flags=la.SILU, **same),
-        la.MoveJob(source=la.at(packed), addend=none, affine=none, output=la.at(scattered), output_rows=la.rows(mask.size, inside),
-                   rows=la.count(active), flags=0, **same))
+        la.MoveJob(
+            source=la.at(packed),
+            addend=la.at(addend),
+            affine=la.at(affine),
+            output=la.at(output),
+            output_rows=la.rows(ext),
+            output_first=la.count(0),
+            rows=la.count(active),
+            flags=la.SILU,
+            **same,
+        ),
+        la.MoveJob(
+            source=la.slot(1),
+            addend=none,
+            affine=la.at(affine),
+            output=la.at(output),
+            source_rows=la.rows(mask.size, ring),
+            output_rows=la.rows(ext),
+            output_first=la.count(active),
+            rows=la.count(ext - active),
+            flags=la.SILU,
+            **same,
+        ),
+        la.MoveJob(
+            source=la.at(packed),
+            addend=none,
+            affine=none,
+            output=la.at(scattered),
+            output_rows=la.rows(mask.size, inside),
+            rows=la.count(active),
+            flags=0,
+            **same,
+        ),
+    )
     table = b.place(torch.frombuffer(bytearray(bytes(jobs)), dtype=torch.uint8).clone())
     p = la.MoveParams(jobs=table.data_ptr(), slots=slots.data_ptr())
 
     def normed(x):
         return F.silu(x * affine[:, :1].double() + affine[:, 1:].double())
+
     fresh = packed.double().reshape(images, active, channels)
-    reference = torch.cat([normed(fresh + addend.double().view_as(fresh)),
-                           normed(cached.double().reshape(images, -1, channels)[:, torch.from_numpy(pixels[active:]).long().to(cached.device)])], 1)
-    b.check(f"move_rows {size}^2 x{channels} active {active} ring {ext - active}", [("move_rows", "move_rows", (3, 3, 1), 256, 0, p)],
-            [(output, reference.reshape(-1, channels)),
-             (_Picked(scattered.view(images, -1, channels), torch.from_numpy(pixels[:active].astype(int))), fresh)])
+    reference = torch.cat(
+        [
+            normed(fresh + addend.double().view_as(fresh)),
+            normed(
+                cached.double().reshape(images, -1, channels)[
+                    :, torch.from_numpy(pixels[active:]).long().to(cached.device)
+                ]
+            ),
+        ],
+        1,
+    )
+    b.check(
+        f"move_rows {size}^2 x{channels} active {active} ring {ext - active}",
+        [("move_rows", "move_rows", (3, 3, 1), 256, 0, p)],
+        [
+            (output, reference.reshape(-1, channels)),
+            (_Picked(scattered.view(images, -1, channels), torch.from_numpy(pixels[:active].astype(int))), fresh),
+        ],
+    )
 
 
 def group_norm_case(b, total, channels, groups=32, updated=False, images=2):
     """Live statistics of two concatenated maps; or recorded ones updated by some changed rows."""
     width, epsilon = sum(channels), 1e-5
-    parts = [b.place((t * 2 + 1).half()) for t in (torch.randn(images * total, c, generator=b.random) for c in channels)]
+    parts = [
+        b.place((t * 2 + 1).half()) for t in (torch.randn(images * total, c, generator=b.random) for c in channels)
+    ]
     gamma, beta = b.tensor(width), b.tensor(width)
     full = torch.cat([t.double().reshape(images, total, -1) for t in parts], 2)
 
@@ -231,46 +398,116 @@ def group_norm_case(b, total, channels, groups=32, updated=False, images=2):
         grouped = x.reshape(images, total, groups, -1)
         mean, var = grouped.mean((1, 3)), grouped.var((1, 3), unbiased=False)
         return torch.stack([mean, (var + epsilon).rsqrt()], -1)
+
     chunks = 6
-    affine, statistics = b.poison(images, 2, width, dtype=torch.float32), b.poison(images, groups, 2, dtype=torch.float32)
+    affine, statistics = (
+        b.poison(images, 2, width, dtype=torch.float32),
+        b.poison(images, groups, 2, dtype=torch.float32),
+    )
     sums = [b.poison(images, chunks, 2, width, dtype=torch.float32) for _ in range(2)]
 
     def sum_params(sources, source_rows, count, partial):
-        return la.SumParams(source=(la.Address * 2)(*map(la.at, sources), *[la.at(None)] * (2 - len(sources))), channels=(la.i32 * 2)(*channels),
-                            source_stride=(la.i32 * 2)(*channels), source_rows=source_rows, rows=la.count(count), partial=partial.data_ptr())
-    stats = la.StatisticsParams(added=sums[0].data_ptr(), recorded=la.at(None), statistics=la.at(statistics), affine=la.at(affine), gamma=gamma.data_ptr(),
-                                beta=beta.data_ptr(), rows=la.count(total), channels=width, groups=groups, added_chunks=chunks, epsilon=epsilon)
-    launches = [("group_norm", "group_norm_sums", (chunks, images, 1), 256, 0, sum_params(parts, la.rows(total), total, sums[0]))]
+        return la.SumParams(
+            source=(la.Address * 2)(*map(la.at, sources), *[la.at(None)] * (2 - len(sources))),
+            channels=(la.i32 * 2)(*channels),
+            source_stride=(la.i32 * 2)(*channels),
+            source_rows=source_rows,
+            rows=la.count(count),
+            partial=partial.data_ptr(),
+        )
+
+    stats = la.StatisticsParams(
+        added=sums[0].data_ptr(),
+        recorded=la.at(None),
+        statistics=la.at(statistics),
+        affine=la.at(affine),
+        gamma=gamma.data_ptr(),
+        beta=beta.data_ptr(),
+        rows=la.count(total),
+        channels=width,
+        groups=groups,
+        added_chunks=chunks,
+        epsilon=epsilon,
+    )
+    launches = [
+        (
+            "group_norm",
+            "group_norm_sums",
+            (chunks, images, 1),
+            256,
+            0,
+            sum_params(parts, la.rows(total), total, sums[0]),
+        )
+    ]
     if updated:
-        changed = torch.randperm(total, generator=b.random)[:total // 5].sort().values
+        changed = torch.randperm(total, generator=b.random)[: total // 5].sort().values
         where, recorded = b.place(changed.int()), b.place(live(full).float())
         fresh = [b.tensor(images * len(changed), c, scale=3.0) for c in channels]
         stats.recorded, stats.removed, stats.removed_chunks = la.at(recorded), sums[1].data_ptr(), chunks
-        launches = [("group_norm", "group_norm_sums", (chunks, images, 1), 256, 0, sum_params(fresh, la.rows(), len(changed), sums[0])),
-                    ("group_norm", "group_norm_sums", (chunks, images, 1), 256, 0, sum_params(parts, la.rows(total, where), len(changed), sums[1]))]
+        launches = [
+            (
+                "group_norm",
+                "group_norm_sums",
+                (chunks, images, 1),
+                256,
+                0,
+                sum_params(fresh, la.rows(), len(changed), sums[0]),
+            ),
+            (
+                "group_norm",
+                "group_norm_sums",
+                (chunks, images, 1),
+                256,
+                0,
+                sum_params(parts, la.rows(total, where), len(changed), sums[1]),
+            ),
+        ]
         full[:, changed.to(full.device)] = torch.cat([t.double().reshape(images, len(changed), -1) for t in fresh], 2)
     launches.append(("group_norm", "group_norm_statistics", (groups, images, 1), 128, 0, stats))
     reference = live(full)
     per_channel = reference.repeat_interleave(width // groups, 1)
     scale = per_channel[..., 1] * gamma.double()
     shift = beta.double() - per_channel[..., 0] * scale
-    b.check(f"group_norm {total} x {'+'.join(map(str, channels))}{' updated' if updated else ''}", launches,
-            [(statistics, reference), (affine, torch.stack([scale, shift], 1))], 1e-5)  # f32 sums, no f16 on the way
+    b.check(
+        f"group_norm {total} x {'+'.join(map(str, channels))}{' updated' if updated else ''}",
+        launches,
+        [(statistics, reference), (affine, torch.stack([scale, shift], 1))],
+        1e-5,
+    )  # f32 sums, no f16 on the way
 
 
 def layer_norm_case(b, live, channels, images=2):
     x = b.place((torch.randn(images * live, channels, generator=b.random) + 4).half())
     gamma, beta, output = b.tensor(channels), b.tensor(channels), b.poison(images * live, channels)
-    p = la.LayerNormParams(source=la.at(x), output=la.at(output), gamma=gamma.data_ptr(), beta=beta.data_ptr(), live=la.count(live), images=images,
-                           channels=channels, source_stride=channels, output_stride=channels, epsilon=1e-5)
+    p = la.LayerNormParams(
+        source=la.at(x),
+        output=la.at(output),
+        gamma=gamma.data_ptr(),
+        beta=beta.data_ptr(),
+        live=la.count(live),
+        images=images,
+        channels=channels,
+        source_stride=channels,
+        output_stride=channels,
+        epsilon=1e-5,
+    )
     reference = F.layer_norm(x.double(), [channels], gamma.double(), beta.double(), 1e-5)
-    b.check(f"layer_norm {live} x {channels}", [("layer_norm", "layer_norm", (3, 1, 1), 128, 0, p)], [(output, reference)])
+    b.check(
+        f"layer_norm {live} x {channels}", [("layer_norm", "layer_norm", (3, 1, 1), 128, 0, p)], [(output, reference)]
+    )
 
 
 def geglu_case(b, live, channels, images=2):
     x, output = b.tensor(images * live, 2 * channels), b.poison(images * live, channels)
-    p = la.GegluParams(source=la.at(x), output=la.at(output), live=la.count(live), images=images, channels=channels,
-                       source_stride=2 * channels, output_stride=channels)
+    p = la.GegluParams(
+        source=la.at(x),
+        output=la.at(output),
+        live=la.count(live),
+        images=images,
+        channels=channels,
+        source_stride=2 * channels,
+        output_stride=channels,
+    )
     value, gate = x.double().chunk(2, 1)
     b.check(f"geglu {live} x {channels}", [("geglu", "geglu", (3, 1, 1), 256, 0, p)], [(output, value * F.gelu(gate))])
 
@@ -287,25 +524,60 @@ def latent_case(b, size=12):
     all_slots = torch.tensor([[recorded[s, 0].data_ptr(), recorded[s, 1].data_ptr()] for s in range(steps)])
     slots, all_slots = b.place(torch.zeros(2, dtype=torch.int64)), b.place(all_slots)
     step, following = b.place(torch.zeros(1, dtype=torch.int32)), b.place(torch.ones(1, dtype=torch.int32))
-    advance = la.AdvanceParams(all_slots=all_slots.data_ptr(), slots=slots.data_ptr(), next=following.data_ptr(), step=step.data_ptr(), slot_count=2, steps=steps)
+    advance = la.AdvanceParams(
+        all_slots=all_slots.data_ptr(),
+        slots=slots.data_ptr(),
+        next=following.data_ptr(),
+        step=step.data_ptr(),
+        slot_count=2,
+        steps=steps,
+    )
     b.backend.launch("advance_step", "advance_step", (1, 1, 1), 256, 0, advance)
-    updated, entry, model_input = b.poison(pixels, 4, dtype=torch.float32), b.poison(pixels, 4, dtype=torch.float32), b.poison(2, pixels, 8)
+    updated, entry, model_input = (
+        b.poison(pixels, 4, dtype=torch.float32),
+        b.poison(pixels, 4, dtype=torch.float32),
+        b.poison(2, pixels, 8),
+    )
     none = la.at(None)
-    p = la.UpdateParams(latent=la.at(latent), updated=la.at(updated), prediction=la.at(prediction), history=(la.Address * 3)(la.at(history), none, none),
-                        history_out=la.at(entry), recorded=la.slot(0), recorded_history=la.slot(1), input=la.at(model_input), mask=mask_on_device.data_ptr(),
-                        coefficients=coefficients.data_ptr(), step=step.data_ptr(), slots=slots.data_ptr(), pixels=pixels, prediction_stride=8, input_stride=8)
+    p = la.UpdateParams(
+        latent=la.at(latent),
+        updated=la.at(updated),
+        prediction=la.at(prediction),
+        history=(la.Address * 3)(la.at(history), none, none),
+        history_out=la.at(entry),
+        recorded=la.slot(0),
+        recorded_history=la.slot(1),
+        input=la.at(model_input),
+        mask=mask_on_device.data_ptr(),
+        coefficients=coefficients.data_ptr(),
+        step=step.data_ptr(),
+        slots=slots.data_ptr(),
+        pixels=pixels,
+        prediction_stride=8,
+        input_stride=8,
+    )
     g, x_x, x_e, h0, _, _, h_x, h_e, scale = c[1, :9].double().tolist()
     base = recorded.cpu().double()
     negative, positive = prediction.cpu().double().reshape(2, pixels, 8)[..., :4]
     e, x, inside = negative + g * (positive - negative), latent.cpu().double(), mask.bool()[:, None]
     fresh = torch.where(inside, x_x * x + x_e * e + h0 * history.cpu().double(), base[1, 0])
     memory = torch.where(inside, h_x * x + h_e * e, base[1, 1])
-    b.check("latent_update, f32", [("latent", "latent_update", (-(-pixels // 128), 1, 1), 128, 0, p)], [(updated, fresh), (entry, memory)], 1e-5)
-    b.check("latent_update, model input", [("latent", "latent_update", (-(-pixels // 128), 1, 1), 128, 0, p)],
-            [(model_input, torch.cat([fresh * scale, torch.zeros(pixels, 4)], 1).expand(2, -1, -1))])
+    b.check(
+        "latent_update, f32",
+        [("latent", "latent_update", (-(-pixels // 128), 1, 1), 128, 0, p)],
+        [(updated, fresh), (entry, memory)],
+        1e-5,
+    )
+    b.check(
+        "latent_update, model input",
+        [("latent", "latent_update", (-(-pixels // 128), 1, 1), 128, 0, p)],
+        [(model_input, torch.cat([fresh * scale, torch.zeros(pixels, 4)], 1).expand(2, -1, -1))],
+    )
     start = b.tensor(pixels, dtype=torch.float32)
     total = b.place(start.clone())
-    d = la.DifferenceParams(latent=la.at(latent), recorded=la.slot(0), total=total.data_ptr(), slots=slots.data_ptr(), pixels=pixels)
+    d = la.DifferenceParams(
+        latent=la.at(latent), recorded=la.slot(0), total=total.data_ptr(), slots=slots.data_ptr(), pixels=pixels
+    )
     b.backend.launch("latent", "mask_difference", (-(-pixels // 128), 1, 1), 128, 0, d)
     b.backend.synchronize()
     wanted = start.cpu().double() + (x - base[1, 0]).abs().sum(1)
@@ -393,13 +665,18 @@ def main():
     parser.add_argument("--cubins", default="target/cubins")
     parser.add_argument("--emulate", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--small", action="store_true", help="small shapes on the GPU too, e.g. under compute-sanitizer")
+    parser.add_argument(
+        "--small", action="store_true", help="small shapes on the GPU too, e.g. under compute-sanitizer"
+    )
     args = parser.parse_args()
     began = time.time()
     b = Bench(la.Emulated(args.cubins) if args.emulate else la.Device(args.cubins), args.seed)
     small(b) if args.emulate or args.small else large(b)
     bad = [r for r in results if not r[3]]
-    print(f"{len(results) - len(bad)} of {len(results)} pass, worst error {max(r[1] for r in results):.2e}, {time.time() - began:.0f} s")
+    print(
+        f"{len(results) - len(bad)} of {len(results)} pass, worst error {max(r[1] for r in results):.2e},",
+        f"{time.time() - began:.0f} s",
+    )
     sys.exit(1 if bad else 0)
 
 

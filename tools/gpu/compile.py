@@ -8,6 +8,7 @@ Fails on any warning of the assembler about spills. nvcc comes from NVIDIA's whe
 unpacked into .runtime/cuda (or the folder in FISEC_NVCC_HOME). --emulate also builds <out>/<kernel>.so with
 the host compiler, for `check_kernels.py --emulate`.
 """
+
 import argparse
 import concurrent.futures
 import glob
@@ -22,8 +23,13 @@ import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "kernels" / "cuda"
-WHEELS = ["nvidia-cuda-nvcc==13.0.88", "nvidia-nvvm==13.0.88", "nvidia-cuda-crt==13.0.88",
-          "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cccl==13.0.85"]
+WHEELS = [
+    "nvidia-cuda-nvcc==13.0.88",
+    "nvidia-nvvm==13.0.88",
+    "nvidia-cuda-crt==13.0.88",
+    "nvidia-cuda-runtime==13.0.96",
+    "nvidia-cuda-cccl==13.0.85",
+]
 ARCHS = ["80", "90a", "100a"]
 
 
@@ -73,8 +79,23 @@ def compile_one(home, source, arch, out):
     name = source.parent.name
     cubin = out / f"{name}.sm_{arch}.cubin"
     run = subprocess.run(
-        [home / "bin" / "nvcc", "-std=c++17", "-O3", "-cubin", f"-gencode=arch=compute_{arch},code=sm_{arch}",
-         "-Xptxas", "-v", "-I", KERNELS / "include", source, "-o", cubin], capture_output=True, text=True)
+        [
+            home / "bin" / "nvcc",
+            "-std=c++17",
+            "-O3",
+            "-cubin",
+            f"-gencode=arch=compute_{arch},code=sm_{arch}",
+            "-Xptxas",
+            "-v",
+            "-I",
+            KERNELS / "include",
+            source,
+            "-o",
+            cubin,
+        ],
+        capture_output=True,
+        text=True,
+    )
     return cubin.name, run.returncode, run.stderr, entries(run.stderr)
 
 
@@ -85,8 +106,29 @@ def build_emulated(home, source, out):
     with tempfile.TemporaryDirectory() as folder:
         host = pathlib.Path(folder) / f"{name}.cpp"
         host.write_text(f'#line 1 "{source}"\n' + text)
-        subprocess.run(["g++", "-std=c++17", "-O2", "-g", "-fPIC", "-shared", "-w", "-fno-strict-aliasing", "-DFISEC_EMULATE", "-I", KERNELS / "include",
-                        "-I", pathlib.Path(__file__).parent / "emulate", "-isystem", home / "include", host, "-o", out / f"{name}.so"], check=True)
+        subprocess.run(
+            [
+                "g++",
+                "-std=c++17",
+                "-O2",
+                "-g",
+                "-fPIC",
+                "-shared",
+                "-w",
+                "-fno-strict-aliasing",
+                "-DFISEC_EMULATE",
+                "-I",
+                KERNELS / "include",
+                "-I",
+                pathlib.Path(__file__).parent / "emulate",
+                "-isystem",
+                home / "include",
+                host,
+                "-o",
+                out / f"{name}.so",
+            ],
+            check=True,
+        )
 
 
 def main():

@@ -1,4 +1,5 @@
 """Masks and the index tables that kernels read: active pixels, halo rings, convolution taps."""
+
 import numpy as np
 import torch
 
@@ -7,9 +8,9 @@ def blob_mask(height, width, share, seed=0):
     """A connected, irregular region that covers `share` of the map, as an edit's mask does."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
-    angle = np.arctan2(y - height * rng.uniform(.35, .65), x - width * rng.uniform(.35, .65))
-    field = np.hypot(y - height * rng.uniform(.35, .65), x - width * rng.uniform(.35, .65))
-    field = field * (1 + .25 * np.sin(3 * angle + rng.uniform(0, 6)) + .15 * np.cos(5 * angle))
+    angle = np.arctan2(y - height * rng.uniform(0.35, 0.65), x - width * rng.uniform(0.35, 0.65))
+    field = np.hypot(y - height * rng.uniform(0.35, 0.65), x - width * rng.uniform(0.35, 0.65))
+    field = field * (1 + 0.25 * np.sin(3 * angle + rng.uniform(0, 6)) + 0.15 * np.cos(5 * angle))
     pixels = max(1, round(share * height * width))
     mask = np.zeros(height * width, bool)
     mask[np.argsort(field.ravel(), kind="stable")[:pixels]] = True
@@ -17,7 +18,7 @@ def blob_mask(height, width, share, seed=0):
 
 
 def any_hit(mask):
-    """Active set of the next coarser level: any of the four pixels (the last row or column alone where the size is odd)."""
+    """Active set of the next coarser level: any of its four pixels, fewer at an odd edge."""
     h, w = mask.shape
     padded = np.pad(mask, ((0, h % 2), (0, w % 2)))
     return padded[::2, ::2] | padded[1::2, ::2] | padded[::2, 1::2] | padded[1::2, 1::2]

@@ -3,6 +3,7 @@
 `Device` runs them on the GPU through the driver; `Emulated` runs the host build of the same sources.
 Tensors are PyTorch's; the structs below mirror kernels/cuda/include and each kernel.cu byte for byte.
 """
+
 import ctypes
 import pathlib
 
@@ -28,35 +29,92 @@ def struct(name, fields):
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-Epilogue = struct("Epilogue", [(n, Address) for n in "bias time residual output normed affine".split()]
-                  + [(n, Rows) for n in "residual_rows output_rows normed_rows".split()]
-                  + [(n, i32) for n in "time_stride residual_stride output_stride normed_stride affine_channels flags".split()])
+Epilogue = struct(
+    "Epilogue",
+    [(n, Address) for n in "bias time residual output normed affine".split()]
+    + [(n, Rows) for n in "residual_rows output_rows normed_rows".split()]
+    + [(n, i32) for n in "time_stride residual_stride output_stride normed_stride affine_channels flags".split()],
+)
 GEGLU, NORMED_SILU, SILU = 1, 2, 1
-ConvParams = struct("ConvParams", [
-    ("source", Address * 2), ("channels", i32 * 2), ("source_stride", i32 * 2), ("table", u64), ("source_rows", Rows), ("live", Count),
-    ("weights", u64), ("workspace", u64), ("slots", u64), ("images", i32), ("taps", i32), ("cout", i32), ("splits", i32), ("epilogue", Epilogue)])
-AttentionParams = struct("AttentionParams", [(n, Address) for n in "query key value output".split()]
-                         + [(n, Count) for n in "queries keys key_image_rows".split()] + [("partial", u64), ("slots", u64)]
-                         + [(n, i32) for n in "query_stride key_stride value_stride output_stride images heads splits".split()] + [("scale_log2", f32)])
-MoveJob = struct("MoveJob", [(n, Address) for n in "source addend affine output".split()]
-                 + [("source_rows", Rows), ("output_rows", Rows), ("output_first", Count), ("rows", Count)]
-                 + [(n, i32) for n in "images channels source_stride output_stride affine_channels flags".split()])
+ConvParams = struct(
+    "ConvParams",
+    [
+        ("source", Address * 2),
+        ("channels", i32 * 2),
+        ("source_stride", i32 * 2),
+        ("table", u64),
+        ("source_rows", Rows),
+        ("live", Count),
+        ("weights", u64),
+        ("workspace", u64),
+        ("slots", u64),
+        ("images", i32),
+        ("taps", i32),
+        ("cout", i32),
+        ("splits", i32),
+        ("epilogue", Epilogue),
+    ],
+)
+AttentionParams = struct(
+    "AttentionParams",
+    [(n, Address) for n in "query key value output".split()]
+    + [(n, Count) for n in "queries keys key_image_rows".split()]
+    + [("partial", u64), ("slots", u64)]
+    + [(n, i32) for n in "query_stride key_stride value_stride output_stride images heads splits".split()]
+    + [("scale_log2", f32)],
+)
+MoveJob = struct(
+    "MoveJob",
+    [(n, Address) for n in "source addend affine output".split()]
+    + [("source_rows", Rows), ("output_rows", Rows), ("output_first", Count), ("rows", Count)]
+    + [(n, i32) for n in "images channels source_stride output_stride affine_channels flags".split()],
+)
 MoveParams = struct("MoveParams", [("jobs", u64), ("slots", u64)])
-SumParams = struct("SumParams", [("source", Address * 2), ("channels", i32 * 2), ("source_stride", i32 * 2), ("source_rows", Rows), ("rows", Count),
-                                 ("partial", u64), ("slots", u64)])
-StatisticsParams = struct("StatisticsParams", [("added", u64), ("removed", u64)] + [(n, Address) for n in "recorded statistics affine".split()]
-                          + [("gamma", u64), ("beta", u64), ("slots", u64), ("rows", Count)]
-                          + [(n, i32) for n in "channels groups added_chunks removed_chunks".split()] + [("epsilon", f32), ("reserved", i32)])
-LayerNormParams = struct("LayerNormParams", [("source", Address), ("output", Address), ("gamma", u64), ("beta", u64), ("slots", u64), ("live", Count)]
-                         + [(n, i32) for n in "images channels source_stride output_stride".split()] + [("epsilon", f32), ("reserved", i32)])
-GegluParams = struct("GegluParams", [("source", Address), ("output", Address), ("slots", u64), ("live", Count)]
-                     + [(n, i32) for n in "images channels source_stride output_stride".split()])
-UpdateParams = struct("UpdateParams", [("latent", Address), ("updated", Address), ("prediction", Address), ("history", Address * 3)]
-                      + [(n, Address) for n in "history_out recorded recorded_history input".split()]
-                      + [(n, u64) for n in "mask coefficients step slots".split()]
-                      + [(n, i32) for n in "pixels prediction_stride input_stride reserved".split()])
-DifferenceParams = struct("DifferenceParams", [("latent", Address), ("recorded", Address), ("total", u64), ("slots", u64), ("pixels", i32), ("reserved", i32)])
-AdvanceParams = struct("AdvanceParams", [(n, u64) for n in "all_slots slots next step".split()] + [("slot_count", i32), ("steps", i32)])
+SumParams = struct(
+    "SumParams",
+    [
+        ("source", Address * 2),
+        ("channels", i32 * 2),
+        ("source_stride", i32 * 2),
+        ("source_rows", Rows),
+        ("rows", Count),
+        ("partial", u64),
+        ("slots", u64),
+    ],
+)
+StatisticsParams = struct(
+    "StatisticsParams",
+    [("added", u64), ("removed", u64)]
+    + [(n, Address) for n in "recorded statistics affine".split()]
+    + [("gamma", u64), ("beta", u64), ("slots", u64), ("rows", Count)]
+    + [(n, i32) for n in "channels groups added_chunks removed_chunks".split()]
+    + [("epsilon", f32), ("reserved", i32)],
+)
+LayerNormParams = struct(
+    "LayerNormParams",
+    [("source", Address), ("output", Address), ("gamma", u64), ("beta", u64), ("slots", u64), ("live", Count)]
+    + [(n, i32) for n in "images channels source_stride output_stride".split()]
+    + [("epsilon", f32), ("reserved", i32)],
+)
+GegluParams = struct(
+    "GegluParams",
+    [("source", Address), ("output", Address), ("slots", u64), ("live", Count)]
+    + [(n, i32) for n in "images channels source_stride output_stride".split()],
+)
+UpdateParams = struct(
+    "UpdateParams",
+    [("latent", Address), ("updated", Address), ("prediction", Address), ("history", Address * 3)]
+    + [(n, Address) for n in "history_out recorded recorded_history input".split()]
+    + [(n, u64) for n in "mask coefficients step slots".split()]
+    + [(n, i32) for n in "pixels prediction_stride input_stride reserved".split()],
+)
+DifferenceParams = struct(
+    "DifferenceParams",
+    [("latent", Address), ("recorded", Address), ("total", u64), ("slots", u64), ("pixels", i32), ("reserved", i32)],
+)
+AdvanceParams = struct(
+    "AdvanceParams", [(n, u64) for n in "all_slots slots next step".split()] + [("slot_count", i32), ("steps", i32)]
+)
 
 
 def at(tensor, offset=0):
@@ -78,10 +136,15 @@ def rows(image_rows=0, map=None):
 
 
 # entry -> (rows, columns, threads, stages) of a block's tile
-CONV_TILES = {"sparse_conv_128x160": (128, 160, 128, 3), "sparse_conv_64x160": (64, 160, 128, 4),
-              "sparse_conv_128x128": (128, 128, 128, 3), "sparse_conv_64x64": (64, 64, 128, 4),
-              "sparse_conv_wgmma_128x160": (128, 160, 256, 3), "sparse_conv_wgmma_128x160_deep": (128, 160, 256, 5),
-              "sparse_conv_wgmma_64x160": (64, 160, 128, 4)}
+CONV_TILES = {
+    "sparse_conv_128x160": (128, 160, 128, 3),
+    "sparse_conv_64x160": (64, 160, 128, 4),
+    "sparse_conv_128x128": (128, 128, 128, 3),
+    "sparse_conv_64x64": (64, 64, 128, 4),
+    "sparse_conv_wgmma_128x160": (128, 160, 256, 3),
+    "sparse_conv_wgmma_128x160_deep": (128, 160, 256, 5),
+    "sparse_conv_wgmma_64x160": (64, 160, 128, 4),
+}
 # variant -> queries of a block; 64 where not named
 ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128}
 ATTENTION_D64 = ["d64", "d64_wide", "d64_wgmma", "d64_wgmma_narrow"]
@@ -104,8 +167,9 @@ def attention_launch(variant, params, bucket_queries):
 
 
 def pack_weights(weights, channels):
-    """[taps, sum(channels), cout] -> kernel layout f16 [k_tiles, cout, 64]: 64 channels of one source and tap per tile, zero padded,
-    16-byte chunk j of line n stored at j ^ (n % 8)."""
+    """[taps, sum(channels), cout] -> kernel layout f16 [k_tiles, cout, 64].
+
+    A tile has 64 channels of one source and tap, zero padded; 16-byte chunk j of line n is stored at j ^ (n % 8)."""
     taps, _, cout = weights.shape
     tiles = []
     for part in torch.split(weights, list(channels), dim=1):
@@ -125,6 +189,7 @@ def interleave_gate(weights):
 
 class Emulated:
     """Runs the host build. Tensors end at a page that must not be touched, so reads and writes past the end crash."""
+
     device, architecture = "cpu", None
 
     def __init__(self, cubins):
@@ -136,7 +201,9 @@ class Emulated:
     def launch(self, kernel, entry, grid, threads, shared, params, overlap=False, cluster=1):
         library = self.entries[kernel]
         size = (ctypes.c_int * 3)(*grid)
-        if library.emulate_launch(ctypes.cast(getattr(library, entry), ctypes.c_void_p), size, threads, shared, ctypes.byref(params), cluster):
+        if library.emulate_launch(
+            ctypes.cast(getattr(library, entry), ctypes.c_void_p), size, threads, shared, ctypes.byref(params), cluster
+        ):
             raise RuntimeError(f"{entry}: a block's threads wait for each other for ever")
 
     def synchronize(self):
@@ -153,7 +220,7 @@ class Emulated:
         base = libc.mmap(None, (pages + 1) * 4096, 3, 0x22, -1, 0)
         libc.mprotect(base + pages * 4096, 4096, 0)
         raw = np.ctypeslib.as_array(ctypes.cast(base + pages * 4096 - size, ctypes.POINTER(ctypes.c_uint8)), (size,))
-        flat = torch.from_numpy(raw)[:tensor.numel() * tensor.element_size()].view(tensor.dtype)
+        flat = torch.from_numpy(raw)[: tensor.numel() * tensor.element_size()].view(tensor.dtype)
         flat.copy_(tensor.reshape(-1))
         return flat.view(tensor.shape)
 
@@ -163,12 +230,16 @@ class _Attribute(ctypes.Structure):
 
 
 class _Config(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_uint) for n in "gx gy gz bx by bz shared".split()] + [("stream", ctypes.c_void_p), ("attributes", ctypes.POINTER(_Attribute)),
-                                                                                   ("count", ctypes.c_uint)]
+    _fields_ = [(n, ctypes.c_uint) for n in "gx gy gz bx by bz shared".split()] + [
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("count", ctypes.c_uint),
+    ]
 
 
 class Device:
     """Runs the cubins on PyTorch's current device and stream."""
+
     device = "cuda"
 
     def __init__(self, cubins):
@@ -194,11 +265,13 @@ class Device:
         return self.functions[entry]
 
     def launch(self, kernel, entry, grid, threads, shared, params, overlap=False, cluster=1):
-        """overlap: programmatic dependent launch, the kernel may start while the previous one drains. cluster: blocks along z."""
+        """overlap: programmatic dependent launch, start while the previous kernel drains. cluster: blocks along z."""
         function = self.function(kernel, entry)
         if shared > self.shared.get(entry, 48 * 1024):
             self.check(self.driver.cuFuncSetAttribute(function, 8, shared), entry)  # MAX_DYNAMIC_SHARED_SIZE_BYTES
-            self.check(self.driver.cuFuncSetAttribute(function, 9, 100), entry)  # PREFERRED_SHARED_MEMORY_CARVEOUT: room for two blocks
+            self.check(
+                self.driver.cuFuncSetAttribute(function, 9, 100), entry
+            )  # PREFERRED_SHARED_MEMORY_CARVEOUT: room for two blocks
             self.shared[entry] = shared
         wanted = [_Attribute(6, 0, (ctypes.c_uint * 16)(1))] * overlap  # PROGRAMMATIC_STREAM_SERIALIZATION
         wanted += [_Attribute(4, 0, (ctypes.c_uint * 16)(1, 1, cluster))] * (cluster > 1)  # CLUSTER_DIMENSION
