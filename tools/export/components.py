@@ -115,8 +115,8 @@ def text_encoder_component(text_encoder, sequence=77):
 
 def vae_components(vae, latents=8):
     scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    decoder_in = {"latent_sample": torch.zeros(1, vae.config.latent_channels, latents, latents)}
-    encoder_in = {"sample": torch.zeros(1, vae.config.in_channels, latents * scale, latents * scale)}
+    decoder_in = {"latent_sample": torch.zeros(2, vae.config.latent_channels, latents, latents)}
+    encoder_in = {"sample": torch.zeros(2, vae.config.in_channels, latents * scale, latents * scale)}
     decoder_axes = {
         "latent_sample": _images("latent_height", "latent_width"),
         "sample": _images("height", "width"),

@@ -12,7 +12,6 @@ import argparse
 import json
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 
 import onnx
@@ -20,24 +19,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from components import pipeline_components
+from exporters import torchscript
 from onnx_graph import share_equal_nodes, without_strings
 from onnx_weights import MIN_ELEMENTS, pack, restore_torch_names
-
-
-def trace(component, path, opset, dynamic=True):
-    """Writes one network through the TorchScript exporter."""
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            component.module,
-            tuple(component.inputs.values()),
-            str(path),
-            input_names=list(component.inputs),
-            output_names=component.outputs,
-            dynamic_axes=component.axes if dynamic else None,
-            opset_version=opset,
-            dynamo=False,
-        )
 
 
 def export_component(component, out, weights, opset=17, min_elements=MIN_ELEMENTS):
@@ -46,7 +30,7 @@ def export_component(component, out, weights, opset=17, min_elements=MIN_ELEMENT
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         traced = Path(scratch) / "model.onnx"
-        trace(component, traced, opset)
+        torchscript(component, traced, opset)
         model = without_strings(onnx.load(traced))
     share_equal_nodes(model.graph)
     restore_torch_names(model.graph, component.owner.state_dict(), component.prefix)

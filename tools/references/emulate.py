@@ -1,7 +1,7 @@
 """Records sparse edits of an ONNX pipeline folder, computed literally by `masked_unet.py` on the folder's own weights.
 
     python emulate.py PIPELINE OUT_FOLDER [--base TEXT --prompt TEXT] [--seed 7] [--steps 12] [--guide-steps 4]
-           [--guidance 5] [--sparse-levels 16 …]
+           [--guidance 5] [--sparse-levels 16 …] [--threads 1]
 
 The base image is generated and recorded; the edit's first guide steps are dense, without attention control; then
 latents outside the mask are the recorded ones, after every step. The mask is fixed: an ellipse at the left. Weights are
@@ -62,7 +62,7 @@ class Edit:
     """One base image and edits of it."""
 
     def __init__(self, folder, args):
-        self.args, self.pipeline = args, OnnxPipeline(folder)
+        self.args, self.pipeline = args, OnnxPipeline(folder, args.threads)
         self.size, self.scheduler = self.pipeline.size, self.pipeline.scheduler
         self.mask = ellipse(self.size)
         self.net = MaskedUNet(load_unet(folder), active=pyramid(self.mask))
@@ -135,13 +135,15 @@ def main():
     args.add_argument("--guide-steps", type=int, default=4)
     args.add_argument("--guidance", type=float, default=5.0)
     args.add_argument("--sparse-levels", type=int, nargs="+", default=[16, 0, 32])
+    args.add_argument("--threads", type=int, default=1)
     args = args.parse_args()
+    torch.set_num_threads(args.threads)
     edit = Edit(args.pipeline, args)
     latents, described = record(edit, args.sparse_levels)
     args.out.mkdir(parents=True, exist_ok=True)
     np.stack([x.numpy()[0] for x in latents.values()]).astype("<f4").tofile(args.out / "latents.f32")
     Image.fromarray(edit.mask.numpy().astype("uint8") * 255).save(args.out / "mask.png")
-    settings = {n: v for n, v in vars(args).items() if n not in ("pipeline", "out", "sparse_levels")}
+    settings = {n: v for n, v in vars(args).items() if n not in ("pipeline", "out", "sparse_levels", "threads")}
     model = hashlib.sha256((args.pipeline / "unet" / "model.onnx").read_bytes()).hexdigest()
     share = round(edit.mask.float().mean().item(), 4)
     head = {"unet_sha256": model, "shape": [4, edit.size, edit.size], "mask_share": share}
