@@ -97,6 +97,8 @@ impl Session {
 fn configure(environment: &Environment, threads: usize) -> ::ort::Result<SessionBuilder> {
     Ok(::ort::session::Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
+        // Stored int8 weights are constants to fold: left in place, they make products in int8 arithmetic.
+        .with_quant_qdq(false)?
         .with_intra_op_spinning(false)?
         .with_inter_op_spinning(false)?
         .with_intra_threads(threads)?)
