@@ -65,6 +65,9 @@ pub enum DiffusionError {
     /// A mask that is no PNG, or cannot be decoded.
     #[error("mask: {0}")]
     MaskImage(String),
+    /// An image that is no PNG, or cannot be written as one.
+    #[error("image: {0}")]
+    Image(String),
     /// A mask of another aspect ratio than the image.
     #[error("the mask is {width}x{height}, the image {image_width}x{image_height}")]
     MaskSize {

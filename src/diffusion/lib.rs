@@ -3,11 +3,24 @@
 //! Around the denoiser, which is a plan in the runtime: seeds and noise, samplers, tokenizer and text encoder, guidance,
 //! the edit mask, the VAE, and the two loops that generate and edit. Knows neither the compiler nor the command line.
 
+pub mod denoise;
+mod denoiser;
 mod error;
+mod event;
+mod image;
+pub mod mask;
 pub mod noise;
 pub mod samplers;
-
+mod text;
 mod tokenizer;
+mod trajectory;
+mod vae;
 
+pub use denoiser::Denoiser;
 pub use error::DiffusionError;
+pub use event::{Event, Notice, Observer, Phase, Timings};
+pub use image::{Image, mask_from_png, mask_to_png};
+pub use text::{TextEncoder, guidance_context};
 pub use tokenizer::{Tokenizer, Tokens};
+pub use trajectory::Trajectory;
+pub use vae::{VaeDecoder, VaeEncoder};

@@ -4,8 +4,8 @@
 //! table: call by call, with which weights the latents, this call's prediction and the kept ones are added. The tables
 //! are computed in f64 from f32 noise levels, and applied in f64.
 //!
-//! Because no latent looks at another, what stands outside an edit's mask (latents or history) cannot change what comes
-//! out inside: [`Sampler::restore_history`] exists so that an edit's state as a whole is the recorded one outside.
+//! Because no latent looks at another, what stands outside an edit's mask, in latents or in a multistep sampler's
+//! history, cannot change what comes out inside: setting the latents there to recorded ones is all an edit needs.
 
 mod config;
 mod ddim;
@@ -173,17 +173,6 @@ impl Sampler {
     pub fn restart(&mut self) {
         self.history.clear();
         self.saved = None;
-    }
-
-    /// Replaces the kept state by that of `recorded` (the same schedule at the same call) wherever `active` is false.
-    /// `active` has one entry per pixel and repeats over the channels.
-    pub fn restore_history(&mut self, recorded: &Sampler, active: &[bool]) {
-        for (ours, theirs) in self.history.iter_mut().rev().zip(recorded.history.iter().rev()) {
-            restore(ours, theirs, active);
-        }
-        if let (Some(ours), Some(theirs)) = (&mut self.saved, &recorded.saved) {
-            restore(ours, theirs, active);
-        }
     }
 }
 

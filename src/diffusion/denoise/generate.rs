@@ -1,0 +1,47 @@
+//! A first image.
+
+use fisec_runtime::SlotSink;
+
+use super::{Conditions, Run};
+use crate::{Denoiser, DiffusionError, Event, Observer, Phase, Trajectory};
+
+/// Denoises `noise` (unit variance, `[C, H, W]`), every step dense. With a `sink`, records what edits will need.
+pub fn generate<'a>(
+    denoiser: &'a mut dyn Denoiser,
+    conditions: &Conditions,
+    noise: &[f32],
+    mut sink: Option<&mut dyn SlotSink>,
+    observer: &'a mut Observer<'a>,
+) -> Result<Trajectory, DiffusionError> {
+    let shape = denoiser.latent();
+    let scale = conditions.sampler.initial_scale();
+    let mut run = Run::start(denoiser, conditions, observer)?;
+    let mut path = Trajectory::new(shape, noise.iter().map(|value| value * scale).collect());
+    for step in 0..run.calls() {
+        let next = run.dense_step(step, path.last(), &mut sink)?;
+        path.push(next);
+        run.tell(Event::Step {
+            phase: Phase::Generate,
+            step,
+            steps: run.calls(),
+        })?;
+    }
+    Ok(path)
+}
+
+impl Run<'_> {
+    /// One dense step, recorded when there is a sink.
+    pub(super) fn dense_step(
+        &mut self,
+        step: usize,
+        latents: &[f32],
+        sink: &mut Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, DiffusionError> {
+        let input = self.input(step, latents);
+        let output = match sink {
+            Some(sink) => self.denoiser.record(step, &input, *sink)?,
+            None => self.denoiser.guide(step, &input)?,
+        };
+        self.advance(step, &output, latents)
+    }
+}

@@ -1,0 +1,108 @@
+//! What a caller is told while an image is made.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+/// Which program a step runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// dense, recording a first image
+    Generate,
+    /// dense, an edit's first steps
+    Guide,
+    /// sparse
+    Sparse,
+    /// dense inside a mask, because the mask is too large or was asked to be
+    Dense,
+}
+
+/// Progress, and what should be said aloud.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// prompts are being encoded
+    Text,
+    /// call `step` (from 0) of `steps` is done
+    Step {
+        /// which program ran
+        phase: Phase,
+        /// index of the call
+        step: usize,
+        /// calls of the whole schedule
+        steps: usize,
+    },
+    /// the mask is known
+    Mask {
+        /// share of active latents, 0 to 1
+        share: f64,
+    },
+    /// latents are being decoded
+    Decode,
+    /// something that the user should know
+    Notice(Notice),
+}
+
+/// Something that the user should know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// a prompt was too long; this is what was left out
+    Truncated(String),
+    /// the prompt means the same as the base's: the base is the result
+    Unchanged,
+    /// nothing changed enough to make a mask: the base is the result
+    EmptyMask,
+    /// the mask is so large that dense steps are faster
+    LargeMask {
+        /// share of active latents
+        share: f64,
+        /// share from which dense steps are faster
+        break_even: f64,
+    },
+    /// the plan has no sparse program
+    NoSparseProgram,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Truncated(dropped) => write!(formatter, "the prompt is too long; left out: `{dropped}`"),
+            Notice::Unchanged => write!(formatter, "the prompt is that of the base image, which is returned"),
+            Notice::EmptyMask => write!(
+                formatter,
+                "the changed words change no region; the base image is returned"
+            ),
+            Notice::LargeMask { share, break_even } => write!(
+                formatter,
+                "the mask covers {:.1} % of the image; above {:.1} % dense steps are faster and are used",
+                share * 100.0,
+                break_even * 100.0
+            ),
+            Notice::NoSparseProgram => write!(formatter, "the plan has no sparse program; dense steps are used"),
+        }
+    }
+}
+
+/// Called with every event; `Break` stops the work with [`crate::DiffusionError::Interrupted`].
+pub type Observer<'a> = dyn FnMut(Event) -> ControlFlow<()> + 'a;
+
+/// Where the time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// tokenizer and text encoder
+    pub text: Duration,
+    /// dense steps of a first image, or an edit's guided steps
+    pub guide: Duration,
+    /// making the mask and binding it to the plan
+    pub bind: Duration,
+    /// the remaining steps, sparse or dense
+    pub edit: Duration,
+    /// VAE
+    pub decode: Duration,
+}
+
+impl Timings {
+    /// The sum.
+    pub fn total(&self) -> Duration {
+        self.text + self.guide + self.bind + self.edit + self.decode
+    }
+}

@@ -1,0 +1,130 @@
+//! RGB images and their PNG form.
+
+use std::io::Cursor;
+
+use fisec_tensor::{HostTensor, Mask};
+
+use crate::DiffusionError;
+
+/// An image of 8 bits per channel, row-major RGB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// columns
+    pub width: usize,
+    /// rows
+    pub height: usize,
+    /// `height * width * 3` bytes
+    pub rgb: Vec<u8>,
+}
+
+impl Image {
+    /// From a VAE decoder's output `[1, 3, H, W]`: -1 is black, 1 full; values outside are clamped.
+    pub fn from_tensor(tensor: &HostTensor) -> Result<Self, DiffusionError> {
+        let [1, 3, height, width] = **tensor.shape() else {
+            return Err(DiffusionError::Network {
+                network: "VAE decoder",
+                reason: format!("its image has shape [{}]", tensor.shape()),
+            });
+        };
+        let values = tensor.to_f32_vec();
+        let plane = height * width;
+        let byte = |value: f32| ((value / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+        let rgb = (0..plane * 3)
+            .map(|index| byte(values[index % 3 * plane + index / 3]))
+            .collect();
+        Ok(Image { width, height, rgb })
+    }
+
+    /// `[1, 3, H, W]`, -1 to 1: what a VAE encoder takes.
+    pub fn to_tensor(&self) -> HostTensor {
+        let plane = self.width * self.height;
+        let value = |index: usize| f32::from(self.rgb[index % plane * 3 + index / plane]) / 127.5 - 1.0;
+        HostTensor::from_f32([1, 3, self.height, self.width], (0..plane * 3).map(value).collect())
+    }
+
+    /// The image as a PNG with text chunks (keyword, text).
+    pub fn to_png(&self, texts: &[(&str, &str)]) -> Result<Vec<u8>, DiffusionError> {
+        encode(self.width, self.height, png::ColorType::Rgb, &self.rgb, texts)
+    }
+
+    /// Reads a PNG of any colour type; transparency is dropped.
+    pub fn from_png(png: &[u8]) -> Result<Self, DiffusionError> {
+        let (width, height, samples, pixels) = decode(png).map_err(|error| DiffusionError::Image(error.to_string()))?;
+        let rgb = pixels.chunks_exact(samples).flat_map(|pixel| match samples {
+            1 | 2 => [pixel[0]; 3],
+            _ => [pixel[0], pixel[1], pixel[2]],
+        });
+        Ok(Image {
+            width,
+            height,
+            rgb: rgb.collect(),
+        })
+    }
+}
+
+/// A mask as a grey PNG of its own size: white is active.
+pub fn mask_to_png(mask: &Mask) -> Result<Vec<u8>, DiffusionError> {
+    let grey: Vec<u8> = mask.bits().iter().map(|&active| if active { 255 } else { 0 }).collect();
+    encode(mask.width(), mask.height(), png::ColorType::Grayscale, &grey, &[])
+}
+
+/// A mask from a PNG: active where a pixel is brighter than half and at least half opaque.
+pub fn mask_from_png(png: &[u8]) -> Result<Mask, DiffusionError> {
+    let (width, height, samples, pixels) = decode(png).map_err(|error| DiffusionError::MaskImage(error.to_string()))?;
+    let active = |pixel: &[u8]| {
+        let grey = match samples {
+            1 | 2 => u32::from(pixel[0]) * 1000,
+            _ => u32::from(pixel[0]) * 299 + u32::from(pixel[1]) * 587 + u32::from(pixel[2]) * 114,
+        };
+        let opaque = samples % 2 == 1 || pixel[samples - 1] > 127;
+        grey > 127_500 && opaque
+    };
+    Ok(Mask::new(
+        height,
+        width,
+        pixels.chunks_exact(samples).map(active).collect(),
+    ))
+}
+
+/// Width, height, samples per pixel (1 to 4) and 8-bit samples.
+fn decode(bytes: &[u8]) -> Result<(usize, usize, usize, Vec<u8>), png::DecodingError> {
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    decoder.set_transformations(png::Transformations::normalize_to_color8());
+    let mut reader = decoder.read_info()?;
+    let size = reader.output_buffer_size().unwrap_or(usize::MAX);
+    if size > 1 << 30 {
+        return Err(png::DecodingError::LimitsExceeded);
+    }
+    let mut pixels = vec![0; size];
+    let frame = reader.next_frame(&mut pixels)?;
+    pixels.truncate(frame.buffer_size());
+    Ok((
+        frame.width as usize,
+        frame.height as usize,
+        frame.color_type.samples(),
+        pixels,
+    ))
+}
+
+fn encode(
+    width: usize,
+    height: usize,
+    color: png::ColorType,
+    pixels: &[u8],
+    texts: &[(&str, &str)],
+) -> Result<Vec<u8>, DiffusionError> {
+    let failed = |error: png::EncodingError| DiffusionError::Image(error.to_string());
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
+    encoder.set_color(color);
+    encoder.set_depth(png::BitDepth::Eight);
+    for (keyword, text) in texts {
+        encoder
+            .add_itxt_chunk((*keyword).to_string(), (*text).to_string())
+            .map_err(failed)?;
+    }
+    let mut writer = encoder.write_header().map_err(failed)?;
+    writer.write_image_data(pixels).map_err(failed)?;
+    writer.finish().map_err(failed)?;
+    Ok(bytes)
+}

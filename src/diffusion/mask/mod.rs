@@ -1,0 +1,99 @@
+//! The edit mask: which latents an edit may change.
+
+mod convergence;
+mod otsu;
+
+use fisec_tensor::Mask;
+
+pub use convergence::{Convergence, overlap};
+pub use otsu::otsu;
+
+use crate::DiffusionError;
+
+/// How far an edit's latents have moved from the recorded ones, over the guided steps (paper 3.2): the sum over steps
+/// and channels of absolute differences.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    height: usize,
+    width: usize,
+    sums: Vec<f64>,
+}
+
+impl Difference {
+    /// No difference yet, for latents of this size.
+    pub fn new(height: usize, width: usize) -> Self {
+        Difference {
+            height,
+            width,
+            sums: vec![0.0; height * width],
+        }
+    }
+
+    /// Adds one step's latents, `[C, height, width]` each.
+    pub fn add(&mut self, edited: &[f32], recorded: &[f32]) {
+        let plane = self.sums.len();
+        for (index, (edited, recorded)) in edited.iter().zip(recorded).enumerate() {
+            self.sums[index % plane] += f64::from((edited - recorded).abs());
+        }
+    }
+
+    /// The differences scaled to [0, 1] once, after the sum; all zero when they are all equal.
+    pub fn normalised(&self) -> Vec<f64> {
+        let least = self.sums.iter().copied().fold(f64::INFINITY, f64::min);
+        let range = self.sums.iter().copied().fold(0.0, f64::max) - least;
+        let scale = |sum: &f64| if range > 0.0 { (sum - least) / range } else { 0.0 };
+        self.sums.iter().map(scale).collect()
+    }
+
+    /// Latents at or above Otsu's threshold, opened by a 2×2 square. Empty when nothing moved more than anything else.
+    pub fn mask(&self) -> Mask {
+        let values = self.normalised();
+        if values.iter().all(|&value| value == 0.0) {
+            return Mask::filled(self.height, self.width, false);
+        }
+        let threshold = otsu(&values);
+        Mask::new(
+            self.height,
+            self.width,
+            values.iter().map(|&value| value >= threshold).collect(),
+        )
+        .opened()
+    }
+
+    /// The share of latents that moved most: exactly `round(share * latents)`, at least one. Among equals the first in
+    /// row order. Empty when nothing moved at all. Fails unless `0 < share <= 1`.
+    pub fn largest(&self, share: f64) -> Result<Mask, DiffusionError> {
+        if !(share > 0.0 && share <= 1.0) {
+            return Err(DiffusionError::EditSize(share));
+        }
+        if self.sums.iter().all(|&sum| sum == 0.0) {
+            return Ok(Mask::filled(self.height, self.width, false));
+        }
+        let count = ((share * self.sums.len() as f64).round() as usize).max(1);
+        let mut order: Vec<usize> = (0..self.sums.len()).collect();
+        order.sort_by(|&a, &b| self.sums[b].total_cmp(&self.sums[a]));
+        let mut bits = vec![false; self.sums.len()];
+        order.into_iter().take(count).for_each(|pixel| bits[pixel] = true);
+        Ok(Mask::new(self.height, self.width, bits))
+    }
+}
+
+/// A user's mask at the latents' size: a latent is active when any pixel of it is. The mask may have any size of the
+/// image's aspect ratio (to within 2 %).
+///
+/// `latent` and `image` are (height, width).
+pub fn fit_user_mask(mask: &Mask, latent: (usize, usize), image: (usize, usize)) -> Result<Mask, DiffusionError> {
+    let (ours, theirs) = (mask.width() * image.0, mask.height() * image.1);
+    if ours.abs_diff(theirs) * 50 > ours.max(theirs) {
+        return Err(DiffusionError::MaskSize {
+            width: mask.width(),
+            height: mask.height(),
+            image_width: image.1,
+            image_height: image.0,
+        });
+    }
+    if mask.is_empty() {
+        return Err(DiffusionError::MaskEmpty);
+    }
+    Ok(mask.resized(latent.0, latent.1))
+}
