@@ -6,6 +6,7 @@
 mod evaluate;
 mod fold_constants;
 mod infer_shapes;
+mod lower_contrib;
 mod pattern;
 mod raise_activation;
 mod raise_add;
@@ -27,6 +28,7 @@ use fisec_ir::{Graph, NodeId};
 
 pub use fold_constants::fold_constants;
 pub use infer_shapes::infer_shapes;
+pub use lower_contrib::lower_contrib;
 pub use raise_activation::raise_activation;
 pub use raise_add::raise_add;
 pub use raise_attention::raise_attention;
@@ -49,13 +51,15 @@ pub type NamedPass = (&'static str, fn(&mut Graph) -> Result<Changes, PassError>
 pub const CANONICAL: &[NamedPass] = &[
     ("fold_constants", fold_constants), // first: every pattern below is stated over known shapes and constants
     ("simplify", simplify),             // casts and divisions by one would stand between the parts of patterns
+    ("lower_contrib", lower_contrib),   // fused operators hide the parts that the patterns are made of
+    ("raise_tokens", raise_tokens),     // the transposes around channels-last operators cancel
     ("raise_conv", raise_conv),
     ("raise_norm", raise_norm),
     ("raise_activation", raise_activation), // after norms: SiLU fuses into them
     ("raise_geglu", raise_geglu),           // after activations: the gate is a GELU; before linears are cut into parts
     ("raise_attention", raise_attention),   // before token reorderings: it explains those that split and join heads
     ("raise_time", raise_time),             // before additions: a time vector is no residual
-    ("raise_tokens", raise_tokens),         // before linears, which then need not see transposed maps
+    ("raise_tokens", raise_tokens),         // heads split and joined cancel; before linears, which see tokens then
     ("raise_linear", raise_linear),
     ("raise_upsample", raise_upsample),
     ("raise_concat", raise_concat),

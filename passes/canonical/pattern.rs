@@ -98,6 +98,11 @@ pub(super) fn close(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-3 * b.abs().max(1e-12)
 }
 
+/// The decimal number that a single-precision attribute was written as: `1e-5`, not `9.99999974e-6`.
+pub(super) fn exact(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
 /// The value before a `Cast` between floating-point types, or the value itself.
 pub(super) fn before_casts(graph: &Graph, mut value: ValueId) -> ValueId {
     while is(graph, value, "Cast") && graph.value_type(value).dtype.is_float() {
@@ -229,6 +234,18 @@ impl<'g> Rewriter<'g> {
             operand,
             &[Transform::Reshape(vec![elements].into()), Transform::Cast(dtype)],
         )
+    }
+
+    /// The sum of two constant vectors.
+    pub fn sum(&mut self, a: Operand, b: Operand) -> Option<Operand> {
+        let name = self.graph.weight(a.weight()?).name.clone();
+        let [a, b] = [a, b].map(|operand| constant(self.graph, operand).map(Constant::materialize));
+        let (a, b) = (a?, b?);
+        let values: Vec<f64> = a.to_f64_vec().iter().zip(b.to_f64_vec()).map(|(a, b)| a + b).collect();
+        let data = fisec_tensor::HostTensor::from_f64(a.dtype(), a.shape().clone(), &values)
+            .ok()?
+            .into();
+        Some(self.graph.add_weight(WeightInfo { name, data }).into())
     }
 
     fn shape_weight(&mut self, target: Vec<i64>) -> Operand {

@@ -6,7 +6,7 @@ use fisec_ir::{Activation, Attribute, Conv, Graph, NodeId, OnnxOp, Op, Operand, 
 use fisec_tensor::DType;
 
 use super::order;
-use super::pattern::{Rewriter, constant, either_way, is, result, scalar, value_at, weight_ints};
+use super::pattern::{Rewriter, constant, either_way, is, result, scalar, weight_ints};
 use crate::{Changes, PassError};
 
 const PASS: &str = "raise_conv";
@@ -136,12 +136,12 @@ fn zero_pad(graph: &Graph, operand: Operand) -> Option<(NodeId, Padding)> {
     Some((value.node, padding(&[top, left, bottom, right])?))
 }
 
-/// `Add(conv without bias, constant per channel)`.
+/// `Add(conv, constant per channel)`.
 fn absorb_bias(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let graph = &*rewriter.graph;
     let (product, bias) = either_way(graph, id).into_iter().find_map(|(product, bias)| {
         let product = product.value()?;
-        let plain = matches!(graph.op(product.node), Op::Conv(conv) if !conv.bias);
+        let plain = matches!(graph.op(product.node), Op::Conv(_));
         (plain && graph.sole_user(product).is_some()).then_some((product, bias))
     })?;
     let channels = graph.value_type(product).shape[1];
@@ -155,8 +155,11 @@ fn absorb_bias(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     };
     let dtype: DType = graph.value_type(product).dtype;
     let mut operands = graph.operands(product.node).to_vec();
-    debug_assert!(value_at(graph, product.node, 0).is_some() || operands[0].weight().is_some());
-    operands.push(rewriter.vector(bias, dtype));
+    let bias = rewriter.vector(bias, dtype);
+    match operands.get(2).copied() {
+        Some(own) => operands[2] = rewriter.sum(own, bias)?,
+        None => operands.push(bias),
+    }
     let conv = Conv { bias: true, ..conv };
     rewriter.replace(result(id), Op::Conv(conv), operands, &[product.node, id]);
     Some(())

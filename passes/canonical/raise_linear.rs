@@ -89,7 +89,7 @@ fn linear(rewriter: &mut Rewriter, id: NodeId, weight: Operand, bias: Operand) -
     Some(())
 }
 
-/// `Add` of a linear without bias and a constant per channel.
+/// `Add` of a linear and a constant per channel.
 fn absorb_bias(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let graph = &*rewriter.graph;
     if !onnx(graph, result(id))?.is("Add") {
@@ -97,7 +97,7 @@ fn absorb_bias(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     }
     let (product, bias) = either_way(graph, id).into_iter().find_map(|(product, bias)| {
         let product = product.value()?;
-        let plain = matches!(graph.op(product.node), Op::Linear(linear) if *linear == Linear::plain(false));
+        let plain = matches!(graph.op(product.node), Op::Linear(linear) if *linear == Linear::plain(linear.bias));
         let channels = *graph.value_type(product).shape.last()?;
         let shape = constant(graph, bias)?.shape();
         let fits = shape.elements() == channels && shape.last() == Some(&channels);
@@ -108,7 +108,11 @@ fn absorb_bias(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     }
     let dtype = graph.value_type(product).dtype;
     let mut operands = graph.operands(product.node).to_vec();
-    operands.push(rewriter.vector(bias, dtype));
+    let bias = rewriter.vector(bias, dtype);
+    match operands.get(2).copied() {
+        Some(own) => operands[2] = rewriter.sum(own, bias)?,
+        None => operands.push(bias),
+    }
     let op = Op::Linear(Linear::plain(true));
     rewriter.replace(result(id), op, operands, &[product.node, id]);
     Some(())

@@ -8,8 +8,8 @@ use fisec_tensor::{Constant, HostTensor, Shape};
 
 use super::order;
 use super::pattern::{
-    Rewriter, before_casts, close, constant, is, made_by, onnx, result, scalar, value_at, weight_floats, weight_ints,
-    with_constant,
+    Rewriter, before_casts, close, constant, exact, is, made_by, onnx, result, scalar, value_at, weight_floats,
+    weight_ints, with_constant,
 };
 use super::view::{Step, reordering};
 use crate::{Changes, PassError};
@@ -108,7 +108,7 @@ fn decomposed_group_norm(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     })?;
     let norm = GroupNorm {
         groups,
-        epsilon: f64::from(onnx(graph, core)?.float("epsilon", 1e-5)),
+        epsilon: exact(onnx(graph, core)?.float("epsilon", 1e-5)),
         activation: Activation::None,
     };
     let found = Found {
@@ -187,7 +187,7 @@ fn group_norm_operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let groups = usize::try_from(op.int("num_groups", 1)).ok()?;
     let norm = GroupNorm {
         groups,
-        epsilon: f64::from(op.float("epsilon", 1e-5)),
+        epsilon: exact(op.float("epsilon", 1e-5)),
         activation: Activation::None,
     };
     let shape = graph.value_type(x).shape.clone();
@@ -252,7 +252,7 @@ fn layer_norm_operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     }
     let (gamma, beta) = (*graph.operands(id).get(1)?, graph.operands(id).get(2).copied());
     constant(graph, gamma)?;
-    let epsilon = f64::from(op.float("epsilon", 1e-5));
+    let epsilon = exact(op.float("epsilon", 1e-5));
     let beta = beta.unwrap_or(Operand::Absent);
     let channels = *ty.shape.last()?;
     let gamma = rewriter.vector(gamma, ty.dtype);
@@ -294,6 +294,7 @@ fn decomposed_layer_norm(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let root = made_by(graph, graph.operands(divide.node)[1], "Sqrt")?;
     let sum = made_by(graph, graph.operands(root)[0], "Add")?;
     let (variance, epsilon) = super::pattern::with_scalar(graph, sum)?;
+    let epsilon = exact(epsilon as f32);
     let squared = mean_of(graph, variance)?;
     if !is_square_of(graph, squared, centred) {
         return None;

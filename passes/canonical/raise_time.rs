@@ -117,7 +117,9 @@ fn add_vector(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let (map, vector) = either_way(graph, id).into_iter().find_map(|(map, vector)| {
         let (map, vector) = (map.value()?, vector.value()?);
         let fits = *graph.value_type(map) == ty && graph.value_type(vector).shape[..] == [batch, channels, 1, 1];
-        (fits && height * width > 1).then_some((map, vector))
+        // At one pixel the map has the vector's shape too: then the vector is what was made of `[N, C]`.
+        let told_apart = ty.shape[2..] != [1, 1] || (is_vector(graph, vector) && !is_vector(graph, map));
+        (fits && ty.shape.len() == 4 && told_apart).then_some((map, vector))
     })?;
     let mut source = vector;
     while let Some((before, _)) = reordering(graph, source) {
@@ -131,6 +133,14 @@ fn add_vector(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let source = rewriter.reshaped(source, &vec![batch, channels].into(), &[id]);
     rewriter.replace(result(id), Op::AddVector, vec![map.into(), source.into()], &[id]);
     Some(())
+}
+
+/// Whether a value is a reshape of one vector per image.
+fn is_vector(graph: &Graph, mut value: ValueId) -> bool {
+    while let Some((before, _)) = reordering(graph, value) {
+        value = before;
+    }
+    graph.value_type(value).shape.len() == 2
 }
 
 /// The embedding is computed in `f32` whatever its type; a cast behind it only names the type.

@@ -7,7 +7,7 @@ use fisec_tensor::Shape;
 
 use super::order;
 use super::pattern::Rewriter;
-use super::view::{reordering, trace};
+use super::view::{View, reordering, trace};
 use crate::{Changes, PassError};
 
 const PASS: &str = "raise_tokens";
@@ -36,13 +36,7 @@ fn rewrite(rewriter: &mut Rewriter, value: ValueId) -> Option<()> {
     }
     let (source, view) = trace(graph, value);
     let (from, to) = (&graph.value_type(source).shape, &graph.value_type(value).shape);
-    let plan = if view.is_contiguous() {
-        plan_reshape(from, to)
-    } else if let Some(plan) = plan_tokens(from, to, |n, c, l| view.is_transposed(n, c, l)) {
-        plan
-    } else {
-        plan_spatial(from, to, |n, l, c| view.is_transposed(n, l, c))?
-    };
+    let plan = plan(from, to, &view)?;
     let current = chain(graph, source, value);
     if current == plan {
         return None;
@@ -63,6 +57,20 @@ enum Link {
     Tokens(Shape),
     Spatial(Shape),
     Other,
+}
+
+/// The shortest chain with this effect. Between a map and tokens of one pixel nothing moves, but the name stays.
+fn plan(from: &Shape, to: &Shape, view: &View) -> Option<Vec<Link>> {
+    if from == to && view.is_contiguous() {
+        return Some(vec![]);
+    }
+    let transposed = |a, b, c| view.is_transposed(a, b, c);
+    let candidates = [plan_tokens(from, to, transposed), plan_spatial(from, to, transposed)];
+    let shortest = candidates.into_iter().flatten().min_by_key(Vec::len);
+    match shortest {
+        Some(plan) if plan.len() == 1 || !view.is_contiguous() => Some(plan),
+        _ => view.is_contiguous().then(|| plan_reshape(from, to)),
+    }
 }
 
 fn plan_reshape(from: &Shape, to: &Shape) -> Vec<Link> {
