@@ -87,11 +87,12 @@ def _images(*names):
 
 
 def unet_component(unet, latents=8, sequence=77, timestep=1.0):
+    """The U-Net with inputs of its own type; the timestep is f32."""
     channels = unet.config.in_channels
     inputs = {
-        "sample": torch.zeros(2, channels, latents, latents),
+        "sample": torch.zeros(2, channels, latents, latents, dtype=unet.dtype),
         "timestep": torch.tensor(timestep),
-        "encoder_hidden_states": torch.zeros(2, sequence, unet.config.cross_attention_dim),
+        "encoder_hidden_states": torch.zeros(2, sequence, unet.config.cross_attention_dim, dtype=unet.dtype),
     }
     axes = {
         "sample": _images("height", "width"),

@@ -39,14 +39,6 @@ def build(dtype, seed=0):
     return unet.to(dtype)
 
 
-def component(unet, latents):
-    """The U-Net with inputs of its own type, the timestep f32."""
-    traced = unet_component(unet, latents)
-    for name in ("sample", "encoder_hidden_states"):
-        traced.inputs[name] = traced.inputs[name].to(unet.dtype)
-    return traced
-
-
 @torch.no_grad()
 def reference(unet, dtype, path, latents=16, seed=1):
     """Writes io.npz. The weights are those of `dtype`; arithmetic is f32."""
@@ -72,7 +64,7 @@ def main():
     unet = build(DTYPES[args.dtype])
     write_json(args.out / "config.json", dict(unet.config))
     exporter = torchscript if args.route.startswith("ts") else dynamo
-    exporter(component(unet, args.latents), args.out / "model.onnx", dynamic=not args.route.endswith("static"))
+    exporter(unet_component(unet, args.latents), args.out / "model.onnx", dynamic=not args.route.endswith("static"))
     reference(unet, DTYPES[args.dtype], args.out / "io.npz")
     print(sum(f.stat().st_size for f in args.out.iterdir()), "bytes in", len(list(args.out.iterdir())), "files")
 
