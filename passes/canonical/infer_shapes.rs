@@ -568,7 +568,7 @@ fn resize(op: &OnnxOp, inputs: &Inputs) -> Option<Shape> {
     let scales = super::pattern::weight_floats(inputs.graph, *inputs.operands.get(scales_at)?)?;
     for (&at, scale) in axes.iter().zip(scales) {
         let size = (of[at] as f64 * scale).floor();
-        dims[at] = (size >= 0.0 && size < 1e9).then_some(size as usize)?;
+        dims[at] = (0.0..1e9).contains(&size).then_some(size as usize)?;
     }
     Some(dims.into())
 }

@@ -150,7 +150,7 @@ fn sequence(graph: &Graph, operand: ValueId, rows_last: bool) -> Option<(Sequenc
         [Factor { stride, .. }] => stride / width,
         _ => return None,
     };
-    if heads == 0 || images % heads != 0 {
+    if heads == 0 || !images.is_multiple_of(heads) {
         return None;
     }
     let split = Sequence {
@@ -239,7 +239,7 @@ pub(super) fn joined_sequence_shape(graph: &Graph, source: ValueId, heads: usize
     let [batch, length, channels] = graph.value_type(source).shape[..] else {
         return None;
     };
-    (heads > 0 && channels % heads == 0).then(|| [batch, length, heads, channels / heads])
+    (heads > 0 && channels.is_multiple_of(heads)).then(|| [batch, length, heads, channels / heads])
 }
 
 fn joined_sequence(graph: &Graph, source: ValueId, heads: usize) -> Option<(Sequence, f64)> {

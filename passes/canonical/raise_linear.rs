@@ -21,7 +21,7 @@ pub fn raise_linear(graph: &mut Graph) -> Result<Changes, PassError> {
         product(&mut rewriter, id);
     }
     for id in order(rewriter.graph, PASS)? {
-        absorb_bias(&mut rewriter, id);
+        absorb_bias(&mut rewriter, id).or_else(|| absorb_map_bias(&mut rewriter, id));
     }
     rewriter.graph.prune();
     for id in order(rewriter.graph, PASS)? {
@@ -115,6 +115,36 @@ fn absorb_bias(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     }
     let op = Op::Linear(Linear::plain(true));
     rewriter.replace(result(id), op, operands, &[product.node, id]);
+    Some(())
+}
+
+/// `Add` of a linear as a map and a constant per channel.
+fn absorb_map_bias(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
+    let graph = &*rewriter.graph;
+    if !onnx(graph, result(id))?.is("Add") {
+        return None;
+    }
+    let (map, product, bias) = either_way(graph, id).into_iter().find_map(|(map, bias)| {
+        let map = map
+            .value()
+            .filter(|map| matches!(graph.op(map.node), Op::Spatial { .. }))?;
+        let product = value_at(graph, map.node, 0)?;
+        let plain = matches!(graph.op(product.node), Op::Linear(linear) if *linear == Linear::plain(linear.bias));
+        let channels = graph.value_type(map).shape[1];
+        let per_channel = matches!(constant(graph, bias)?.shape()[..], [c, 1, 1] | [1, c, 1, 1] if c == channels);
+        let alone = graph.sole_user(map).is_some() && graph.sole_user(product).is_some();
+        (plain && per_channel && alone).then_some((map, product, bias))
+    })?;
+    let ty = graph.value_type(product).clone();
+    let mut operands = graph.operands(product.node).to_vec();
+    let bias = rewriter.vector(bias, ty.dtype);
+    match operands.get(2).copied() {
+        Some(own) => operands[2] = rewriter.sum(own, bias)?,
+        None => operands.push(bias),
+    }
+    let biased = rewriter.add(Op::Linear(Linear::plain(true)), operands, ty, &[product.node, id]);
+    let spatial = rewriter.graph.op(map.node).clone();
+    rewriter.replace(result(id), spatial, vec![biased.into()], &[map.node]);
     Some(())
 }
 

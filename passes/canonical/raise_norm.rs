@@ -191,7 +191,7 @@ fn group_norm_operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
         activation: Activation::None,
     };
     let shape = graph.value_type(x).shape.clone();
-    if shape.len() < 3 || groups == 0 || shape[1] % groups != 0 {
+    if shape.len() < 3 || groups == 0 || !shape[1].is_multiple_of(groups) {
         return None;
     }
     let affine = [1, 2].map(|position| graph.operands(id).get(position).copied());
@@ -289,9 +289,10 @@ fn decomposed_layer_norm(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     if !is(graph, divide, "Div") {
         return None;
     }
-    let centred = value_at(graph, divide.node, 0)?;
+    let centred = before_casts(graph, value_at(graph, divide.node, 0)?);
     let (mean, x) = centring(graph, centred)?;
-    let root = made_by(graph, graph.operands(divide.node)[1], "Sqrt")?;
+    let root = before_casts(graph, value_at(graph, divide.node, 1)?);
+    let root = made_by(graph, root.into(), "Sqrt")?;
     let sum = made_by(graph, graph.operands(root)[0], "Add")?;
     let (variance, epsilon) = super::pattern::with_scalar(graph, sum)?;
     let epsilon = exact(epsilon as f32);
@@ -325,12 +326,13 @@ fn centring(graph: &Graph, centred: ValueId) -> Option<(ValueId, ValueId)> {
         return None;
     }
     let x = value_at(graph, centred.node, 0)?;
-    let mean = value_at(graph, centred.node, 1)?;
-    (mean_of(graph, mean)? == x).then_some((mean, x))
+    let mean = before_casts(graph, value_at(graph, centred.node, 1)?);
+    (before_casts(graph, mean_of(graph, mean)?) == before_casts(graph, x)).then_some((mean, x))
 }
 
 /// What a `ReduceMean` over the last axis averages.
 fn mean_of(graph: &Graph, mean: ValueId) -> Option<ValueId> {
+    let mean = before_casts(graph, mean);
     let op = onnx(graph, mean).filter(|op| op.is("ReduceMean"))?;
     let of = value_at(graph, mean.node, 0)?;
     let rank = graph.value_type(of).shape.len() as i64;
@@ -342,16 +344,18 @@ fn mean_of(graph: &Graph, mean: ValueId) -> Option<ValueId> {
 }
 
 fn is_square_of(graph: &Graph, squared: ValueId, of: ValueId) -> bool {
+    let uncast = |operand: Operand| operand.value().map(|value| before_casts(graph, value));
+    let squared = before_casts(graph, squared);
     let operands = graph.operands(squared.node);
     match onnx(graph, squared).map(|op| op.op_type.as_str()) {
         Some("Pow") => {
-            operands[0] == of.into()
+            uncast(operands[0]) == Some(of)
                 && operands
                     .get(1)
                     .and_then(|&power| scalar(graph, power))
                     .is_some_and(|p| close(p, 2.0))
         }
-        Some("Mul") => operands == [Operand::from(of), Operand::from(of)],
+        Some("Mul") => operands.iter().all(|&operand| uncast(operand) == Some(of)),
         _ => false,
     }
 }

@@ -111,7 +111,7 @@ fn timesteps(graph: &Graph, mut value: ValueId) -> ValueId {
 fn add_vector(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let graph = &*rewriter.graph;
     let ty = graph.value_type(result(id)).clone();
-    let [batch, channels, height, width] = ty.shape[..] else {
+    let [batch, channels, _, _] = ty.shape[..] else {
         return None;
     };
     let (map, vector) = either_way(graph, id).into_iter().find_map(|(map, vector)| {
@@ -119,7 +119,7 @@ fn add_vector(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
         let fits = *graph.value_type(map) == ty && graph.value_type(vector).shape[..] == [batch, channels, 1, 1];
         // At one pixel the map has the vector's shape too: then the vector is what was made of `[N, C]`.
         let told_apart = ty.shape[2..] != [1, 1] || (is_vector(graph, vector) && !is_vector(graph, map));
-        (fits && ty.shape.len() == 4 && told_apart).then_some((map, vector))
+        (fits && told_apart).then_some((map, vector))
     })?;
     let mut source = vector;
     while let Some((before, _)) = reordering(graph, source) {

@@ -147,7 +147,7 @@ pub(super) fn reordering(graph: &Graph, value: ValueId) -> Option<(ValueId, Vec<
 
 /// The furthest source that `value` is a view of, through reorderings only.
 pub(super) fn trace(graph: &Graph, value: ValueId) -> (ValueId, View) {
-    trace_through(graph, value, |graph, value| reordering(graph, value))
+    trace_through(graph, value, reordering)
 }
 
 /// The furthest source that `value` is a view of, through whatever `look` sees through.

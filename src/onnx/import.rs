@@ -171,7 +171,9 @@ impl Importer {
                 Some(Size::DimValue(fixed)) => {
                     let fixed = usize::try_from(*fixed)
                         .map_err(|_| self.fail(&place, format!("dimension {axis} has the impossible size {fixed}")))?;
-                    if asked.is_some_and(|asked| asked != fixed) {
+                    // One timestep serves a whole batch.
+                    let shared = rank == 1 && fixed == 1;
+                    if !shared && asked.is_some_and(|asked| asked != fixed) {
                         let asked = asked.unwrap_or_default();
                         let message = format!("dimension {axis} is fixed at {fixed}, {asked} is asked for");
                         return Err(self
@@ -226,10 +228,10 @@ impl Importer {
         };
         let mut users = vec![Vec::new(); nodes.len()];
         let mut missing: Vec<usize> = vec![0; nodes.len()];
-        for index in 0..nodes.len() {
+        for (index, missing) in missing.iter_mut().enumerate() {
             for producer in depends(index) {
                 users[producer].push(index);
-                missing[index] += 1;
+                *missing += 1;
             }
         }
         let mut ready: std::collections::BTreeSet<usize> =
