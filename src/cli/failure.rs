@@ -1,0 +1,147 @@
+//! Errors as the user sees them: `error: …`, where, and after a blank line `hint: …`.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use fisec_diffusion::DiffusionError;
+use fisec_plan::PlanError;
+use fisec_runtime::RuntimeError;
+use fisec_runtime::cache::CacheError;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    hint: Option<String>,
+    closed_pipe: bool,
+}
+
+impl Failure {
+    /// An error with nothing to suggest yet.
+    pub fn new(message: impl Into<String>) -> Self {
+        Failure {
+            message: message.into(),
+            hint: None,
+            closed_pipe: false,
+        }
+    }
+
+    /// What the user can do.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A file that cannot be read or written.
+    pub fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |error| {
+            let failure = Failure::new(format!("{}: {error}", path.display()));
+            match error.kind() {
+                io::ErrorKind::NotFound => failure.hint("check the path"),
+                io::ErrorKind::PermissionDenied => failure.hint("check the permissions of that path"),
+                io::ErrorKind::StorageFull => failure.hint("free some space or choose another place"),
+                _ => failure,
+            }
+        }
+    }
+
+    /// Whether the reader of our output went away, as `head` does.
+    pub fn is_closed_pipe(&self) -> bool {
+        self.closed_pipe
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "error: {}", self.message)?;
+        match &self.hint {
+            Some(hint) => writeln!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        Failure {
+            hint: error.hint(),
+            ..Failure::new(error.to_string())
+        }
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        Failure {
+            hint: error.hint().map(str::to_owned),
+            ..Failure::new(error.to_string())
+        }
+    }
+}
+
+impl From<CacheError> for Failure {
+    fn from(error: CacheError) -> Self {
+        Failure {
+            hint: error.hint().map(str::to_owned),
+            ..Failure::new(error.to_string())
+        }
+    }
+}
+
+impl From<DiffusionError> for Failure {
+    fn from(error: DiffusionError) -> Self {
+        Failure {
+            hint: error.hint().map(str::to_owned),
+            ..Failure::new(error.to_string())
+        }
+    }
+}
+
+/// Writing to stdout failed.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure {
+            closed_pipe: error.kind() == io::ErrorKind::BrokenPipe,
+            ..Failure::new(format!("cannot write the output: {error}"))
+        }
+    }
+}
+
+/// The argument parser's message in the form of all errors.
+pub fn usage_text(message: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut hints: Vec<String> = Vec::new();
+    for line in message.lines().filter(|line| !line.trim().is_empty()) {
+        match line.trim().strip_prefix("tip: ") {
+            Some(tip) => hints.push(tip.to_owned()),
+            None if line.starts_with("For more information") => {}
+            None => lines.push(line.to_owned()),
+        }
+    }
+    if hints.is_empty() {
+        hints.push("`--help` shows what may be given, with an example".into());
+    }
+    format!("{}\n\nhint: {}\n", lines.join("\n"), hints.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_follows_a_blank_line() {
+        let failure = Failure::new("it is broken").hint("mend it");
+        assert_eq!(failure.to_string(), "error: it is broken\n\nhint: mend it\n");
+        assert_eq!(Failure::new("it is broken").to_string(), "error: it is broken\n");
+    }
+
+    #[test]
+    fn usage_errors_have_the_same_form() {
+        let clap = "error: unexpected argument '--x'\n\n  tip: use '--y'\n\nUsage: fisec\n\nFor more information, try '--help'.\n";
+        assert_eq!(
+            usage_text(clap),
+            "error: unexpected argument '--x'\nUsage: fisec\n\nhint: use '--y'\n"
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! Commands, one file each; this one parses and dispatches.
+
+mod console;
+mod doctor;
+mod failure;
+mod interrupt;
+mod output;
+mod sessions;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use console::Console;
+use failure::Failure;
+
+/// A compiler for cache-enabled sparse Stable Diffusion edits
+///
+/// Compile a pipeline once; make an image; change some words: only the region that they change is computed again.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 120, after_help = EXAMPLE)]
+struct Cli {
+    #[command(flatten)]
+    verbosity: Verbosity,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLE: &str = "\
+Example:
+  fisec compile models/demo -o demo.plan
+  fisec run demo.plan --prompt \"a dog on the left on grass\" -o dog.png
+  fisec run demo.plan --prompt \"a cat on the left on grass\" -o cat.png --report cat.html";
+
+#[derive(Args, Clone, Copy, Debug)]
+struct Verbosity {
+    /// Say more
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List, show and remove remembered images
+    Sessions(sessions::Arguments),
+    /// Say what this machine offers and what is missing
+    Doctor(doctor::Arguments),
+}
+
+/// Parses the arguments, runs the command, shows its error.
+pub fn main() -> ExitCode {
+    interrupt::install();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let console = Console::new(cli.verbosity.verbose, cli.verbosity.quiet);
+    let result = match cli.command {
+        Command::Sessions(arguments) => sessions::run(&arguments, &console),
+        Command::Doctor(arguments) => doctor::run(&arguments, &console),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprint!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Help goes to stdout; a mistake to stderr in the form of all errors, with exit status 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // A closed stdout is nobody's concern here.
+        let _ = error.print();
+        return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+    }
+    eprint!("{}", failure::usage_text(&error.render().to_string()));
+    ExitCode::from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_an_example() {
+        let mut cli = Cli::command();
+        cli.clone().debug_assert();
+        for command in cli.get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example:\n  fisec "), "{}: {help}", command.get_name());
+        }
+    }
+}
