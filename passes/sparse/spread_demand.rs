@@ -5,6 +5,9 @@
 //! After: users that work pixel by pixel read the active value; convolutions read a scatter of demand `halo`; dense
 //! users and full keys one of demand `full`; cheap pixel-wise operators in front of a convolution (norm, activation,
 //! concatenation) are repeated on the halo, so that only their inputs are recorded. Slots that nobody reads go away.
+//!
+//! Repeating is exact for frozen statistics. With live ones it is the definition: a norm applies to the map in front of
+//! it everywhere, and only what computes that map is restored.
 
 use fisec_ir::{Conv, Demand, Extent, Graph, GraphError, LevelId, NodeId, Op, Operand, Origin, ValueId};
 

@@ -1,0 +1,233 @@
+//! Every rewrite of the `edit` program computes what marking says, in the oracle.
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use fisec_ir::{Extent, Graph, NodeId, Op, SlotId, ValueId};
+use fisec_oracle::{Oracle, Tensor, levels};
+use fisec_passes::cost::CostTable;
+use fisec_passes::sparse::{Sparsity, freeze_norm, mark_sparse};
+use fisec_passes::{Module, Pipeline, Roles, analysis::Levels, fuse::fold_upsample, programs::record};
+use fisec_plan::{CompileOptions, Keys, Norm};
+use fisec_tensor::{DType, Mask};
+use support::masks::masks;
+use support::unet::{BATCH, Random, Shape, random_unet};
+
+/// Rounding of f64 sums in another order: thousands of terms of size one.
+const ROUNDING: f64 = 1e-9;
+
+fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
+    CompileOptions {
+        keys,
+        norm,
+        sparse_levels: Some(sparse_levels),
+        cache_dtype: DType::F32,
+    }
+}
+
+fn inputs(shape: &Shape, seed: u64) -> BTreeMap<String, Tensor> {
+    let mut random = Random(seed);
+    let [height, width] = shape.size;
+    let [tokens, text] = shape.context;
+    let sample = random.tensor(&[BATCH, 4, height, width], 0.0, 1.5);
+    let context = random.tensor(&[BATCH, tokens, text], 0.0, 1.0);
+    BTreeMap::from([
+        ("sample".to_owned(), Tensor::from_host(&sample)),
+        ("timestep".to_owned(), Tensor::new([BATCH], vec![321.0; BATCH])),
+        ("context".to_owned(), Tensor::from_host(&context)),
+    ])
+}
+
+fn record_slots(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> BTreeMap<SlotId, Tensor> {
+    Oracle::new(graph)
+        .inputs(inputs.clone())
+        .run()
+        .expect("record runs")
+        .slots
+}
+
+fn predict(graph: &Graph, inputs: &BTreeMap<String, Tensor>, slots: BTreeMap<SlotId, Tensor>, mask: &Mask) -> Tensor {
+    let count = 4;
+    let run = Oracle::new(graph)
+        .inputs(inputs.clone())
+        .slots(slots)
+        .masks(&levels(mask, count))
+        .run();
+    run.expect("edit runs").outputs["prediction"].clone()
+}
+
+/// The sentence of semantics, before any pass that avoids work: marked operators over recorded values.
+fn marked(dense: &Graph, keys: Keys, norm: Norm, sparse_levels: usize) -> (Graph, Graph) {
+    let roles = Roles::of(dense).expect("a denoiser");
+    let stages = roles.stages(dense).expect("acyclic");
+    let sample = dense.value_type(dense.input("sample").expect("an input")).shape.clone();
+    let levels = Levels::of(dense, &sample);
+    let mut sparsity = Sparsity {
+        levels,
+        sparse_levels,
+        recorded: Default::default(),
+    };
+    let mut edit = dense.clone();
+    freeze_norm(&mut edit, &mut sparsity, norm).expect("freezes");
+    mark_sparse(&mut edit, &mut sparsity, &stages, keys).expect("marks");
+    let record = record(dense, &edit, &sparsity).expect("records");
+    edit.ids().into_iter().for_each(|id| apply_everywhere(&mut edit, id));
+    (record, edit)
+}
+
+/// A norm is a function of the map in front of it, also outside the active set: with live statistics it changes there.
+fn apply_everywhere(edit: &mut Graph, id: NodeId) {
+    if !edit.contains(id) || !matches!(edit.op(id), Op::Affine { .. }) {
+        return;
+    }
+    let value = ValueId { node: id, output: 0 };
+    let full = edit.value_type(value).with_extent(Extent::Full);
+    edit.set_outputs(id, vec![full]);
+    for (scatter, _) in edit.users(value) {
+        edit.replace_uses(
+            ValueId {
+                node: scatter,
+                output: 0,
+            },
+            value,
+        );
+    }
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+    let defined = a.data.iter().zip(&b.data).filter(|(a, b)| !(a.is_nan() && b.is_nan()));
+    defined.map(|(a, b)| (a - b).abs()).fold(
+        0.0,
+        |most, one| if one.is_nan() { f64::INFINITY } else { most.max(one) },
+    )
+}
+
+fn check(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
+    let mut dense = random_unet(shape);
+    let table = CostTable::shipped("cpu").expect("shipped");
+    let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
+    let mut pipeline = Pipeline::new(&mut listener);
+    let options = options(keys, norm, sparse_levels);
+    let module = Module::build(dense.clone(), &options, &table, &mut pipeline)
+        .expect("compiles")
+        .expect("not stopped");
+    let edit = module.edit.expect("sparse levels were asked for");
+    fold_upsample(&mut dense).expect("folds");
+    let (base, edited) = (inputs(shape, 1), inputs(shape, 2));
+    let slots = record_slots(&module.record, &base);
+    let (record, marked) = marked(&dense, keys, norm, sparse_levels);
+    for (name, mask) in masks(shape.size[0], shape.size[1], shape.seed) {
+        let fast = predict(&edit, &edited, slots.clone(), &mask);
+        let slow = predict(&marked, &edited, record_slots(&record, &base), &mask);
+        for (index, active) in mask.bits().iter().enumerate().filter(|(_, active)| **active) {
+            assert!(
+                fast.data[index].is_finite(),
+                "{name}: active pixel {index} ({active}) is not computed"
+            );
+        }
+        let defined: Vec<f64> = slow
+            .data
+            .iter()
+            .zip(&fast.data)
+            .map(|(slow, fast)| if fast.is_nan() { f64::NAN } else { *slow })
+            .collect();
+        let slow = Tensor::new(slow.shape.clone(), defined);
+        let difference = largest_difference(&slow, &fast);
+        assert!(
+            difference < ROUNDING,
+            "{name}, {norm:?}, {sparse_levels} levels: differs by {difference:e}"
+        );
+    }
+}
+
+#[test]
+fn rewrites_keep_the_semantics_with_frozen_norms() {
+    for sparse_levels in 1..=3 {
+        check(
+            &Shape {
+                seed: 3,
+                ..Shape::default()
+            },
+            Keys::Full,
+            Norm::Frozen,
+            sparse_levels,
+        );
+    }
+}
+
+#[test]
+fn rewrites_keep_the_semantics_with_live_norms() {
+    check(
+        &Shape {
+            seed: 4,
+            ..Shape::default()
+        },
+        Keys::Full,
+        Norm::Live,
+        2,
+    );
+}
+
+#[test]
+fn updated_norms_equal_live_ones() {
+    check(
+        &Shape {
+            seed: 5,
+            ..Shape::default()
+        },
+        Keys::Full,
+        Norm::Updated,
+        2,
+    );
+}
+
+#[test]
+fn rewrites_keep_the_semantics_with_masked_keys() {
+    check(
+        &Shape {
+            seed: 6,
+            ..Shape::default()
+        },
+        Keys::Masked,
+        Norm::Frozen,
+        3,
+    );
+}
+
+#[test]
+fn odd_sizes_keep_the_semantics() {
+    check(
+        &Shape {
+            size: [11, 13],
+            seed: 7,
+            ..Shape::default()
+        },
+        Keys::Full,
+        Norm::Frozen,
+        3,
+    );
+}
+
+#[test]
+fn a_full_mask_is_the_dense_program() {
+    let shape = Shape {
+        seed: 8,
+        ..Shape::default()
+    };
+    let dense = random_unet(&shape);
+    let table = CostTable::shipped("cpu").expect("shipped");
+    let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
+    let options = options(Keys::Full, Norm::Live, 3);
+    let module = Module::build(dense.clone(), &options, &table, &mut Pipeline::new(&mut listener));
+    let module = module.expect("compiles").expect("not stopped");
+    let slots = record_slots(&module.record, &inputs(&shape, 1));
+    let full = Mask::filled(shape.size[0], shape.size[1], true);
+    let edited = inputs(&shape, 2);
+    let sparse = predict(module.edit.as_ref().expect("sparse"), &edited, slots, &full);
+    let expected = Oracle::new(&dense).inputs(edited).run().expect("runs").outputs["prediction"].clone();
+    let difference = largest_difference(&expected, &sparse);
+    assert!(difference < ROUNDING, "differs by {difference:e}");
+}
