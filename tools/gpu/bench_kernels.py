@@ -58,7 +58,8 @@ def report(group, what, macs, ours, peer, detail):
     )
     table.append(row)
     print(
-        f"{group:9s} {what:44s} {ours:8.1f} us {row['tflops']:6.1f} TF/s   peer {peer:8.1f} us  {peer / ours:5.2f}x   {detail}",
+        f"{group:9s} {what:44s} {ours:8.1f} us {row['tflops']:6.1f} TF/s  ",
+        f"peer {peer:8.1f} us  {peer / ours:5.2f}x   {detail}",
         flush=True,
     )
 
@@ -233,11 +234,13 @@ def bench_attention(backend, size, scale):
             mask = levels(share, size)[level]
             queries, keys, width = int(mask.sum()), 77 if cross else mask.size, heads * 64
             q, output = backend.random(2 * queries, width), backend.random(2 * queries, width)
-            kv = backend.random(2 * keys, 2 * width)
+            kv, new = backend.random(2 * keys, 2 * width), backend.random(2 * queries, 2 * width)
+            stale = backend.place(la.stale_words(mask.ravel().nonzero()[0], mask.size))
+            edit = not cross and share < 1  # as an edit step: active keys come from packed rows
             p = la.AttentionParams(
                 query=la.at(q),
                 key=la.at(kv),
-                value=la.at(kv, width),
+                fresh_key=la.at(new),
                 output=la.at(output),
                 queries=la.count(queries),
                 keys=la.count(keys),
@@ -245,8 +248,12 @@ def bench_attention(backend, size, scale):
                 partial=backend.workspace.data_ptr(),
                 query_stride=width,
                 key_stride=2 * width,
-                value_stride=2 * width,
+                fresh_stride=2 * width,
                 output_stride=width,
+                value_offset=width,
+                fresh_value_offset=width,
+                fresh=la.count(queries if edit else 0),
+                stale=stale.data_ptr() if edit else 0,
                 images=2,
                 heads=heads,
                 splits=1,

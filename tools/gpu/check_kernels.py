@@ -232,48 +232,57 @@ class _Picked:
         return self.clone().double()
 
 
-def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0):
+def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0, fresh=0):
+    """Keys of a map, `fresh` of them replaced by packed rows; then queries are picked from a map too."""
     dim = int(variant.split("_")[0][1:])
     width = heads * dim
-    q, output = b.tensor(images * queries, width, scale=1.5), b.poison(images * queries, width)
-    kv = b.tensor(images * (keys + room), 2 * width)  # keys and values side by side: strides differ from widths
+    kv = b.tensor(images, keys + room, 2 * width)  # values beside keys: strides differ from widths
+    new = b.tensor(images, fresh, 2 * width)
+    replaced = torch.randperm(keys, generator=b.random)[:fresh].sort().values
+    stale = b.place(la.stale_words(replaced.numpy(), keys))
+    spare = 7 if fresh else 0
+    q = b.tensor(images, queries + spare, width, scale=1.5)
+    picked = torch.randperm(queries + spare, generator=b.random)[:queries].sort().values
+    query_map = b.place(picked.int())
+    output = b.poison(images * queries, width)
     partial = b.poison(splits * images * queries * heads * (dim + 2), dtype=torch.float32)
     p = la.AttentionParams(
         query=la.at(q),
         key=la.at(kv),
-        value=la.at(kv, width),
+        fresh_key=la.at(new),
         output=la.at(output),
+        query_rows=la.rows(queries + spare, query_map) if fresh else la.rows(),
         queries=la.count(queries),
         keys=la.count(keys),
         key_image_rows=la.count(keys + room),
+        fresh=la.count(fresh),
+        stale=stale.data_ptr() if fresh else 0,
         partial=partial.data_ptr(),
         query_stride=width,
         key_stride=2 * width,
-        value_stride=2 * width,
+        fresh_stride=2 * width,
         output_stride=width,
+        value_offset=width,
+        fresh_value_offset=width,
         images=images,
         heads=heads,
         splits=splits,
         scale_log2=dim**-0.5 * math.log2(math.e),
     )
-    launches = [
-        (
-            "attention_wgmma" if "wgmma" in variant else "attention",
-            f"attention_{variant}",
-            *la.attention_launch(variant, p, queries),
-            p,
-        )
-    ]
+    kernel = "attention_wgmma" if "wgmma" in variant else "attention"
+    launches = [(kernel, f"attention_{variant}", *la.attention_launch(variant, p, queries), p)]
     if splits > 1:
         launches.append(("attention", f"attention_combine_d{dim}", (11, 1, 1), 128, 0, p))
 
-    def heads_first(t, n):
-        return t.double().reshape(images, -1, heads, dim)[:, :n].transpose(1, 2)
+    def heads_first(t):
+        return t.double().reshape(images, -1, heads, dim).transpose(1, 2)
 
-    k, v = kv.chunk(2, 1)
-    reference = F.scaled_dot_product_attention(heads_first(q, queries), heads_first(k, keys), heads_first(v, keys))
+    whole = kv[:, :keys].clone()
+    whole[:, replaced.to(whole.device)] = new
+    k, v = whole.chunk(2, 2)
+    reference = F.scaled_dot_product_attention(heads_first(q[:, picked.to(q.device)]), heads_first(k), heads_first(v))
     b.check(
-        f"attention_{variant} queries {queries} keys {keys} heads {heads} splits {splits}",
+        f"attention_{variant} queries {queries} keys {keys} fresh {fresh} heads {heads} splits {splits}",
         launches,
         [(output, reference.transpose(1, 2).reshape(images * queries, width))],
     )
@@ -287,14 +296,12 @@ def attention_extremes(b):
     p = la.AttentionParams(
         query=la.at(q),
         key=la.at(kv),
-        value=la.at(kv),
         output=la.at(output),
         queries=la.count(64),
         keys=la.count(77),
         key_image_rows=la.count(77),
         query_stride=64,
         key_stride=64,
-        value_stride=64,
         output_stride=64,
         images=2,
         heads=1,
@@ -604,13 +611,16 @@ def small(b):
         linear_case(b, "sparse_conv_wgmma_64x160", 70, 328, 80)
         linear_case(b, "sparse_conv_64x64", 33, 328, 40, splits=4, cluster=True)
         conv_case(b, "sparse_conv_wgmma_128x160", 9, [72, 40], 168, share=0.5, splits=3, cluster=True)
+        conv_case(b, "sparse_conv_wgmma_256x160", 18, [64], 168, share=0.5)
         attention_case(b, "d64_wgmma", 130, 333, 1)
         attention_case(b, "d64_wgmma", 37, 77, 2, room=4)
         attention_case(b, "d64_wgmma_narrow", 70, 600, 1, splits=3)
+        attention_case(b, "d64_wgmma", 90, 256, 2, splits=2, fresh=90)
     for variant in ["d32", "d40", "d64", "d64_wide", "d80", "d96", "d128", "d160"]:
         attention_case(b, variant, 37, 77, 2)
     attention_case(b, "d64", 70, 200, 1, splits=3, room=3)
-    attention_case(b, "d40", 20, 130, 1, splits=2)
+    attention_case(b, "d40", 20, 130, 1, splits=2, fresh=60)
+    attention_case(b, "d64", 40, 130, 1, fresh=130)
     attention_case(b, "d64_wide", 130, 130, 1, splits=2)
     pointwise(b)
 
@@ -651,6 +661,7 @@ def large(b):
     for variant in ["d32", "d40", "d64", "d64_wide", "d80", "d96", "d128", "d160", *hopper]:
         attention_case(b, variant, 461, 1000, 3, splits=1)
         attention_case(b, variant, 100, 9216, 2, splits=4, room=5)
+        attention_case(b, variant, 461, 2304, 2, splits=2, fresh=461)
         attention_case(b, variant, 461, 77, 5)
     move_case(b, 96, 320)
     group_norm_case(b, 9216, [320])

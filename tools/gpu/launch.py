@@ -57,10 +57,12 @@ ConvParams = struct(
 )
 AttentionParams = struct(
     "AttentionParams",
-    [(n, Address) for n in "query key value output".split()]
-    + [(n, Count) for n in "queries keys key_image_rows".split()]
-    + [("partial", u64), ("slots", u64)]
-    + [(n, i32) for n in "query_stride key_stride value_stride output_stride images heads splits".split()]
+    [(n, Address) for n in "query key fresh_key output".split()]
+    + [("query_rows", Rows)]
+    + [(n, Count) for n in "queries keys key_image_rows fresh".split()]
+    + [(n, u64) for n in "stale partial slots".split()]
+    + [(n, i32) for n in "query_stride key_stride fresh_stride output_stride value_offset fresh_value_offset".split()]
+    + [(n, i32) for n in "images heads splits".split()]
     + [("scale_log2", f32)],
 )
 MoveJob = struct(
@@ -119,11 +121,11 @@ AdvanceParams = struct(
 
 def at(tensor, offset=0):
     """Address of a tensor (None: absent), `offset` elements in."""
-    return Address(0 if tensor is None else tensor.data_ptr() + offset * tensor.element_size(), -1, 0)
+    return Address(0 if tensor is None else tensor.data_ptr() + offset * tensor.element_size(), 0, 0)
 
 
 def slot(index, offset_bytes=0):
-    return Address(offset_bytes, index, 0)
+    return Address(offset_bytes, index + 1, 0)
 
 
 def count(value):
@@ -144,6 +146,7 @@ CONV_TILES = {
     "sparse_conv_wgmma_128x160": (128, 160, 256, 3),
     "sparse_conv_wgmma_128x160_deep": (128, 160, 256, 5),
     "sparse_conv_wgmma_64x160": (64, 160, 128, 4),
+    "sparse_conv_wgmma_256x160": (256, 160, 512, 4),
 }
 # variant -> queries of a block; 64 where not named
 ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128}
@@ -162,7 +165,7 @@ def attention_launch(variant, params, bucket_queries):
     block = ATTENTION_QUERIES.get(variant, 64)
     grid = (-(-bucket_queries // block), params.images * params.heads, params.splits)
     if "wgmma" in variant:
-        return grid, 2 * block, 8 * 64 * 128
+        return grid, 2 * block, (8 * 64 + block) * 128
     return grid, 128, 4 * 64 * ((dim + 15) // 16 * 2 | 1) * 16
 
 
@@ -178,6 +181,13 @@ def pack_weights(weights, channels):
     lines = torch.cat(tiles, 1).reshape(-1, 64, cout).transpose(1, 2).reshape(-1, cout, 8, 8)
     chunk = torch.arange(8, device=weights.device)[None, :] ^ (torch.arange(cout, device=weights.device) % 8)[:, None]
     return torch.gather(lines, 2, chunk[None, :, :, None].expand_as(lines)).reshape(-1, cout, 64).contiguous().half()
+
+
+def stale_words(pixels, keys):
+    """Bits of the keys that `pixels` replaces: int64 [ceil(keys / 64)], bit k of word t for key 64 t + k."""
+    bits = np.zeros(-(-keys // 64) * 64, np.uint8)
+    bits[pixels] = 1
+    return torch.from_numpy(np.packbits(bits, bitorder="little").view(np.int64).copy())
 
 
 def interleave_gate(weights):

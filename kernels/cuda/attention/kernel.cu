@@ -17,18 +17,19 @@ struct Attention {
   static constexpr int kStages = 2;
   static_assert(kQueries * kPitch <= 2 * kStages * kTile, "queries pass through the tiles' memory");
 
-  // Rows [first, first + ROWS) of a head, zeros past `rows` and past D.
-  template <int ROWS>
-  __device__ static void load(const __half* head, int stride, int first, int rows, unsigned char* tile) {
-    for (int j = threadIdx.x; j < ROWS * kChunks; j += kThreads) {
+  // COUNT rows into a tile, zeros past D and where there is no row: at(r) is row r's head, or null.
+  template <int COUNT, typename At>
+  __device__ static void load(unsigned char* tile, const __half* anywhere, At at) {
+    for (int j = threadIdx.x; j < COUNT * kChunks; j += kThreads) {
       int r = j / kChunks, chunk = j - r * kChunks;
-      bool real = first + r < rows && chunk * 8 < D;
-      cp_async16(tile + r * kPitch + chunk * 16, head + (real ? size_t(first + r) * stride + chunk * 8 : 0), real ? 16 : 0);
+      const __half* row = chunk * 8 < D ? at(r) : nullptr;
+      cp_async16(tile + r * kPitch + chunk * 16, row ? row + chunk * 8 : anywhere, row ? 16 : 0);
     }
   }
-  __device__ static void load_pair(const AttentionParams& p, const AttentionBlock& block, int tile, unsigned char* stage) {
-    load<kKeys>(block.key, p.key_stride, tile * kKeys, block.keys, stage);
-    load<kKeys>(block.value, p.value_stride, tile * kKeys, block.keys, stage + kTile);
+  __device__ static void load_pair(const AttentionBlock& block, int t, unsigned char* stage) {
+    KeyRows rows = block.keys_of(t);
+    load<kKeys>(stage, rows.first, [&](int r) { return r < rows.left ? rows.first + r * rows.stride : nullptr; });
+    load<kKeys>(stage + kTile, rows.first, [&](int r) { return r < rows.left ? rows.first + r * rows.stride + rows.value_offset : nullptr; });
   }
 
   __device__ static void run(const AttentionParams& p) {
@@ -38,7 +39,9 @@ struct Attention {
     AttentionBlock block(p, D);
     int first = blockIdx.x * kQueries, lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16 * MF;
     if (first >= block.queries) return;
-    load<kQueries>(block.query, p.query_stride, first, block.queries, memory);
+    load<kQueries>(memory, block.query, [&](int r) {
+      return first + r < block.queries ? block.query + block.query_row(block.image, first + r) * p.query_stride : nullptr;
+    });
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
@@ -53,23 +56,23 @@ struct Attention {
     float sums[MF][kSteps * 2][4] = {}, highest[MF][2], weight[MF][2] = {};
 #pragma unroll
     for (int m = 0; m < MF; ++m) highest[m][0] = highest[m][1] = -INFINITY;
-    if (block.begin < block.end) load_pair(p, block, block.begin, memory);
+    if (block.begin < block.end) load_pair(block, block.begin, memory);
     cp_async_commit();
     for (int t = block.begin; t < block.end; ++t) {
       unsigned char* stage = memory + (t - block.begin) % kStages * 2 * kTile;
-      if (t + 1 < block.end) load_pair(p, block, t + 1, memory + (t + 1 - block.begin) % kStages * 2 * kTile);
+      if (t + 1 < block.end) load_pair(block, t + 1, memory + (t + 1 - block.begin) % kStages * 2 * kTile);
       cp_async_commit();
       cp_async_wait<1>();
       __syncthreads();
-      score_and_add(stage, block.keys - t * kKeys, lane, p.scale_log2, query, sums, highest, weight);
+      score_and_add(stage, block.dropped(t), lane, p.scale_log2, query, sums, highest, weight);
       __syncthreads();  // before the next turn overwrites this stage
     }
 #pragma unroll
-    for (int m = 0; m < MF; ++m) store_rows<D>(p, block, first + warp_row + m * 16, lane, sums[m], highest[m], weight[m]);
+    for (int m = 0; m < MF; ++m) store_rows<D>(block, first + warp_row + m * 16, lane, sums[m], highest[m], weight[m]);
   }
 
   // One tile of keys: scores, running softmax, weighted values.
-  __device__ static void score_and_add(const unsigned char* stage, int left, int lane, float scale_log2, const uint32_t (&query)[MF][kSteps][4],
+  __device__ static void score_and_add(const unsigned char* stage, uint64_t dropped, int lane, float scale_log2, const uint32_t (&query)[MF][kSteps][4],
                                        float (&sums)[MF][kSteps * 2][4], float (&highest)[MF][2], float (&weight)[MF][2]) {
     float scores[MF][kKeys / 8][4] = {};
 #pragma unroll
@@ -86,7 +89,7 @@ struct Attention {
       }
 #pragma unroll
     for (int m = 0; m < MF; ++m) {
-      drop_tail(scores[m], left, lane);
+      drop_keys(scores[m], dropped, lane);
       float fade[2];
       soften(scores[m], scale_log2, highest[m], weight[m], fade);
       fade_sums(sums[m], fade);

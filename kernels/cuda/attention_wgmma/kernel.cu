@@ -6,14 +6,14 @@
 
 constexpr int D = 64, kStages = 4, kTile = kKeys * kLine;
 
-// A tile of keys or values: one 128-byte line per key, swizzled.
-template <int ROWS, int THREADS>
-FISEC_DEVICE void load_lines(const __half* head, int stride, int first, int rows, unsigned char* tile) {
+// COUNT rows as swizzled 128-byte lines, zeros where there is no row: at(r) is row r's head, or null.
+template <int COUNT, int THREADS, typename At>
+FISEC_DEVICE void load_lines(unsigned char* tile, const __half* anywhere, At at) {
 #pragma unroll
-  for (int j = threadIdx.x; j < ROWS * 8; j += THREADS) {
+  for (int j = threadIdx.x; j < COUNT * 8; j += THREADS) {
     int r = j / 8, chunk = j % 8;
-    bool real = first + r < rows;
-    cp_async16(tile + swizzled(r, chunk), head + (real ? size_t(first + r) * stride + chunk * 8 : 0), real ? 16 : 0);
+    const __half* row = at(r);
+    cp_async16(tile + swizzled(r, chunk), row ? row + chunk * 8 : anywhere, row ? 16 : 0);
   }
 }
 
@@ -29,20 +29,19 @@ __device__ void attend(const AttentionParams& p) {
   int first = blockIdx.x * GROUPS * 64, lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16;
   if (first >= block.queries) return;
 
-  load_lines<GROUPS * 64, kThreads>(block.query, p.query_stride, first, block.queries, memory);
-  cp_async_commit();
-  cp_async_wait<0>();
-  __syncthreads();
-  uint32_t query[D / 16][4];
-#pragma unroll
-  for (int d = 0; d < D / 16; ++d) ldmatrix4(query[d], memory + swizzled(warp_row + lane % 16, d * 2 + lane / 16));
-  __syncthreads();
+  unsigned char* queries = memory + kStages * 2 * kTile;
+  load_lines<GROUPS * 64, kThreads>(queries, block.query, [&](int r) {
+    return first + r < block.queries ? block.query + block.query_row(block.image, first + r) * p.query_stride : nullptr;
+  });
+  cp_async_commit();  // before the keys: arrived when the first tile of keys has
+  const unsigned char* group_queries = queries + threadIdx.x / 128 * 64 * kLine;
 
   auto load_pair = [&](int t) {
     unsigned char* stage = memory + (t - block.begin) % kStages * 2 * kTile;
     if (t < block.end) {
-      load_lines<kKeys, kThreads>(block.key, p.key_stride, t * kKeys, block.keys, stage);
-      load_lines<kKeys, kThreads>(block.value, p.value_stride, t * kKeys, block.keys, stage + kTile);
+      KeyRows rows = block.keys_of(t);
+      load_lines<kKeys, kThreads>(stage, rows.first, [&](int r) { return r < rows.left ? rows.first + r * rows.stride : nullptr; });
+      load_lines<kKeys, kThreads>(stage + kTile, rows.first, [&](int r) { return r < rows.left ? rows.first + r * rows.stride + rows.value_offset : nullptr; });
     }
     cp_async_commit();
   };
@@ -59,20 +58,20 @@ __device__ void attend(const AttentionParams& p) {
   auto score = [&](int t) {
     unsigned char* keys = stage_of(t);
     wgmma_begin();
-    wgmma64<0, 0>(scores, query[0], wgmma_tile(keys, 0));
+    wgmma64<0>(scores, wgmma_tile(group_queries, 0), wgmma_tile(keys, 0));
 #pragma unroll
-    for (int d = 1; d < D / 16; ++d) wgmma64<1, 0>(scores, query[d], wgmma_tile(keys, d * 16));
+    for (int d = 16; d < D; d += 16) wgmma64<1>(scores, wgmma_tile(group_queries, d), wgmma_tile(keys, d));
     wgmma_commit();
   };
   auto add_values = [&](int t) {
     unsigned char* values = stage_of(t) + kTile;
 #pragma unroll
-    for (int n = 0; n < kKeys / 16; ++n) wgmma64<1, 1>(sums, weights[n], wgmma_tile(values + n * 16 * kLine, 0));
+    for (int n = 0; n < kKeys / 16; ++n) wgmma64(sums, weights[n], wgmma_tile(values + n * 16 * kLine, 0));
     wgmma_commit();
   };
   auto soften_tile = [&](int t) {
     wgmma_hold(scores);
-    drop_tail(scores, block.keys - t * kKeys, lane);
+    drop_keys(scores, block.dropped(t), lane);
     soften(scores, p.scale_log2, highest, weight, fade);
   };
   auto take_weights = [&]() {
@@ -82,16 +81,16 @@ __device__ void attend(const AttentionParams& p) {
 
   if (block.begin < block.end) {
     arrive();
-    score(block.begin);
     load_pair(block.begin + 2);
+    score(block.begin);
     wgmma_wait<0>();
     soften_tile(block.begin);
     take_weights();
     for (int t = block.begin + 1; t < block.end; ++t) {
       arrive();
+      load_pair(t + 2);
       score(t);
       add_values(t - 1);  // runs while the scores of t are softened
-      load_pair(t + 2);
       wgmma_wait<1>();
       soften_tile(t);
       wgmma_wait<0>();
@@ -104,7 +103,7 @@ __device__ void attend(const AttentionParams& p) {
     wgmma_wait<0>();
     wgmma_hold(sums);
   }
-  store_rows<D>(p, block, first + warp_row, lane, sums, highest, weight);
+  store_rows<D>(block, first + warp_row, lane, sums, highest, weight);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) attention_d64_wgmma(const __grid_constant__ AttentionParams p) { attend<2>(p); }

@@ -4,52 +4,87 @@
 #include "math.cuh"
 #include "ptx.cuh"
 
+// The keys are those of a map, but for the ones marked stale, and then packed fresh ones: softmax does not mind their order,
+// so a recorded map is read where it lies and never overwritten.
 struct AttentionParams {
-  Address query;    // f16 [images * queries, query_stride], head h at columns [h*D, (h+1)*D)
-  Address key;      // f16 [images * key_image_rows, key_stride]
-  Address value;    // f16 [images * key_image_rows, value_stride]
-  Address output;   // f16 [images * queries, output_stride]
-  Count queries;    // of one image
-  Count keys;       // of one image
-  Count key_image_rows;  // rows between two images' keys; 0: as many as keys
-  uint64_t partial;      // f32 [splits][images * queries][heads][D + 2]: sums, then row maximum (log2 units) and row sum
+  Address query;        // f16 [.., query_stride], head h at columns [h*D, (h+1)*D)
+  Address key;          // f16 [images * key_image_rows, key_stride]; the values lie value_offset elements behind their keys
+  Address fresh_key;    // f16 [images * fresh, fresh_stride]; likewise fresh_value_offset
+  Address output;       // f16 [images * queries, output_stride]
+  Rows query_rows;      // where the queries are
+  Count queries;        // of one image
+  Count keys;           // of one image, stale ones included; may be 0
+  Count key_image_rows; // rows between two images' keys; 0: as many as keys
+  Count fresh;          // fresh keys of one image; may be 0
+  uint64_t stale;       // u64 [ceil(keys / 64)]: bit k of word t drops key 64 t + k; 0: none is stale
+  uint64_t partial;     // f32 [splits][images * queries][heads][D + 2]: sums, then row maximum (log2 units) and row sum
   uint64_t slots;
-  int32_t query_stride, key_stride, value_stride, output_stride;  // in elements, multiples of 8
+  int32_t query_stride, key_stride, fresh_stride, output_stride;  // elements, multiples of 8
+  int32_t value_offset, fresh_value_offset;
   int32_t images, heads, splits;
-  float scale_log2;  // scale * log2(e): powers of two are what the hardware computes
+  float scale_log2;     // scale * log2(e): powers of two are what the hardware computes
 };
 
 constexpr int kKeys = 64;  // keys per tile
 
+// A tile of one head's keys: `left` rows from `first` on, if not more than a tile holds.
+struct KeyRows {
+  const __half* first;
+  int stride, value_offset, left;
+};
+
 // One block's share: a head of an image, some queries, some tiles of keys.
 struct AttentionBlock {
-  const __half *query, *key, *value;
-  __half* output;
-  int queries, keys, image, head, begin, end;  // begin, end: tiles of keys
+  const AttentionParams& p;
+  const __half* query;
+  RowIndex query_row;
+  const __half *key, *fresh_key;
+  const uint64_t* stale;
+  int queries, keys, fresh, image, head, map_tiles, begin, end;  // tiles: of the map, then [begin, end) of map and fresh ones together
 
-  FISEC_DEVICE AttentionBlock(const AttentionParams& p, int dim) {
+  FISEC_DEVICE AttentionBlock(const AttentionParams& params, int dim) : p(params) {
     const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
-    queries = resolve(p.queries), keys = resolve(p.keys);
+    queries = resolve(p.queries);
+    keys = resolve(p.keys), fresh = resolve(p.fresh);
     int key_rows = resolve(p.key_image_rows);
     if (!key_rows) key_rows = keys;
     image = blockIdx.y / p.heads, head = blockIdx.y - image * p.heads;
-    query = resolve<const __half>(p.query, slots) + size_t(image) * queries * p.query_stride + head * dim;
-    key = resolve<const __half>(p.key, slots) + size_t(image) * key_rows * p.key_stride + head * dim;
-    value = resolve<const __half>(p.value, slots) + size_t(image) * key_rows * p.value_stride + head * dim;
-    output = resolve<__half>(p.output, slots) + size_t(image) * queries * p.output_stride + head * dim;
-    int tiles = (keys + kKeys - 1) / kKeys;
+    int column = head * dim;
+    query = resolve<const __half>(p.query, slots) + column;
+    query_row = resolve(p.query_rows, queries);
+    key = resolve<const __half>(p.key, slots) + size_t(image) * key_rows * p.key_stride + column;
+    fresh_key = resolve<const __half>(p.fresh_key, slots) + size_t(image) * fresh * p.fresh_stride + column;
+    stale = reinterpret_cast<const uint64_t*>(p.stale);
+    map_tiles = (keys + kKeys - 1) / kKeys;
+    int tiles = map_tiles + (fresh + kKeys - 1) / kKeys;
     begin = tiles * blockIdx.z / p.splits, end = tiles * (blockIdx.z + 1) / p.splits;
+  }
+
+  FISEC_DEVICE KeyRows keys_of(int t) const {
+    return t < map_tiles ? rows_from(key, p.key_stride, p.value_offset, t, keys)
+                         : rows_from(fresh_key, p.fresh_stride, p.fresh_value_offset, t - map_tiles, fresh);
+  }
+  FISEC_DEVICE static KeyRows rows_from(const __half* base, int stride, int value_offset, int tile, int rows) {
+    return {base + size_t(tile) * kKeys * stride, stride, value_offset, rows - tile * kKeys};
+  }
+
+  // Bits of the keys of tile t that do not count: stale ones, and what lies past the last key.
+  FISEC_DEVICE uint64_t dropped(int t) const {
+    bool of_map = t < map_tiles;
+    int left = of_map ? keys - t * kKeys : fresh - (t - map_tiles) * kKeys;
+    uint64_t bits = of_map && stale ? stale[t] : 0;
+    return left < kKeys ? bits | ~uint64_t(0) << left : bits;
   }
 };
 
-// Scores of keys past the last one become -inf. `left`: keys from the tile's first to the last.
-FISEC_DEVICE void drop_tail(float (&scores)[kKeys / 8][4], int left, int lane) {
-  if (left >= kKeys) return;
+// Scores of dropped keys become -inf. Most tiles drop none.
+FISEC_DEVICE void drop_keys(float (&scores)[kKeys / 8][4], uint64_t dropped, int lane) {
+  if (!dropped) return;
 #pragma unroll
   for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      if (n * 8 + lane % 4 * 2 + (j & 1) >= left) scores[n][j] = -INFINITY;
+      if (dropped >> (n * 8 + lane % 4 * 2 + (j & 1)) & 1) scores[n][j] = -INFINITY;
 }
 
 // Running softmax: scores become weights relative to the highest score so far; older sums must fade by `fade`.
@@ -96,8 +131,10 @@ FISEC_DEVICE void weights_of(const float (&scores)[kKeys / 8][4], int n, uint32_
 
 // Rows `first` + lane/4 (+8): finished, or one split's part of them.
 template <int D, int DF>
-FISEC_DEVICE void store_rows(const AttentionParams& p, const AttentionBlock& block, int first, int lane, const float (&sums)[DF][4],
+FISEC_DEVICE void store_rows(const AttentionBlock& block, int first, int lane, const float (&sums)[DF][4],
                              const float (&highest)[2], const float (&weight)[2]) {
+  const AttentionParams& p = block.p;
+  __half* output = resolve<__half>(p.output, reinterpret_cast<const uint64_t*>(p.slots)) + block.head * D;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float total = weight[half] + shuffle_xor(weight[half], 1);
@@ -116,7 +153,7 @@ FISEC_DEVICE void store_rows(const AttentionParams& p, const AttentionBlock& blo
     float norm = total > 0.0f ? 1.0f / total : 0.0f;
 #pragma unroll
     for (int d = 0; d < D / 8; ++d)
-      *reinterpret_cast<__half2*>(block.output + size_t(row) * p.output_stride + d * 8 + lane % 4 * 2) =
+      *reinterpret_cast<__half2*>(output + (size_t(block.image) * block.queries + row) * p.output_stride + d * 8 + lane % 4 * 2) =
           __floats2half2_rn(sums[d][half * 2] * norm, sums[d][half * 2 + 1] * norm);
   }
 }

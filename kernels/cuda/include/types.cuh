@@ -5,8 +5,8 @@
 #include <math.h>
 #include <stdint.h>
 
-// Where a tensor is. slot < 0: `base` is its address, 0 meaning absent.
-// slot >= 0: it is `base` bytes into the slot, whose address this step is slots[slot].
+// Where a tensor is. slot 0: `base` is its address; all zero: there is none.
+// slot s > 0: it is `base` bytes into the slot whose address this step is slots[s - 1].
 struct Address {
   uint64_t base;
   int32_t slot;
@@ -33,11 +33,11 @@ struct Rows {
 #define FISEC_DEVICE inline
 #endif
 
-FISEC_DEVICE bool present(const Address& a) { return a.slot >= 0 || a.base != 0; }
+FISEC_DEVICE bool present(const Address& a) { return a.slot || a.base; }
 
 template <typename T>
 FISEC_DEVICE T* resolve(const Address& a, const uint64_t* slots) {
-  return reinterpret_cast<T*>(a.slot >= 0 ? slots[a.slot] + a.base : a.base);
+  return reinterpret_cast<T*>(a.slot ? slots[a.slot - 1] + a.base : a.base);
 }
 
 FISEC_DEVICE int resolve(const Count& c) {

@@ -91,3 +91,4 @@ struct WarpgroupConv {
 KERNEL(sparse_conv_wgmma_128x160, 2, 3, 0, 2)
 KERNEL(sparse_conv_wgmma_128x160_deep, 2, 5, 1, 1)
 KERNEL(sparse_conv_wgmma_64x160, 1, 4, 1, 2)
+KERNEL(sparse_conv_wgmma_256x160, 4, 4, 1, 1)

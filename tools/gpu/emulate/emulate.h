@@ -153,9 +153,10 @@ inline std::deque<std::vector<GroupProduct>>& my_products() {
   return mine;
 }
 inline void wgmma160(float (&d)[80], uint64_t a, uint64_t b) { my_products().back().push_back({d, a, b, {}, 160, true, false}); }
-template <int ADD, int TRANSPOSED>
-void wgmma64(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
-  my_products().back().push_back({d[0], 0, b, {a[0], a[1], a[2], a[3]}, 64, ADD, TRANSPOSED});
+template <int ADD>
+void wgmma64(float (&d)[8][4], uint64_t a, uint64_t b) { my_products().back().push_back({d[0], a, b, {}, 64, ADD, false}); }
+inline void wgmma64(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
+  my_products().back().push_back({d[0], 0, b, {a[0], a[1], a[2], a[3]}, 64, true, true});
 }
 inline void wgmma_begin() {}
 inline void wgmma_commit() { my_products().emplace_back(); }
