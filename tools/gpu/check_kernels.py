@@ -27,13 +27,18 @@ class Bench:
     """Random tensors on the backend, launches run twice on poisoned outputs, verdicts."""
 
     def __init__(self, backend, seed=0):
-        self.backend, self.random = backend, torch.Generator().manual_seed(seed)
+        self.backend = backend
+        self.random = torch.Generator().manual_seed(seed)  # of choices
+        self.noise = torch.Generator(backend.device).manual_seed(seed)
 
     def tensor(self, *shape, dtype=torch.float16, scale=1.0):
-        return self.backend.place((torch.randn(shape, generator=self.random) * scale).to(dtype))
+        return self.backend.place((self.randn(*shape) * scale).to(dtype))
+
+    def randn(self, *shape):
+        return torch.randn(shape, generator=self.noise, device=self.backend.device)
 
     def poison(self, *shape, dtype=torch.float16):
-        return self.backend.place(torch.full(shape, float("nan"), dtype=dtype))
+        return self.backend.place(torch.full(shape, float("nan"), dtype=dtype, device=self.backend.device))
 
     def place(self, tensor):
         return self.backend.place(tensor)
@@ -56,7 +61,8 @@ class Bench:
 
 
 def relative(tensor, reference):
-    tensor, reference = tensor.double().cpu(), reference.double().cpu()
+    tensor = tensor.double()
+    reference = reference.double().to(tensor.device)
     error = ((tensor - reference).norm() / reference.norm().clamp_min(1e-30)).item()
     return error if math.isfinite(error) else math.inf  # NaN never passes
 
@@ -82,9 +88,7 @@ def conv_case(
     live, ext = len(taps), len(pixels)
     cin = sum(channels)
     x = b.tensor(images, source_mask.size, cin)
-    weights = b.place(
-        (torch.randn(kernel * kernel, cin, cout, generator=b.random) / math.sqrt(cin * kernel * kernel)).half()
-    )
+    weights = b.place((b.randn(kernel * kernel, cin, cout) / math.sqrt(cin * kernel * kernel)).half())
     bias, moment, residual = b.tensor(cout), b.tensor(images, cout), b.tensor(images * live, cout)
     affine = b.tensor(images, 2, cout, dtype=torch.float32)
     source = [
@@ -395,9 +399,7 @@ def move_case(b, size, channels, share=0.15, images=2):
 def group_norm_case(b, total, channels, groups=32, updated=False, images=2):
     """Live statistics of two concatenated maps; or recorded ones updated by some changed rows."""
     width, epsilon = sum(channels), 1e-5
-    parts = [
-        b.place((t * 2 + 1).half()) for t in (torch.randn(images * total, c, generator=b.random) for c in channels)
-    ]
+    parts = [b.place((t * 2 + 1).half()) for t in (b.randn(images * total, c) for c in channels)]
     gamma, beta = b.tensor(width), b.tensor(width)
     full = torch.cat([t.double().reshape(images, total, -1) for t in parts], 2)
 
@@ -484,7 +486,7 @@ def group_norm_case(b, total, channels, groups=32, updated=False, images=2):
 
 
 def layer_norm_case(b, live, channels, images=2):
-    x = b.place((torch.randn(images * live, channels, generator=b.random) + 4).half())
+    x = b.place((b.randn(images * live, channels) + 4).half())
     gamma, beta, output = b.tensor(channels), b.tensor(channels), b.poison(images * live, channels)
     p = la.LayerNormParams(
         source=la.at(x),
@@ -525,7 +527,7 @@ def latent_case(b, size=12):
     latent, history = b.tensor(pixels, 4, dtype=torch.float32), b.tensor(pixels, 4, dtype=torch.float32)
     recorded = b.tensor(steps, 2, pixels, 4, dtype=torch.float32)
     prediction = b.tensor(2 * pixels, 8)
-    c = torch.randn(steps, 12, generator=b.random)
+    c = b.randn(steps, 12).cpu()
     mask = torch.from_numpy(geo.blob_mask(size, size, 0.3).ravel().astype("uint8"))
     mask_on_device, coefficients = b.place(mask), b.place(c.float())
     all_slots = torch.tensor([[recorded[s, 0].data_ptr(), recorded[s, 1].data_ptr()] for s in range(steps)])
