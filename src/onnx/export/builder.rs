@@ -106,6 +106,19 @@ impl<'a> Builder<'a> {
         name
     }
 
+    /// A range of one axis of a weight operand.
+    pub fn weight_range(&mut self, operand: Operand, axis: usize, start: usize, length: usize) -> String {
+        let Operand::Weight(id) = operand else {
+            return self.name(operand);
+        };
+        let info = self.graph.weight(id);
+        let name = format!("{} [{start}..{}]", info.name, start + length);
+        let slice = Transform::Slice { axis, start, length };
+        let data = info.data.transformed(slice);
+        self.initializers.entry(name.clone()).or_insert(data);
+        name
+    }
+
     /// A small constant; equal ones are stored once.
     pub fn constant(&mut self, value: HostTensor) -> String {
         let bits: Vec<String> = value.to_f64_vec().iter().take(64).map(ToString::to_string).collect();

@@ -54,6 +54,7 @@ pub fn emit(builder: &mut Builder<'_>, id: NodeId) -> Result<(), ExportError> {
             let (x, gamma, beta) = (builder.operand(id, 0), builder.operand(id, 1), builder.operand(id, 2));
             layer_norm(builder, &x, &gamma, &beta, epsilon)
         }
+        Op::Linear(_) if gates(builder, id) => return Ok(()),
         Op::Linear(linear) => self::linear(builder, id, linear),
         Op::Attention { heads, scale, .. } => {
             let inputs = [0, 1, 2].map(|position| builder.operand(id, position));
@@ -65,13 +66,7 @@ pub fn emit(builder: &mut Builder<'_>, id: NodeId) -> Result<(), ExportError> {
             builder.op_of(MICROSOFT, "MultiHeadAttention", &inputs, &attributes)
         }
         Op::AttentionMaps { heads, scale } => attention_maps(builder, id, heads, scale),
-        Op::Geglu => {
-            let (x, channels) = (
-                builder.operand(id, 0),
-                builder.graph.node(id).outputs()[0].shape.clone(),
-            );
-            geglu(builder, &x, *channels.last().unwrap_or(&1))
-        }
+        Op::Geglu => geglu(builder, id),
         Op::Activate(activation) => {
             let x = builder.operand(id, 0);
             activate(builder, x, activation)
@@ -265,16 +260,13 @@ fn linear(builder: &mut Builder<'_>, id: NodeId, linear: Linear) -> String {
         let (gamma, beta) = (builder.operand(id, gamma), builder.operand(id, beta));
         x = layer_norm(builder, &x, &gamma, &beta, epsilon);
     }
-    let weight = builder.operand(id, 1);
-    let mut y = builder.op("MatMul", &[&x, &weight], &[]);
-    if let Some(bias) = at(LinearOperand::Bias) {
-        let bias = builder.operand(id, bias);
-        y = builder.op("Add", &[&y, &bias], &[]);
-    }
-    if linear.geglu {
-        let channels = builder.operand_type(id, 1).shape[1] / 2;
-        y = geglu(builder, &y, channels);
-    }
+    let mut y = if linear.geglu {
+        gated_product(builder, &x, id)
+    } else {
+        let weight = builder.operand(id, 1);
+        let bias = at(LinearOperand::Bias).map(|position| builder.operand(id, position));
+        product(builder, &x, &weight, bias.as_deref())
+    };
     if let Some(residual) = at(LinearOperand::Residual) {
         let residual = builder.operand(id, residual);
         y = builder.op("Add", &[&y, &residual], &[]);
@@ -282,15 +274,59 @@ fn linear(builder: &mut Builder<'_>, id: NodeId, linear: Linear) -> String {
     y
 }
 
-/// `a * gelu(g)` of the halves `[a | g]`, each of `channels`.
-fn geglu(builder: &mut Builder<'_>, x: &str, channels: usize) -> String {
-    let split = builder.ints(&[channels as i64, channels as i64]);
+fn product(builder: &mut Builder<'_>, x: &str, weight: &str, bias: Option<&str>) -> String {
+    let y = builder.op("MatMul", &[x, weight], &[]);
+    match bias {
+        Some(bias) => builder.op("Add", &[&y, bias], &[]),
+        None => y,
+    }
+}
+
+/// Whether a linear computes nothing but what one gated GELU reads.
+fn gates(builder: &Builder<'_>, id: NodeId) -> bool {
+    let graph = builder.graph;
+    let plain = matches!(graph.op(id), Op::Linear(linear) if *linear == Linear::plain(linear.bias));
+    let user = graph.sole_user(ValueId { node: id, output: 0 });
+    plain && user.is_some_and(|user| *graph.op(user) == Op::Geglu) && graph.operands(id)[1].weight().is_some()
+}
+
+/// `a * gelu(g)` of the product `[a | g]` of the linear `id` with `x`: each half from its half of the weight, which saves
+/// cutting the product.
+fn gated_product(builder: &mut Builder<'_>, x: &str, id: NodeId) -> String {
+    let graph = builder.graph;
+    let Op::Linear(linear) = graph.op(id) else {
+        unreachable!("called for linears")
+    };
+    let (weight, bias) = (graph.operands(id)[1], linear.operand_index(LinearOperand::Bias));
+    let channels = builder.operand_type(id, 1).shape[1] / 2;
+    let [a, g] = [0, channels].map(|start| {
+        let weight = builder.weight_range(weight, 1, start, channels);
+        let bias = bias.map(|position| builder.weight_range(graph.operands(id)[position], 0, start, channels));
+        product(builder, x, &weight, bias.as_deref())
+    });
+    let gate = builder.op_of(MICROSOFT, "Gelu", &[&g], &[]);
+    builder.op("Mul", &[&a, &gate], &[])
+}
+
+/// `a * gelu(g)` of the halves `[a | g]` of the operand.
+fn geglu(builder: &mut Builder<'_>, id: NodeId) -> String {
+    let graph = builder.graph;
+    if let Some(source) = graph.operands(id)[0]
+        .value()
+        .filter(|source| gates(builder, source.node))
+    {
+        let x = builder.operand(source.node, 0);
+        return gated_product(builder, &x, source.node);
+    }
+    let x = builder.operand(id, 0);
+    let channels = *graph.node(id).outputs()[0].shape.last().unwrap_or(&1) as i64;
+    let split = builder.ints(&[channels, channels]);
     let (a, g) = (builder.fresh(), builder.fresh());
     builder.node(NodeParts {
         domain: "",
         op_type: "Split",
         opset: super::builder::OPSET,
-        inputs: vec![x.to_owned(), split],
+        inputs: vec![x, split],
         outputs: vec![a.clone(), g.clone()],
         attributes: vec![attribute("axis", &Attribute::Int(-1))],
     });
