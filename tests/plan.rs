@@ -1,0 +1,357 @@
+//! A compiled plan on the CPU computes what the oracle does: small random U-Nets, every kind of mask.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use fisec_ir::{Graph, SlotId as IrSlot};
+use fisec_oracle::{Oracle, Tensor, levels};
+use fisec_passes::cost::CostTable;
+use fisec_passes::{Module, Pipeline};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, SlotId};
+use fisec_runtime::cache::MemoryCache;
+use fisec_runtime::ort::OnnxRuntime;
+use fisec_runtime::{Binding, Executor, SlotSource};
+use fisec_tensor::{DType, HostTensor, Mask};
+use proptest::prelude::*;
+use support::masks::{blob, masks};
+use support::unet::{BATCH, Random, Shape, random_unet};
+
+/// f32 against f64 over sums of up to a few thousand terms.
+const TOLERANCE: f64 = 1e-4;
+
+/// Step that everything runs at.
+const STEP: usize = 1;
+const TIMESTEPS: [f32; 2] = [700.0, 321.0];
+
+struct Compiled {
+    module: Module,
+    executor: Executor,
+    _folder: tempfile::TempDir,
+}
+
+fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
+    CompileOptions {
+        keys,
+        norm,
+        sparse_levels: Some(sparse_levels),
+        cache_dtype: DType::F32,
+    }
+}
+
+/// `None`, said aloud, where there is no ONNX Runtime.
+fn compile(shape: &Shape, options: &CompileOptions) -> Option<Compiled> {
+    let onnx_runtime = match OnnxRuntime::load() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            return None;
+        }
+    };
+    let table = CostTable::shipped("cpu").expect("shipped");
+    let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
+    let module = Module::build(random_unet(shape), options, &table, &mut Pipeline::new(&mut listener));
+    let module = module.expect("compiles").expect("not stopped");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bundle = write(&module, options, &table, &folder.path().join("plan"));
+    let mut executor = Executor::new(bundle, Some(onnx_runtime)).expect("loads");
+    executor.set_timesteps(&TIMESTEPS).expect("timesteps");
+    Some(Compiled {
+        module,
+        executor,
+        _folder: folder,
+    })
+}
+
+fn write(module: &Module, options: &CompileOptions, table: &CostTable, target: &Path) -> Bundle {
+    let mut writer = BundleWriter::create(target).expect("a new folder");
+    let plan = module.lower("cpu", options, table, &mut writer).expect("lowers");
+    writer.finish(plan).expect("a valid plan");
+    Bundle::open(target).expect("opens")
+}
+
+/// What one image is made of.
+struct Image {
+    sample: HostTensor,
+    context: HostTensor,
+}
+
+impl Image {
+    fn random(shape: &Shape, seed: u64) -> Self {
+        let mut random = Random(seed);
+        let ([height, width], [tokens, text]) = (shape.size, shape.context);
+        let sample = random.tensor(&[BATCH, 4, height, width], 0.0, 1.5);
+        Image {
+            sample,
+            context: random.tensor(&[BATCH, tokens, text], 0.0, 1.0),
+        }
+    }
+
+    fn values(&self) -> Vec<f32> {
+        self.sample.to_f32_vec()
+    }
+
+    fn oracle_inputs(&self) -> BTreeMap<String, Tensor> {
+        let timestep = Tensor::new([BATCH], vec![f64::from(TIMESTEPS[STEP]); BATCH]);
+        BTreeMap::from([
+            ("sample".to_owned(), Tensor::from_host(&self.sample)),
+            ("timestep".to_owned(), timestep),
+            ("context".to_owned(), Tensor::from_host(&self.context)),
+        ])
+    }
+}
+
+/// Largest difference over the reference's largest value, where the reference is defined.
+fn relative_error(reference: &Tensor, values: &[f32]) -> f64 {
+    assert_eq!(reference.data.len(), values.len(), "one value each");
+    let defined = || {
+        reference
+            .data
+            .iter()
+            .zip(values)
+            .filter(|(reference, _)| !reference.is_nan())
+    };
+    let scale = defined().map(|(reference, _)| reference.abs()).fold(0.0, f64::max);
+    let largest = defined().map(|(reference, &value)| {
+        let difference = (reference - f64::from(value)).abs();
+        if difference.is_nan() { f64::INFINITY } else { difference }
+    });
+    largest.fold(0.0, f64::max) / scale.max(1e-12)
+}
+
+fn oracle_edit(module: &Module, base: &Image, edited: &Image, mask: &Mask) -> Tensor {
+    let recorded = Oracle::new(&module.record)
+        .inputs(base.oracle_inputs())
+        .run()
+        .expect("record runs")
+        .slots;
+    let edit = module.edit.as_ref().expect("sparse levels were asked for");
+    let run = Oracle::new(edit)
+        .inputs(edited.oracle_inputs())
+        .slots(recorded)
+        .masks(&levels(mask, 4))
+        .run();
+    run.expect("edit runs").outputs["prediction"].clone()
+}
+
+fn record(compiled: &mut Compiled, base: &Image) -> MemoryCache {
+    let mut slots = MemoryCache::new(&compiled.executor.plan().slots);
+    compiled.executor.set_context(&base.context).expect("context");
+    compiled
+        .executor
+        .record(STEP, &base.values(), &mut slots)
+        .expect("records");
+    slots
+}
+
+fn edit(compiled: &mut Compiled, edited: &Image, slots: &MemoryCache, mask: &Mask) -> Vec<f32> {
+    let binding = Binding::bind(compiled.executor.plan(), mask).expect("binds");
+    compiled.executor.set_context(&edited.context).expect("context");
+    compiled
+        .executor
+        .edit(STEP, &edited.values(), &binding, slots, None)
+        .expect("edits")
+}
+
+fn check_masks(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
+    let Some(mut compiled) = compile(shape, &options(keys, norm, sparse_levels)) else {
+        return;
+    };
+    let (base, edited) = (Image::random(shape, 1), Image::random(shape, 2));
+    let slots = record(&mut compiled, &base);
+    for (name, mask) in masks(shape.size[0], shape.size[1], shape.seed) {
+        let reference = oracle_edit(&compiled.module, &base, &edited, &mask);
+        let prediction = edit(&mut compiled, &edited, &slots, &mask);
+        let error = relative_error(&reference, &prediction);
+        assert!(
+            error < TOLERANCE,
+            "{name}, {keys:?}, {norm:?}, {sparse_levels} levels: off by {error:e}"
+        );
+        let outside = prediction
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !mask.bits()[index % mask.bits().len()]);
+        assert!(
+            outside.into_iter().all(|(_, value)| *value == 0.0),
+            "{name}: not zero outside the mask"
+        );
+    }
+}
+
+#[test]
+fn edits_equal_the_oracle_with_full_keys() {
+    for sparse_levels in 1..=3 {
+        check_masks(
+            &Shape {
+                seed: 11,
+                ..Shape::default()
+            },
+            Keys::Full,
+            Norm::Frozen,
+            sparse_levels,
+        );
+    }
+}
+
+#[test]
+fn edits_equal_the_oracle_with_masked_keys() {
+    check_masks(
+        &Shape {
+            seed: 12,
+            ..Shape::default()
+        },
+        Keys::Masked,
+        Norm::Frozen,
+        2,
+    );
+}
+
+#[test]
+fn edits_equal_the_oracle_with_live_and_updated_norms() {
+    check_masks(
+        &Shape {
+            seed: 13,
+            ..Shape::default()
+        },
+        Keys::Full,
+        Norm::Live,
+        2,
+    );
+    check_masks(
+        &Shape {
+            seed: 13,
+            ..Shape::default()
+        },
+        Keys::Full,
+        Norm::Updated,
+        2,
+    );
+}
+
+#[test]
+fn recorded_slots_equal_the_oracle() {
+    let shape = Shape {
+        seed: 14,
+        ..Shape::default()
+    };
+    let Some(mut compiled) = compile(&shape, &options(Keys::Full, Norm::Frozen, 2)) else {
+        return;
+    };
+    let base = Image::random(&shape, 1);
+    let slots = record(&mut compiled, &base);
+    let run = Oracle::new(&compiled.module.record)
+        .inputs(base.oracle_inputs())
+        .run()
+        .expect("runs");
+    for (index, slot) in compiled.executor.plan().slots.iter().enumerate() {
+        let reference = channels_last(&run.slots[&IrSlot(index as u32)]);
+        let stored = slots.slot(STEP, SlotId(index as u32)).expect("recorded");
+        assert_eq!(stored.data().len() as u64, slot.bytes, "{}", slot.name);
+        let error = relative_error(&reference, &stored.to_f32_vec());
+        assert!(error < TOLERANCE, "{}: off by {error:e}", slot.name);
+    }
+}
+
+fn channels_last(tensor: &Tensor) -> Tensor {
+    let [batch, channels, height, width] = tensor.shape[..] else {
+        return tensor.clone();
+    };
+    let pixels = height * width;
+    let value = |index: usize| {
+        let (image, pixel, channel) = (index / channels / pixels, index / channels % pixels, index % channels);
+        tensor.data[(image * channels + channel) * pixels + pixel]
+    };
+    Tensor::new(
+        [batch, height, width, channels],
+        (0..tensor.data.len()).map(value).collect(),
+    )
+}
+
+#[test]
+fn a_full_mask_equals_the_dense_program() {
+    let shape = Shape {
+        seed: 15,
+        ..Shape::default()
+    };
+    let Some(mut compiled) = compile(&shape, &options(Keys::Full, Norm::Live, 2)) else {
+        return;
+    };
+    let (base, edited) = (Image::random(&shape, 1), Image::random(&shape, 2));
+    let slots = record(&mut compiled, &base);
+    let sparse = edit(
+        &mut compiled,
+        &edited,
+        &slots,
+        &Mask::filled(shape.size[0], shape.size[1], true),
+    );
+    let dense = compiled.executor.guide(STEP, &edited.values()).expect("guides");
+    let dense = Tensor::new([dense.len()], dense.iter().map(|&value| f64::from(value)).collect());
+    let error = relative_error(&dense, &sparse);
+    assert!(error < TOLERANCE, "off by {error:e}");
+}
+
+#[test]
+fn edits_leave_no_state_behind() {
+    let shape = Shape {
+        seed: 16,
+        ..Shape::default()
+    };
+    let options = options(Keys::Full, Norm::Frozen, 2);
+    let Some(mut compiled) = compile(&shape, &options) else {
+        return;
+    };
+    let (base, edited) = (Image::random(&shape, 1), Image::random(&shape, 2));
+    let masks = masks(shape.size[0], shape.size[1], 3);
+    let slots = record(&mut compiled, &base);
+    let used: Vec<Vec<f32>> = masks
+        .iter()
+        .map(|(_, mask)| edit(&mut compiled, &edited, &slots, mask))
+        .collect();
+    for ((name, mask), used) in masks.iter().zip(&used).rev() {
+        let Some(mut fresh) = compile(&shape, &options) else {
+            return;
+        };
+        let slots = record(&mut fresh, &base);
+        assert_eq!(
+            &edit(&mut fresh, &edited, &slots, mask),
+            used,
+            "{name}: another result in a fresh executor"
+        );
+    }
+}
+
+proptest! {
+    // Each case compiles a U-Net, opens sessions and runs the oracle.
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_unets_and_masks_equal_the_oracle(
+        seed in any::<u64>(),
+        height in 7usize..15,
+        width in 7usize..15,
+        deep in any::<bool>(),
+        depth in 1usize..3,
+        narrow in any::<bool>(),
+        masked in any::<bool>(),
+        sparse_levels in 1usize..4,
+    ) {
+        let first = if narrow { 4 } else { 8 };
+        let mut channels = vec![first, 2 * first];
+        channels.extend(deep.then_some(2 * first));
+        let groups = if narrow { 2 } else { 4 };
+        let shape = Shape { size: [height, width], channels, groups, head: first, depth, context: [3, 6], seed };
+        let keys = if masked { Keys::Masked } else { Keys::Full };
+        let Some(mut compiled) = compile(&shape, &options(keys, Norm::Frozen, sparse_levels)) else { return Ok(()) };
+        let (base, edited) = (Image::random(&shape, seed ^ 1), Image::random(&shape, seed ^ 2));
+        let mask = blob(height, width, &mut Random(seed ^ 3));
+        let slots = record(&mut compiled, &base);
+        if mask.is_empty() {
+            return Ok(());
+        }
+        let reference = oracle_edit(&compiled.module, &base, &edited, &mask);
+        let error = relative_error(&reference, &edit(&mut compiled, &edited, &slots, &mask));
+        prop_assert!(error < TOLERANCE, "off by {error:e}");
+    }
+}
