@@ -7,8 +7,8 @@ use crate::DiffusionError;
 
 /// A denoising network in its three forms: `record`, `guide` (both dense) and `edit` (sparse).
 ///
-/// `sample` and the result are f32 `[2, H, W, C]`: both halves of guidance, unconditional first. `step` counts the calls
-/// of the schedule that [`Denoiser::set_timesteps`] gave.
+/// `sample` and the result are `[2, C, H, W]`: both halves of guidance, unconditional first. `step` counts the calls of
+/// the schedule that [`Denoiser::set_timesteps`] gave.
 pub trait Denoiser {
     /// Latent channels, rows and columns.
     fn latent(&self) -> [usize; 3];
@@ -20,15 +20,10 @@ pub trait Denoiser {
     fn set_context(&mut self, context: &HostTensor) -> Result<(), DiffusionError>;
 
     /// The dense prediction; every recorded activation goes to `sink`.
-    fn record(
-        &mut self,
-        step: usize,
-        sample: &HostTensor,
-        sink: &mut dyn SlotSink,
-    ) -> Result<HostTensor, DiffusionError>;
+    fn record(&mut self, step: usize, sample: &[f32], sink: &mut dyn SlotSink) -> Result<Vec<f32>, DiffusionError>;
 
     /// The dense prediction.
-    fn guide(&mut self, step: usize, sample: &HostTensor) -> Result<HostTensor, DiffusionError>;
+    fn guide(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, DiffusionError>;
 
     /// Whether there is a sparse form.
     fn can_edit(&self) -> bool;
@@ -41,14 +36,30 @@ pub trait Denoiser {
     fn edit(
         &mut self,
         step: usize,
-        sample: &HostTensor,
+        sample: &[f32],
         recorded: &dyn SlotSource,
         sink: Option<&mut dyn SlotSink>,
-    ) -> Result<HostTensor, DiffusionError>;
+    ) -> Result<Vec<f32>, DiffusionError>;
 
     /// Multiply-accumulates of a dense step.
     fn dense_macs(&self) -> u64;
 
-    /// Multiply-accumulates of a sparse step with the bound mask.
-    fn edit_macs(&self) -> u64;
+    /// What the last step cost.
+    fn last_step(&self) -> Work;
+}
+
+/// What steps cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// multiply-accumulates
+    pub macs: u64,
+    /// bytes read from recorded activations
+    pub slot_bytes: u64,
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, other: Work) {
+        self.macs += other.macs;
+        self.slot_bytes += other.slot_bytes;
+    }
 }

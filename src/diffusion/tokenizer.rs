@@ -1,6 +1,6 @@
 //! From a prompt to token ids, as transformers has them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use tokenizers::{Encoding, TruncationParams};
@@ -130,7 +130,7 @@ impl Settings {
     }
 }
 
-fn parse(file: &PathBuf) -> Result<Value, DiffusionError> {
+fn parse(file: &Path) -> Result<Value, DiffusionError> {
     serde_json::from_str(&read_text(file)?).map_err(|error| DiffusionError::Tokenizer(error.to_string()).at(file))
 }
 

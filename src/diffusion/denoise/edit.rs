@@ -5,7 +5,7 @@
 //! recorded ones after every step. Samplers treat every latent by itself, so their history outside the mask is never
 //! seen inside.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fisec_runtime::{SlotSink, SlotSource};
 use fisec_tensor::Mask;
@@ -13,7 +13,7 @@ use fisec_tensor::Mask;
 use super::{Conditions, Run};
 use crate::mask::{Convergence, Difference};
 use crate::samplers::restore;
-use crate::{Denoiser, DiffusionError, Event, Notice, Observer, Phase, Trajectory};
+use crate::{Denoiser, DiffusionError, Event, Notice, Observer, Phase, Timings, Trajectory, Work};
 
 /// What is recorded of the image to edit.
 #[derive(Clone, Copy)]
@@ -94,16 +94,12 @@ pub struct Edited {
     pub guided_steps: usize,
     /// sparse steps after them; the rest of the schedule ran dense
     pub sparse_steps: usize,
-    /// multiply-accumulates of all steps
-    pub macs: u64,
+    /// what all steps cost
+    pub work: Work,
     /// multiply-accumulates of the whole schedule, dense
     pub macs_dense: u64,
-    /// time of the guided steps
-    pub guide_time: Duration,
-    /// time to make and bind the mask
-    pub bind_time: Duration,
-    /// time of the steps after
-    pub edit_time: Duration,
+    /// where the time went
+    pub timings: Timings,
 }
 
 impl Edited {
@@ -116,11 +112,9 @@ impl Edited {
             outcome: Outcome::Unchanged,
             guided_steps: 0,
             sparse_steps: 0,
-            macs: 0,
+            work: Work::default(),
             macs_dense: 0,
-            guide_time: Duration::ZERO,
-            bind_time: Duration::ZERO,
-            edit_time: Duration::ZERO,
+            timings: Timings::default(),
         }
     }
 }
@@ -140,16 +134,19 @@ pub fn edit<'a>(
     let macs_dense = run.denoiser.dense_macs();
     let started = Instant::now();
     let (mut path, difference) = run.guide(base.trajectory, options, &mut sink)?;
-    let guide_time = started.elapsed();
+    let timings = Timings {
+        guide: started.elapsed(),
+        ..Timings::default()
+    };
 
     let started = Instant::now();
     let mask = region(&options.region, &difference)?;
     run.tell(Event::Mask { share: mask.share() })?;
     let mut edited = Edited {
         guided_steps: path.calls(),
-        macs: macs_dense * path.calls() as u64,
+        work: run.work,
         macs_dense: macs_dense * run.calls() as u64,
-        guide_time,
+        timings,
         ..Edited::unchanged(base.trajectory)
     };
     if mask.is_empty() {
@@ -163,7 +160,7 @@ pub fn edit<'a>(
     if outcome == Outcome::Sparse {
         run.denoiser.bind(&mask)?;
     }
-    edited.bind_time = started.elapsed();
+    edited.timings.bind = started.elapsed();
 
     let started = Instant::now();
     path.restore_last(base.trajectory, &mask);
@@ -185,15 +182,10 @@ pub fn edit<'a>(
             steps: run.calls(),
         })?;
     }
-    edited.edit_time = started.elapsed();
+    edited.timings.edit = started.elapsed();
     let steps = run.calls() - edited.guided_steps;
     edited.sparse_steps = if outcome == Outcome::Sparse { steps } else { 0 };
-    let step_macs = if outcome == Outcome::Sparse {
-        run.denoiser.edit_macs()
-    } else {
-        macs_dense
-    };
-    edited.macs += step_macs * steps as u64;
+    edited.work = run.work;
     Ok(Edited {
         trajectory: path,
         mask,
@@ -301,6 +293,7 @@ impl Run<'_> {
         let input = self.input(step, latents);
         let sink = sink.as_mut().map(|sink| &mut **sink as &mut dyn SlotSink);
         let output = self.denoiser.edit(step, &input, recorded, sink)?;
+        self.work += self.denoiser.last_step();
         self.advance(step, &output, latents)
     }
 }

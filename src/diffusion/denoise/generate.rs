@@ -3,16 +3,17 @@
 use fisec_runtime::SlotSink;
 
 use super::{Conditions, Run};
-use crate::{Denoiser, DiffusionError, Event, Observer, Phase, Trajectory};
+use crate::{Denoiser, DiffusionError, Event, Observer, Phase, Trajectory, Work};
 
 /// Denoises `noise` (unit variance, `[C, H, W]`), every step dense. With a `sink`, records what edits will need.
+/// Returns the latents after every call, and what it cost.
 pub fn generate<'a>(
     denoiser: &'a mut dyn Denoiser,
     conditions: &Conditions,
     noise: &[f32],
     mut sink: Option<&mut dyn SlotSink>,
     observer: &'a mut Observer<'a>,
-) -> Result<Trajectory, DiffusionError> {
+) -> Result<(Trajectory, Work), DiffusionError> {
     let shape = denoiser.latent();
     let scale = conditions.sampler.initial_scale();
     let mut run = Run::start(denoiser, conditions, observer)?;
@@ -26,7 +27,7 @@ pub fn generate<'a>(
             steps: run.calls(),
         })?;
     }
-    Ok(path)
+    Ok((path, run.work))
 }
 
 impl Run<'_> {
@@ -42,6 +43,7 @@ impl Run<'_> {
             Some(sink) => self.denoiser.record(step, &input, *sink)?,
             None => self.denoiser.guide(step, &input)?,
         };
+        self.work += self.denoiser.last_step();
         self.advance(step, &output, latents)
     }
 }

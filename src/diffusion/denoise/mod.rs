@@ -5,13 +5,13 @@ mod generate;
 
 use std::ops::ControlFlow;
 
-use fisec_tensor::{DType, HostTensor};
+use fisec_tensor::HostTensor;
 
 pub use edit::{Base, EditOptions, Edited, GuideSteps, Outcome, Region, edit};
 pub use generate::generate;
 
 use crate::samplers::Sampler;
-use crate::{Denoiser, DiffusionError, Event, Observer};
+use crate::{Denoiser, DiffusionError, Event, Observer, Work};
 
 /// What generating and editing have in common.
 #[derive(Clone, Debug)]
@@ -29,6 +29,7 @@ struct Run<'a> {
     denoiser: &'a mut dyn Denoiser,
     sampler: Sampler,
     guidance: f32,
+    work: Work,
     observer: &'a mut Observer<'a>,
 }
 
@@ -47,6 +48,7 @@ impl<'a> Run<'a> {
             denoiser,
             sampler,
             guidance: conditions.guidance,
+            work: Work::default(),
             observer,
         })
     }
@@ -63,32 +65,26 @@ impl<'a> Run<'a> {
     }
 
     /// The network's input at a call: both halves of guidance see the same latents.
-    fn input(&self, call: usize, latents: &[f32]) -> HostTensor {
-        let [channels, height, width] = self.denoiser.latent();
-        let scaled = self.sampler.scale_input(call, latents);
-        let plane = height * width;
-        let one = (0..scaled.len()).map(|index| scaled[index % channels * plane + index / channels]);
-        HostTensor::from_f32([2, height, width, channels], one.clone().chain(one).collect())
+    fn input(&self, call: usize, latents: &[f32]) -> Vec<f32> {
+        self.sampler.scale_input(call, latents).repeat(2)
     }
 
-    /// The latents after a call, from the network's output `[2, H, W, C]`.
-    fn advance(&mut self, call: usize, output: &HostTensor, latents: &[f32]) -> Result<Vec<f32>, DiffusionError> {
-        let [channels, height, width] = self.denoiser.latent();
-        if **output.shape() != [2, height, width, channels] || output.dtype() != DType::F32 {
-            let reason = format!("its prediction is {}[{}]", output.dtype(), output.shape());
+    /// The latents after a call, from the network's output.
+    fn advance(&mut self, call: usize, output: &[f32], latents: &[f32]) -> Result<Vec<f32>, DiffusionError> {
+        if output.len() != 2 * latents.len() {
+            let reason = format!(
+                "its prediction has {} values instead of {}",
+                output.len(),
+                2 * latents.len()
+            );
             return Err(DiffusionError::Network {
                 network: "denoiser",
                 reason,
             });
         }
-        let values = output.as_f32()?;
-        let (without, given) = values.split_at(latents.len());
-        let plane = height * width;
-        let guided = |index: usize| {
-            let place = index % plane * channels + index / plane;
-            without[place] + self.guidance * (given[place] - without[place])
-        };
-        let prediction: Vec<f32> = (0..latents.len()).map(guided).collect();
+        let (without, given) = output.split_at(latents.len());
+        let guided = |(without, given): (&f32, &f32)| without + self.guidance * (given - without);
+        let prediction: Vec<f32> = without.iter().zip(given).map(guided).collect();
         let next = self.sampler.step(call, &prediction, latents);
         match next.iter().all(|value| value.is_finite()) {
             true => Ok(next),

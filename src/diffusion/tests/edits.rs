@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use fisec_diffusion::denoise::{Base, Conditions, EditOptions, Edited, GuideSteps, Outcome, Region, edit, generate};
 use fisec_diffusion::noise::randn;
 use fisec_diffusion::samplers::SamplerKind;
-use fisec_diffusion::{DiffusionError, Event, Notice, Phase, Trajectory};
+use fisec_diffusion::{DiffusionError, Event, Notice, Phase, Trajectory, Work};
 use fisec_runtime::SlotSink;
 use fisec_runtime::cache::MemoryCache;
 use fisec_tensor::Mask;
@@ -35,7 +35,7 @@ fn given(mask: Mask) -> EditOptions {
 fn make(toy: &mut Toy, conditions: &Conditions, seed: u64) -> (Trajectory, MemoryCache) {
     let mut slots = store();
     let noise = randn(CHANNELS * SIZE * SIZE, seed);
-    let path = generate(toy, conditions, &noise, Some(&mut slots), &mut silent).unwrap();
+    let (path, _) = generate(toy, conditions, &noise, Some(&mut slots), &mut silent).unwrap();
     (path, slots)
 }
 
@@ -80,7 +80,7 @@ fn recording_does_not_change_an_image() {
     let conditions = conditions(SamplerKind::Ddim, STEPS, BUMP);
     let noise = randn(CHANNELS * SIZE * SIZE, 3);
     let (recorded, _) = make(&mut Toy::default(), &conditions, 3);
-    let plain = generate(&mut Toy::default(), &conditions, &noise, None, &mut silent).unwrap();
+    let (plain, _) = generate(&mut Toy::default(), &conditions, &noise, None, &mut silent).unwrap();
     assert_eq!(recorded, plain);
     assert_eq!(recorded.calls(), STEPS);
     assert_eq!(Trajectory::from_tensor(&recorded.to_tensor()).unwrap(), recorded);
@@ -110,10 +110,9 @@ fn an_edit_changes_its_region_and_nothing_else() {
         );
         assert_eq!(edited.sparse_steps, toy.sparse_steps);
         let active = 10 * edited.mask.count() as u64;
-        assert_eq!(
-            edited.macs,
-            1000 * toy.dense_steps as u64 + active * toy.sparse_steps as u64
-        );
+        let macs = 1000 * toy.dense_steps as u64 + active * toy.sparse_steps as u64;
+        let slot_bytes = 7 * toy.sparse_steps as u64;
+        assert_eq!(edited.work, Work { macs, slot_bytes });
         assert_eq!(edited.macs_dense, 1000 * calls as u64);
     }
 }
@@ -150,7 +149,7 @@ fn the_dense_yardstick_has_the_same_mask_and_background() {
         (Outcome::Dense, 0, 0)
     );
     assert_eq!(dense.mask, sparse.mask);
-    assert_eq!(dense.macs, dense.macs_dense);
+    assert_eq!(dense.work.macs, dense.macs_dense);
     outside_is_base(&dense, &base.0, dense.guided_steps);
     for (dense, sparse) in dense.trajectory.last().iter().zip(sparse.trajectory.last()) {
         assert!((dense - sparse).abs() < 0.5, "{dense} {sparse}");

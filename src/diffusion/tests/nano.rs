@@ -9,7 +9,8 @@ use fisec_diffusion::denoise::{Base, Conditions, EditOptions, GuideSteps, Outcom
 use fisec_diffusion::noise::randn;
 use fisec_diffusion::samplers::{Sampler, SamplerConfig};
 use fisec_diffusion::{
-    Denoiser, DiffusionError, Image, TextEncoder, Tokenizer, VaeDecoder, VaeEncoder, guidance_context, mask_from_png,
+    Denoiser, DiffusionError, Image, TextEncoder, Tokenizer, VaeDecoder, VaeEncoder, Work, guidance_context,
+    mask_from_png,
 };
 use fisec_runtime::ort::{OnnxRuntime, Session};
 use fisec_runtime::{SlotSink, SlotSource};
@@ -49,26 +50,19 @@ impl Denoiser for Exported {
         Ok(())
     }
 
-    fn record(&mut self, step: usize, x: &HostTensor, _: &mut dyn SlotSink) -> Result<HostTensor, DiffusionError> {
+    fn record(&mut self, step: usize, x: &[f32], _: &mut dyn SlotSink) -> Result<Vec<f32>, DiffusionError> {
         self.guide(step, x)
     }
 
-    fn guide(&mut self, step: usize, sample: &HostTensor) -> Result<HostTensor, DiffusionError> {
-        let values = sample.as_f32()?;
-        let planar: Vec<f32> = (0..2048)
-            .map(|i| values[i / 1024 * 1024 + i % 256 * 4 + i / 256 % 4])
-            .collect();
-        let sample = HostTensor::from_f32([2, 4, 16, 16], planar);
+    fn guide(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, DiffusionError> {
+        let sample = HostTensor::from_f32([2, 4, 16, 16], sample.to_vec());
         let time = HostTensor::from_f32(Vec::new(), vec![self.timesteps[step]]);
         let inputs = [
             ("sample", &sample),
             ("timestep", &time),
             ("encoder_hidden_states", &self.context),
         ];
-        let output = self.session.run(&inputs, &["out_sample"])?.remove(0);
-        let values = output.as_f32()?;
-        let packed = (0..2048).map(|i| values[i / 1024 * 1024 + i % 4 * 256 + i % 1024 / 4]);
-        Ok(HostTensor::from_f32([2, 16, 16, 4], packed.collect()))
+        Ok(self.session.run(&inputs, &["out_sample"])?.remove(0).to_f32_vec())
     }
 
     fn can_edit(&self) -> bool {
@@ -82,10 +76,10 @@ impl Denoiser for Exported {
     fn edit(
         &mut self,
         _: usize,
-        _: &HostTensor,
+        _: &[f32],
         _: &dyn SlotSource,
         _: Option<&mut dyn SlotSink>,
-    ) -> Result<HostTensor, DiffusionError> {
+    ) -> Result<Vec<f32>, DiffusionError> {
         unreachable!("there is no sparse program")
     }
 
@@ -93,8 +87,8 @@ impl Denoiser for Exported {
         0
     }
 
-    fn edit_macs(&self) -> u64 {
-        0
+    fn last_step(&self) -> Work {
+        Work::default()
     }
 }
 
@@ -167,9 +161,9 @@ fn words_to_latents_as_in_pytorch() {
         context: HostTensor::from_f32([0], Vec::new()),
     };
     let noise = randn(1024, records.count("seed") as u64);
-    let base = generate(&mut unet, &conditions(records.text("base")), &noise, None, &mut silent).unwrap();
+    let (base, _) = generate(&mut unet, &conditions(records.text("base")), &noise, None, &mut silent).unwrap();
     let new = conditions(records.text("prompt"));
-    let prompt = generate(&mut unet, &new, &noise, None, &mut silent).unwrap();
+    let (prompt, _) = generate(&mut unet, &new, &noise, None, &mut silent).unwrap();
     let guided = records.count("guide_steps");
     records.assert_close("base", base.last());
     records.assert_close("base_k", base.at(guided));

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use fisec_diffusion::denoise::Conditions;
 use fisec_diffusion::samplers::{Sampler, SamplerConfig, SamplerKind};
-use fisec_diffusion::{Denoiser, DiffusionError, Event};
+use fisec_diffusion::{Denoiser, DiffusionError, Event, Work};
 use fisec_plan::{Slot, SlotId, SlotKind};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::{SlotSink, SlotSource};
@@ -27,14 +27,14 @@ pub struct Toy {
     pub sparse_steps: usize,
     pub no_sparse_program: bool,
     pub poison: bool,
+    pub work: Work,
 }
 
 impl Toy {
-    fn hidden(&self, step: usize, sample: &HostTensor) -> Vec<f32> {
+    fn hidden(&self, step: usize, sample: &[f32]) -> Vec<f32> {
         let time = self.timesteps[step] / 1000.0;
-        let values = sample.as_f32().unwrap();
         let value = |(index, x): (usize, &f32)| {
-            let pixel = index / CHANNELS % (SIZE * SIZE);
+            let pixel = index % (SIZE * SIZE);
             let image = index / (CHANNELS * SIZE * SIZE);
             let [strength, row, column] = self.context[image * 3..image * 3 + 3] else {
                 unreachable!()
@@ -42,42 +42,41 @@ impl Toy {
             let distance = ((pixel / SIZE) as f32 - row).powi(2) + ((pixel % SIZE) as f32 - column).powi(2);
             (x + time + strength * (-distance / 2.0).exp()).tanh()
         };
-        values.iter().enumerate().map(value).collect()
+        sample.iter().enumerate().map(value).collect()
     }
 
-    fn predict(&self, sample: &HostTensor, hidden: &[f32]) -> Vec<f32> {
-        let x = sample.as_f32().unwrap();
+    fn predict(&self, sample: &[f32], hidden: &[f32]) -> Vec<f32> {
         let mean = |index: usize| {
-            let (channel, pixel) = (index % CHANNELS, index / CHANNELS % (SIZE * SIZE));
-            let image = index / (CHANNELS * SIZE * SIZE);
-            let (row, column) = (pixel / SIZE, pixel % SIZE);
+            let (plane, row, column) = (index / (SIZE * SIZE), index / SIZE % SIZE, index % SIZE);
             let mut sum = 0.0;
             for y in row.saturating_sub(1)..(row + 2).min(SIZE) {
                 for x in column.saturating_sub(1)..(column + 2).min(SIZE) {
-                    sum += hidden[((image * SIZE + y) * SIZE + x) * CHANNELS + channel];
+                    sum += hidden[(plane * SIZE + y) * SIZE + x];
                 }
             }
             sum / 9.0
         };
-        (0..x.len()).map(|index| 0.7 * mean(index) + 0.1 * x[index]).collect()
+        (0..sample.len())
+            .map(|index| 0.7 * mean(index) + 0.1 * sample[index])
+            .collect()
     }
 
-    fn dense(&mut self, step: usize, sample: &HostTensor) -> (HostTensor, HostTensor) {
+    fn dense(&mut self, step: usize, sample: &[f32]) -> (Vec<f32>, Vec<f32>) {
         self.dense_steps += 1;
+        self.work = Work {
+            macs: 1000,
+            slot_bytes: 0,
+        };
         let hidden = self.hidden(step, sample);
         let mut prediction = self.predict(sample, &hidden);
         if self.poison {
             prediction[3] = f32::NAN;
         }
-        let shape = [2, SIZE, SIZE, CHANNELS];
-        (
-            HostTensor::from_f32(shape, prediction),
-            HostTensor::from_f32(shape, hidden),
-        )
+        (prediction, hidden)
     }
 
     fn is_active(&self, index: usize) -> bool {
-        let pixel = index / CHANNELS % (SIZE * SIZE);
+        let pixel = index % (SIZE * SIZE);
         self.active.as_ref().expect("a mask was bound").mask().bits()[pixel]
     }
 }
@@ -97,18 +96,13 @@ impl Denoiser for Toy {
         Ok(())
     }
 
-    fn record(
-        &mut self,
-        step: usize,
-        sample: &HostTensor,
-        sink: &mut dyn SlotSink,
-    ) -> Result<HostTensor, DiffusionError> {
+    fn record(&mut self, step: usize, sample: &[f32], sink: &mut dyn SlotSink) -> Result<Vec<f32>, DiffusionError> {
         let (prediction, hidden) = self.dense(step, sample);
-        sink.put(step, HIDDEN, hidden)?;
+        sink.put(step, HIDDEN, HostTensor::from_f32([2, CHANNELS, SIZE, SIZE], hidden))?;
         Ok(prediction)
     }
 
-    fn guide(&mut self, step: usize, sample: &HostTensor) -> Result<HostTensor, DiffusionError> {
+    fn guide(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, DiffusionError> {
         Ok(self.dense(step, sample).0)
     }
 
@@ -124,11 +118,16 @@ impl Denoiser for Toy {
     fn edit(
         &mut self,
         step: usize,
-        sample: &HostTensor,
+        sample: &[f32],
         recorded: &dyn SlotSource,
         sink: Option<&mut dyn SlotSink>,
-    ) -> Result<HostTensor, DiffusionError> {
+    ) -> Result<Vec<f32>, DiffusionError> {
         self.sparse_steps += 1;
+        let active = self.active.as_ref().map_or(0, ActiveSet::len) as u64;
+        self.work = Work {
+            macs: 10 * active,
+            slot_bytes: 7,
+        };
         let slot = recorded.slot(step, HIDDEN)?;
         let fresh = self.hidden(step, sample);
         let recorded = slot.as_f32()?;
@@ -146,22 +145,22 @@ impl Denoiser for Toy {
             *value = if self.is_active(index) { *value } else { 0.0 };
         }
         if let Some(sink) = sink {
-            sink.put(step, HIDDEN, HostTensor::from_f32([2, SIZE, SIZE, CHANNELS], hidden))?;
+            sink.put(step, HIDDEN, HostTensor::from_f32([2, CHANNELS, SIZE, SIZE], hidden))?;
         }
-        Ok(HostTensor::from_f32([2, SIZE, SIZE, CHANNELS], prediction))
+        Ok(prediction)
     }
 
     fn dense_macs(&self) -> u64 {
         1000
     }
 
-    fn edit_macs(&self) -> u64 {
-        10 * self.active.as_ref().map_or(0, ActiveSet::len) as u64
+    fn last_step(&self) -> Work {
+        self.work
     }
 }
 
 pub fn store() -> MemoryCache {
-    let shape = [2, SIZE, SIZE, CHANNELS];
+    let shape = [2, CHANNELS, SIZE, SIZE];
     let bytes = 4 * shape.iter().product::<usize>() as u64;
     let kind = SlotKind::Full { level: 0 };
     MemoryCache::new(&[Slot {

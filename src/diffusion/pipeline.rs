@@ -1,0 +1,284 @@
+//! A compiled pipeline: words in, image out.
+
+use std::time::Instant;
+
+use fisec_plan::{Bundle, PipelineFiles, Plan};
+use fisec_runtime::ort::OnnxRuntime;
+use fisec_runtime::{SlotSink, SlotSource};
+use fisec_tensor::{HostTensor, Mask};
+
+use crate::denoise::{self, Base, Conditions, EditOptions, Edited, Outcome};
+use crate::mask::fit_user_mask;
+use crate::samplers::{Sampler, SamplerConfig, SamplerKind};
+use crate::{
+    DiffusionError, Event, Image, Notice, Observer, PlanDenoiser, TextEncoder, Timings, Tokenizer, Tokens, Trajectory,
+    VaeDecoder, VaeEncoder, Work, guidance_context, noise,
+};
+
+/// What to make.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// what to see
+    pub prompt: String,
+    /// what not to see; may be empty
+    pub negative: String,
+    /// noise: torch's CPU generator
+    pub seed: u64,
+    /// steps of the schedule, 1 to the model's training timesteps
+    pub steps: usize,
+    /// factor of classifier-free guidance
+    pub guidance: f32,
+    /// the model's own when absent
+    pub sampler: Option<SamplerKind>,
+}
+
+/// A remembered image to edit.
+#[derive(Clone, Copy)]
+pub struct BaseImage<'a> {
+    /// its prompt
+    pub prompt: &'a str,
+    /// its latents after every call
+    pub trajectory: &'a Trajectory,
+    /// its activations
+    pub slots: &'a dyn SlotSource,
+}
+
+/// A first image.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// pixels
+    pub image: Image,
+    /// latents after every call
+    pub trajectory: Trajectory,
+    /// multiply-accumulates
+    pub work: Work,
+    /// where the time went
+    pub timings: Timings,
+}
+
+/// An edited image.
+#[derive(Clone, Debug)]
+pub struct EditedImage {
+    /// pixels; absent when the base is the result ([`Outcome::is_base`])
+    pub image: Option<Image>,
+    /// latents, mask, steps, work and time
+    pub edited: Edited,
+}
+
+/// A plan with the rest of its pipeline, ready to run. Nothing of one image stays for the next.
+pub struct Pipeline {
+    denoiser: PlanDenoiser,
+    tokenizer: Tokenizer,
+    text_encoder: TextEncoder,
+    decoder: VaeDecoder,
+    scheduler: SamplerConfig,
+    files: PipelineFiles,
+    bundle: Bundle,
+    runtime: OnnxRuntime,
+}
+
+impl Pipeline {
+    /// Opens everything that `bundle` holds. Fails when it was compiled from a U-Net alone, or for another batch than 2.
+    pub fn open(bundle: &Bundle, runtime: &OnnxRuntime) -> Result<Self, DiffusionError> {
+        let plan = bundle.plan();
+        let files = plan.pipeline.clone().ok_or(DiffusionError::NoPipeline)?;
+        let denoiser = PlanDenoiser::open(bundle, runtime)?;
+        Ok(Pipeline {
+            denoiser,
+            tokenizer: Tokenizer::open(&bundle.path(&files.tokenizer), plan.context[0])?,
+            text_encoder: TextEncoder::open(runtime, &bundle.path(&files.text_encoder))?,
+            decoder: VaeDecoder::open(runtime, &bundle.path(&files.vae_decoder), files.scaling_factor)?,
+            scheduler: SamplerConfig::read(&bundle.path(&files.scheduler))?,
+            files,
+            bundle: bundle.clone(),
+            runtime: runtime.clone(),
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        self.bundle.plan()
+    }
+
+    /// Rows and columns of the images.
+    pub fn image_size(&self) -> (usize, usize) {
+        let [_, height, width] = self.plan().latent;
+        (height * self.files.vae_scale, width * self.files.vae_scale)
+    }
+
+    /// The sampler of a request: its own, else the model's.
+    pub fn sampler_kind(&self, request: &Request) -> Result<SamplerKind, DiffusionError> {
+        request.sampler.map_or_else(|| self.scheduler.default_kind(), Ok)
+    }
+
+    /// Calls of the network that a request takes: what a recording of it holds. PNDM calls once more than it has steps.
+    pub fn calls(&self, request: &Request) -> Result<usize, DiffusionError> {
+        Ok(self.sampler(request)?.timesteps().len())
+    }
+
+    /// A user's mask of any size of the image's aspect ratio, at the latents' size.
+    pub fn fit_mask(&self, mask: &Mask) -> Result<Mask, DiffusionError> {
+        let [_, height, width] = self.plan().latent;
+        fit_user_mask(mask, (height, width), self.image_size())
+    }
+
+    /// Makes a first image. With a `sink`, records what edits will need.
+    pub fn generate(
+        &mut self,
+        request: &Request,
+        sink: Option<&mut dyn SlotSink>,
+        observer: &mut Observer<'_>,
+    ) -> Result<Generated, DiffusionError> {
+        let started = Instant::now();
+        let tokens = self.tokens(request, observer)?;
+        let conditions = self.conditions(request, &tokens)?;
+        let text = started.elapsed();
+
+        let started = Instant::now();
+        let unit = noise::randn(self.plan().latent.iter().product(), request.seed);
+        let (trajectory, work) = denoise::generate(&mut self.denoiser, &conditions, &unit, sink, &mut *observer)?;
+        let guide = started.elapsed();
+
+        let started = Instant::now();
+        let image = self.decode(&trajectory.last_tensor(), observer)?;
+        let timings = Timings {
+            text,
+            guide,
+            decode: started.elapsed(),
+            ..Timings::default()
+        };
+        Ok(Generated {
+            image,
+            trajectory,
+            work,
+            timings,
+        })
+    }
+
+    /// Edits a remembered image, made with the same plan, seed, sampler, steps, guidance and negative prompt. With a
+    /// `sink`, records the edited image as a base for further edits; throw that away when the outcome is the base.
+    pub fn edit(
+        &mut self,
+        request: &Request,
+        base: BaseImage<'_>,
+        options: &EditOptions,
+        sink: Option<&mut dyn SlotSink>,
+        observer: &mut Observer<'_>,
+    ) -> Result<EditedImage, DiffusionError> {
+        let started = Instant::now();
+        let tokens = self.tokens(request, observer)?;
+        if self.tokenizer.encode(base.prompt)?.ids == tokens.prompt.ids {
+            tell(observer, Event::Notice(Notice::Unchanged))?;
+            return Ok(EditedImage {
+                image: None,
+                edited: Edited::unchanged(base.trajectory),
+            });
+        }
+        let conditions = self.conditions(request, &tokens)?;
+        let text = started.elapsed();
+
+        let source = Base {
+            trajectory: base.trajectory,
+            slots: base.slots,
+        };
+        let mut edited = denoise::edit(&mut self.denoiser, &conditions, source, options, sink, &mut *observer)?;
+        edited.timings.text = text;
+        if edited.outcome == Outcome::EmptyMask {
+            return Ok(EditedImage { image: None, edited });
+        }
+        let started = Instant::now();
+        let image = self.decode(&edited.trajectory.last_tensor(), observer)?;
+        edited.timings.decode = started.elapsed();
+        Ok(EditedImage {
+            image: Some(image),
+            edited,
+        })
+    }
+
+    /// The latents `[1, C, H, W]` of a picture of [`Pipeline::image_size`].
+    pub fn encode(&self, image: &Image) -> Result<HostTensor, DiffusionError> {
+        let (height, width) = self.image_size();
+        if (image.height, image.width) != (height, width) {
+            let found = format!("{}x{}", image.width, image.height);
+            return Err(DiffusionError::Image(format!(
+                "it is {found}, the plan makes {width}x{height}"
+            )));
+        }
+        let Some(encoder) = &self.files.vae_encoder else {
+            return Err(DiffusionError::Image("the plan has no VAE encoder".into()));
+        };
+        let mut encoder = VaeEncoder::open(&self.runtime, &self.bundle.path(encoder), self.files.scaling_factor)?;
+        encoder.encode(image, self.plan().latent[0])
+    }
+
+    /// The image of latents `[1, C, H, W]`.
+    pub fn decode(&mut self, latents: &HostTensor, observer: &mut Observer<'_>) -> Result<Image, DiffusionError> {
+        tell(observer, Event::Decode)?;
+        self.decoder.decode(latents)
+    }
+
+    fn sampler(&self, request: &Request) -> Result<Sampler, DiffusionError> {
+        Sampler::new(self.sampler_kind(request)?, &self.scheduler, request.steps)
+    }
+
+    fn tokens(&self, request: &Request, observer: &mut Observer<'_>) -> Result<PromptTokens, DiffusionError> {
+        if request.prompt.trim().is_empty() {
+            return Err(DiffusionError::EmptyPrompt);
+        }
+        tell(observer, Event::Text)?;
+        let encode = |text: &str| self.tokenizer.encode(text);
+        let tokens = PromptTokens {
+            prompt: encode(&request.prompt)?,
+            negative: encode(&request.negative)?,
+        };
+        for dropped in [&tokens.prompt, &tokens.negative]
+            .into_iter()
+            .filter_map(|tokens| tokens.dropped.clone())
+        {
+            tell(observer, Event::Notice(Notice::Truncated(dropped)))?;
+        }
+        Ok(tokens)
+    }
+
+    fn conditions(&mut self, request: &Request, tokens: &PromptTokens) -> Result<Conditions, DiffusionError> {
+        if !request.guidance.is_finite() {
+            return Err(DiffusionError::Option(format!(
+                "guidance {} is no number",
+                request.guidance
+            )));
+        }
+        let sampler = self.sampler(request)?;
+        let negative = self.text_encoder.encode(&tokens.negative.ids)?;
+        let prompt = self.text_encoder.encode(&tokens.prompt.ids)?;
+        let context = guidance_context(&negative, &prompt)?;
+        if context.shape()[1..] != self.plan().context {
+            let [tokens, width] = self.plan().context;
+            let reason = format!(
+                "its embedding is [{}], the plan takes {tokens} tokens of {width}",
+                prompt.shape()
+            );
+            return Err(DiffusionError::Network {
+                network: "text encoder",
+                reason,
+            });
+        }
+        Ok(Conditions {
+            sampler,
+            context,
+            guidance: request.guidance,
+        })
+    }
+}
+
+struct PromptTokens {
+    prompt: Tokens,
+    negative: Tokens,
+}
+
+fn tell(observer: &mut Observer<'_>, event: Event) -> Result<(), DiffusionError> {
+    if observer(event).is_break() {
+        Err(DiffusionError::Interrupted)
+    } else {
+        Ok(())
+    }
+}

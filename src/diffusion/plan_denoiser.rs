@@ -1,0 +1,97 @@
+//! A compiled plan as a denoiser.
+
+use fisec_plan::{Bundle, Stage};
+use fisec_runtime::ort::OnnxRuntime;
+use fisec_runtime::{Binding, Executor, RuntimeError, SlotSink, SlotSource};
+use fisec_tensor::{HostTensor, Mask};
+
+use crate::{Denoiser, DiffusionError, Work};
+
+/// The programs of a plan.
+pub struct PlanDenoiser {
+    executor: Executor,
+    binding: Option<Binding>,
+    dense_macs: u64,
+}
+
+impl PlanDenoiser {
+    /// Prepares the programs of `bundle`. Fails for another batch than 2.
+    pub fn open(bundle: &Bundle, runtime: &OnnxRuntime) -> Result<Self, DiffusionError> {
+        let plan = bundle.plan();
+        if plan.batch != 2 {
+            return Err(DiffusionError::Batch(plan.batch));
+        }
+        let steps = plan
+            .programs
+            .guide
+            .nodes
+            .iter()
+            .filter(|node| node.stage == Stage::Step);
+        let dense_macs = steps.map(|node| node.macs_dense).sum();
+        let executor = Executor::new(bundle.clone(), Some(runtime.clone()))?;
+        Ok(PlanDenoiser {
+            executor,
+            binding: None,
+            dense_macs,
+        })
+    }
+
+    /// The executor, to prepare or measure it.
+    pub fn executor(&mut self) -> &mut Executor {
+        &mut self.executor
+    }
+}
+
+impl Denoiser for PlanDenoiser {
+    fn latent(&self) -> [usize; 3] {
+        self.executor.plan().latent
+    }
+
+    fn set_timesteps(&mut self, timesteps: &[f32]) -> Result<(), DiffusionError> {
+        Ok(self.executor.set_timesteps(timesteps)?)
+    }
+
+    fn set_context(&mut self, context: &HostTensor) -> Result<(), DiffusionError> {
+        Ok(self.executor.set_context(context)?)
+    }
+
+    fn record(&mut self, step: usize, sample: &[f32], sink: &mut dyn SlotSink) -> Result<Vec<f32>, DiffusionError> {
+        Ok(self.executor.record(step, sample, sink)?)
+    }
+
+    fn guide(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, DiffusionError> {
+        Ok(self.executor.guide(step, sample)?)
+    }
+
+    fn can_edit(&self) -> bool {
+        self.executor.plan().programs.edit.is_some()
+    }
+
+    fn bind(&mut self, mask: &Mask) -> Result<(), DiffusionError> {
+        self.binding = Some(Binding::bind(self.executor.plan(), mask)?);
+        Ok(())
+    }
+
+    fn edit(
+        &mut self,
+        step: usize,
+        sample: &[f32],
+        recorded: &dyn SlotSource,
+        sink: Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, DiffusionError> {
+        let binding = self.binding.as_ref().ok_or(RuntimeError::NotPrepared("mask"))?;
+        Ok(self.executor.edit(step, sample, binding, recorded, sink)?)
+    }
+
+    fn dense_macs(&self) -> u64 {
+        self.dense_macs
+    }
+
+    fn last_step(&self) -> Work {
+        let report = self.executor.last_step();
+        Work {
+            macs: report.macs,
+            slot_bytes: report.slot_bytes,
+        }
+    }
+}
