@@ -60,6 +60,32 @@ pub enum RuntimeError {
     /// The plan has no program of this kind.
     #[error("the plan has no `{0}` program")]
     NoProgram(&'static str),
+    /// The plan was compiled for another device.
+    #[error("the plan is for `{0}`, which this executor does not run")]
+    Target(String),
+    /// The mask has another size than the latents.
+    #[error("the mask is {height}x{width}, the latents are {expected_height}x{expected_width}")]
+    #[allow(missing_docs)]
+    MaskSize {
+        height: usize,
+        width: usize,
+        expected_height: usize,
+        expected_width: usize,
+    },
+    /// The sample has another size than the plan's latents.
+    #[error("the sample has {got} elements, the plan takes {expected}")]
+    #[allow(missing_docs)]
+    SampleSize { expected: usize, got: usize },
+    /// A step that the schedule does not have.
+    #[error("step {step} of a schedule of {steps}")]
+    #[allow(missing_docs)]
+    Step { step: usize, steps: usize },
+    /// The threads of the CPU backend cannot be started.
+    #[error("cannot start threads: {0}")]
+    Threads(String),
+    /// A constant of the plan cannot be read.
+    #[error(transparent)]
+    Bundle(#[from] fisec_plan::PlanError),
     /// The executor was not prepared.
     #[error("no {0} set before the first step")]
     NotPrepared(&'static str),
@@ -90,7 +116,9 @@ impl RuntimeError {
                 Some("run `cargo xtask setup` for a version that fits (1.24 or newer)")
             }
             RuntimeError::NoProgram("edit") => Some("no level pays with this model and size: use `--dense`"),
-            RuntimeError::MissingSlot { .. } | RuntimeError::DamagedCache { .. } => Some("generate the base image again with `--base none`"),
+            RuntimeError::MissingSlot { .. } | RuntimeError::DamagedCache { .. } => {
+                Some("generate the base image again with `--base none`")
+            }
             _ => None,
         }
     }

@@ -2,10 +2,15 @@
 //!
 //! A plan is all it knows of the compiler.
 
+mod binding;
 pub mod cache;
+mod cpu;
 mod error;
+mod executor;
 pub mod ort;
 mod slots;
 
+pub use binding::{Binding, LayerChoice};
 pub use error::RuntimeError;
+pub use executor::{Executor, NodeTime, StepReport};
 pub use slots::{SlotSink, SlotSource};

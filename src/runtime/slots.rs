@@ -6,13 +6,13 @@ use fisec_tensor::HostTensor;
 use crate::RuntimeError;
 
 /// Recorded activations of one image.
-pub trait SlotSource {
+pub trait SlotSource: Sync {
     /// The whole value of `slot` at `step`, in the slot's element type and shape.
     fn slot(&self, step: usize, slot: SlotId) -> Result<HostTensor, RuntimeError>;
 }
 
 /// Takes the activations of an image that is being made.
-pub trait SlotSink {
+pub trait SlotSink: Send {
     /// Records `value` (any float type, the slot's shape) as `slot` of `step`.
     fn put(&mut self, step: usize, slot: SlotId, value: HostTensor) -> Result<(), RuntimeError>;
 }

@@ -1,0 +1,81 @@
+//! Dense subgraphs in ONNX Runtime.
+
+use std::path::{Path, PathBuf};
+
+use fisec_plan::{IslandCall, IslandId, Plan};
+use fisec_tensor::{DType, HostTensor};
+
+use super::value::{CpuValue, Floats};
+use super::{CpuBackend, CpuCall, Made};
+use crate::RuntimeError;
+use crate::executor::StepReport;
+use crate::ort::{OnnxRuntime, Session};
+
+/// Sessions of the islands, opened on first use.
+pub(super) struct Islands {
+    folder: PathBuf,
+    runtime: Option<OnnxRuntime>,
+    threads: usize,
+    sessions: Vec<Option<Session>>,
+}
+
+impl Islands {
+    pub(super) fn new(folder: &Path, count: usize, runtime: Option<OnnxRuntime>, threads: usize) -> Self {
+        Islands {
+            folder: folder.to_owned(),
+            runtime,
+            threads,
+            sessions: std::iter::repeat_with(|| None).take(count).collect(),
+        }
+    }
+
+    pub(super) fn open(&mut self, plan: &Plan, id: IslandId) -> Result<&mut Session, RuntimeError> {
+        let session = &mut self.sessions[id.index()];
+        if session.is_none() {
+            let runtime = self.runtime.as_ref().ok_or(RuntimeError::OnnxRuntimeMissing)?;
+            let model = self.folder.join(&plan.islands[id.index()].file);
+            *session = Some(runtime.session(&model, self.threads)?);
+        }
+        Ok(session.as_mut().expect("opened above"))
+    }
+}
+
+impl CpuBackend {
+    pub(super) fn island(&mut self, call: &CpuCall<'_>, island: &IslandCall, report: &mut StepReport) -> Made {
+        let description = &call.plan.islands[island.island.index()];
+        let inputs = island
+            .inputs
+            .iter()
+            .zip(&description.inputs)
+            .map(|(&id, port)| self.port(call.value(id)?, port.dtype, &port.shape))
+            .collect::<Result<Vec<HostTensor>, RuntimeError>>()?;
+        let named: Vec<(&str, &HostTensor)> = description
+            .inputs
+            .iter()
+            .map(|port| port.name.as_str())
+            .zip(&inputs)
+            .collect();
+        let outputs: Vec<&str> = description.outputs.iter().map(|port| port.name.as_str()).collect();
+        let results = self.islands.open(call.plan, island.island)?.run(&named, &outputs)?;
+        report.macs += description.macs;
+        for (result, port) in results.iter().zip(&description.outputs) {
+            if result.shape().elements() != port.shape.elements() {
+                return Err(call.error(format!(
+                    "output `{}` is [{}], not [{}]",
+                    port.name,
+                    result.shape(),
+                    port.shape
+                )));
+            }
+        }
+        results
+            .iter()
+            .map(|result| Ok(CpuValue::Shared(Floats::new(result)?)))
+            .collect()
+    }
+
+    fn port(&self, value: &CpuValue, dtype: DType, shape: &fisec_tensor::Shape) -> Result<HostTensor, RuntimeError> {
+        use crate::executor::Backend;
+        Ok(self.export(value, shape.clone())?.cast(dtype))
+    }
+}
