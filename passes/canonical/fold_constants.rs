@@ -8,6 +8,7 @@ use fisec_ir::{Graph, NodeId, Op, Operand, ValueId, WeightInfo};
 use fisec_tensor::{Constant, HostTensor};
 
 use super::infer_shapes::{infer_node, shape_range};
+use super::sequences::slice_of_sequence;
 use super::{evaluate, order};
 use crate::{Changes, PassError};
 
@@ -17,6 +18,7 @@ const PASS: &str = "fold_constants";
 pub fn fold_constants(graph: &mut Graph) -> Result<Changes, PassError> {
     let mut changes = Changes::default();
     for id in order(graph, PASS)? {
+        slice_of_sequence(graph, id);
         changes += infer_node(graph, id)?;
         let Some(values) = known_values(graph, id) else {
             continue;

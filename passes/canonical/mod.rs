@@ -7,6 +7,7 @@ mod evaluate;
 mod fold_constants;
 mod infer_shapes;
 mod lower_contrib;
+mod merge_equal;
 mod pattern;
 mod raise_activation;
 mod raise_add;
@@ -19,6 +20,7 @@ mod raise_norm;
 mod raise_time;
 mod raise_tokens;
 mod raise_upsample;
+mod sequences;
 mod simplify;
 mod view;
 
@@ -29,6 +31,7 @@ use fisec_ir::{Graph, NodeId};
 pub use fold_constants::fold_constants;
 pub use infer_shapes::infer_shapes;
 pub use lower_contrib::lower_contrib;
+pub use merge_equal::merge_equal;
 pub use raise_activation::raise_activation;
 pub use raise_add::raise_add;
 pub use raise_attention::raise_attention;
@@ -66,6 +69,7 @@ pub const CANONICAL: &[NamedPass] = &[
     ("raise_add", raise_add), // after everything that contains an addition: bias, norms, time
     ("raise_tokens", raise_tokens), // again: linears have moved reshapes, so that pairs meet
     ("simplify", simplify),
+    ("merge_equal", merge_equal), // last: equal things are spelled equally only now
 ];
 
 /// Runs [`CANONICAL`], calling `after_each` with the name of each pass and the graph it left; `Break` stops there.

@@ -63,6 +63,7 @@ fn embedding(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let shift = downscale_shift(&frequencies)?;
     let timesteps = timesteps(graph, position);
     let op = Op::TimestepEmbedding(TimestepEmbedding {
+        rows: shape[0],
         width: shape[1],
         flip_sin_to_cos,
         shift,
