@@ -102,7 +102,7 @@ fn dropped(prompt: &str, rest: &Encoding) -> Option<String> {
         .iter()
         .position(|&special| special == 0)?;
     let (start, _) = rest.get_offsets()[word];
-    prompt.get(start..).map(|text| text.trim().to_string())
+    Some(prompt[prompt.floor_char_boundary(start)..].trim().to_string())
 }
 
 /// `tokenizer_config.json` and `special_tokens_map.json`, where they are.

@@ -140,7 +140,10 @@ pub fn edit<'a>(
     };
 
     let started = Instant::now();
-    let mask = region(&options.region, &difference)?;
+    let mask = match options.region {
+        Region::Changed { grow } => found(&options.region, &difference)?.dilated(grow),
+        _ => found(&options.region, &difference)?,
+    };
     run.tell(Event::Mask { share: mask.share() })?;
     let mut edited = Edited {
         guided_steps: path.calls(),
@@ -224,9 +227,10 @@ fn check(
     }
 }
 
-fn region(region: &Region, difference: &Difference) -> Result<Mask, DiffusionError> {
+/// The region before it is grown: what has to stay the same for guiding to stop.
+fn found(region: &Region, difference: &Difference) -> Result<Mask, DiffusionError> {
     match region {
-        Region::Changed { grow } => Ok(difference.mask().dilated(*grow)),
+        Region::Changed { .. } => Ok(difference.mask()),
         Region::Share(share) => difference.largest(*share),
         Region::Given(mask) => Ok(mask.clone()),
     }
@@ -259,7 +263,7 @@ impl Run<'_> {
                 step,
                 steps: self.calls(),
             })?;
-            if options.guide_steps == GuideSteps::Auto && convergence.is_done(difference.mask()) {
+            if options.guide_steps == GuideSteps::Auto && convergence.is_done(found(&options.region, &difference)?) {
                 break;
             }
         }

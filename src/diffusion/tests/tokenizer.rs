@@ -68,6 +68,8 @@ fn what_does_not_fit_is_said() {
     assert_eq!(tokens.dropped.as_deref(), Some("under a  blue sky"));
     assert_eq!(tokens.spans[1..3], [(0, 1), (2, 5)]);
     assert_eq!(tokenizer.encode("a dog").unwrap().dropped, None);
+    let bytes = Tokenizer::open(&repository("tests/data/tokens/clip"), 5).unwrap();
+    assert_eq!(bytes.encode("a 🐶 dog").unwrap().dropped.as_deref(), Some("🐶 dog"));
 }
 
 #[test]
