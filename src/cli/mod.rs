@@ -1,10 +1,13 @@
 //! Commands, one file each; this one parses and dispatches.
 
+mod compile;
 mod console;
 mod doctor;
 mod failure;
 mod interrupt;
 mod output;
+mod report;
+mod run;
 mod sessions;
 mod units;
 
@@ -46,6 +49,10 @@ struct Verbosity {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Compile a model to a plan
+    Compile(compile::Arguments),
+    /// Make an image, or edit a remembered one
+    Run(run::Arguments),
     /// List, show and remove remembered images
     Sessions(sessions::Arguments),
     /// Say what this machine offers and what is missing
@@ -61,6 +68,8 @@ pub fn main() -> ExitCode {
     };
     let console = Console::new(cli.verbosity.verbose, cli.verbosity.quiet);
     let result = match cli.command {
+        Command::Compile(arguments) => compile::run(&arguments, &console),
+        Command::Run(arguments) => run::run(&arguments, &console),
         Command::Sessions(arguments) => sessions::run(&arguments, &console),
         Command::Doctor(arguments) => doctor::run(&arguments, &console),
     };

@@ -59,7 +59,11 @@ impl Report<'_> {
 
     fn figures(&self) -> String {
         let figure = |(value, what): &(String, String)| {
-            format!("<li><strong>{}</strong><span>{}</span></li>", escape(value), escape(what))
+            format!(
+                "<li><strong>{}</strong><span>{}</span></li>",
+                escape(value),
+                escape(what)
+            )
         };
         self.figures.iter().map(figure).collect()
     }
@@ -148,8 +152,14 @@ mod tests {
             settings: vec![("seed", "7".into())],
         };
         let html = report.to_html().unwrap();
-        assert!(!html.contains("{{") && !html.contains("http"), "nothing is left open or fetched");
-        assert!(html.contains("<del>dog</del> <ins>&lt;cat&gt;</ins>"), "words are marked and escaped");
+        assert!(
+            !html.contains("{{") && !html.contains("http"),
+            "nothing is left open or fetched"
+        );
+        assert!(
+            html.contains("<del>dog</del> <ins>&lt;cat&gt;</ins>"),
+            "words are marked and escaped"
+        );
         assert!(html.contains("width:75.00%") && html.contains("6.3 %") && html.contains("<th>seed</th><td>7</td>"));
     }
 }

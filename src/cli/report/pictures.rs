@@ -28,7 +28,9 @@ pub fn overlay(image: &Image, mask: &Mask) -> Image {
 /// Absolute differences, amplified: black where nothing changed.
 pub fn difference(a: &Image, b: &Image) -> Image {
     let pairs = a.rgb.iter().zip(&b.rgb);
-    let rgb = pairs.map(|(a, b)| (u32::from(a.abs_diff(*b)) * GAIN).min(255) as u8).collect();
+    let rgb = pairs
+        .map(|(a, b)| (u32::from(a.abs_diff(*b)) * GAIN).min(255) as u8)
+        .collect();
     Image { rgb, ..*a }
 }
 

@@ -55,7 +55,10 @@ mod tests {
 
     #[test]
     fn replaced_added_and_removed_words_are_marked() {
-        assert_eq!(marked("a dog on grass", "a cat on grass"), "a <del>dog</del> <ins>cat</ins> on grass");
+        assert_eq!(
+            marked("a dog on grass", "a cat on grass"),
+            "a <del>dog</del> <ins>cat</ins> on grass"
+        );
         assert_eq!(marked("a dog", "a dog with a hat"), "a dog <ins>with a hat</ins>");
         assert_eq!(marked("a big dog", "a dog"), "a <del>big</del> dog");
     }

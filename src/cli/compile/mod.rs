@@ -1,0 +1,283 @@
+//! `fisec compile`: a model to a plan.
+
+mod dump;
+mod model;
+mod pipeline;
+mod summary;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use fisec_ir::{Graph, Op, text};
+use fisec_onnx::{Bindings, Import, import};
+use fisec_passes::canonical::canonicalize;
+use fisec_passes::cost::CostTable;
+use fisec_passes::{Module, Pipeline};
+use fisec_plan::{BundleWriter, CompileOptions, Keys, Norm, Plan};
+use fisec_tensor::DType;
+
+use super::console::Console;
+use super::failure::Failure;
+use super::output;
+use dump::{PassDump, Watcher};
+use model::Model;
+pub use summary::program_work;
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  fisec compile models/demo -o demo.plan\n  fisec compile models/demo --size 768x512 --norm live"
+)]
+pub struct Arguments {
+    /// Pipeline folder (diffusers/optimum ONNX layout), or one U-Net's .onnx file
+    model: PathBuf,
+    /// Where the plan goes [default: the model's name with `.plan`]
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    choices: Choices,
+    /// Write IR text after this pass, or after all of them
+    #[arg(long, value_name = "PASS|all", requires = "dump_folder")]
+    dump_after: Option<String>,
+    /// Folder for `--dump-after`
+    #[arg(short = 'O', long, value_name = "DIR")]
+    dump_folder: Option<PathBuf>,
+    /// Stop after this many passes; no plan is written
+    #[arg(long, value_name = "N")]
+    stop_after: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What changes the plan.
+#[derive(Args, Clone, Debug)]
+pub struct Choices {
+    /// Pixels: one number for a square, or WIDTHxHEIGHT [default: the model's own]
+    #[arg(long, value_parser = parse_size)]
+    size: Option<ImageSize>,
+    /// Images per step: 2 with guidance
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    batch: u16,
+    /// Where the plan runs: cpu
+    #[arg(long, default_value = "cpu")]
+    target: String,
+    /// Keys and values of self-attention: the whole image's, or the active region's only
+    #[arg(long, value_enum, default_value = "full")]
+    kv: KeysChoice,
+    /// Statistics of group norms in an edit
+    #[arg(long, value_enum, default_value = "frozen")]
+    norm: NormChoice,
+    /// How many of the finest resolutions are sparse: auto, or a number
+    #[arg(long, default_value = "auto", value_parser = parse_levels, value_name = "auto|N")]
+    sparse_levels: SparseLevels,
+    /// Element type of recorded activations: f16, f32
+    #[arg(long, default_value = "f16", value_parser = parse_cache_type)]
+    cache_type: DType,
+}
+
+/// Pixels.
+#[derive(Clone, Copy, Debug)]
+pub struct ImageSize {
+    width: usize,
+    height: usize,
+}
+
+/// `None`: chosen by cost.
+#[derive(Clone, Copy, Debug)]
+pub struct SparseLevels(Option<usize>);
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KeysChoice {
+    /// context is kept
+    Full,
+    /// as in the paper's Figure A1
+    Masked,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NormChoice {
+    /// recorded at the same step
+    Frozen,
+    /// recorded, corrected by what changed
+    Updated,
+    /// computed over the whole map
+    Live,
+}
+
+/// A model on its way to a plan.
+pub struct Compiled {
+    pub plan: Plan,
+    /// how often each operator occurs after raising
+    pub recognised: BTreeMap<String, usize>,
+    /// ONNX operators that stay as they are
+    pub opaque: BTreeMap<String, usize>,
+    pub passes: usize,
+    pub took: Duration,
+}
+
+pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
+    let started = Instant::now();
+    let model = Model::find(&arguments.model)?;
+    let dump = arguments.dump_after.as_ref().zip(arguments.dump_folder.as_ref());
+    let dump = dump.map(|(pass, folder)| PassDump::new(pass, folder)).transpose()?;
+    let mut watcher = Watcher::new(arguments.stop_after, dump);
+    let target = arguments.output.clone().unwrap_or_else(|| model.default_plan());
+    let Some(compiled) = compile(&model, &arguments.choices, &target, &mut watcher, console)? else {
+        console.say(&format!(
+            "stopped after {} passes, the last {}",
+            watcher.count(),
+            watcher.last()
+        ));
+        return watcher.finish();
+    };
+    watcher.finish()?;
+    let compiled = Compiled {
+        took: started.elapsed(),
+        ..compiled
+    };
+    match arguments.json {
+        true => output::print_json(&summary::json(&compiled, &target)),
+        false => output::print(&summary::text(&compiled, &target)),
+    }
+}
+
+/// The model's raised graph, with what the importer knows.
+pub fn raise(model: &Model, choices: &Choices, watcher: &mut Watcher) -> Result<Import, Failure> {
+    let (width, height) = match choices.size {
+        Some(size) => (size.width, size.height),
+        None => model.default_size()?,
+    };
+    let scale = model.vae_scale();
+    if width % scale != 0 || height % scale != 0 || width == 0 || height == 0 {
+        return Err(
+            Failure::new(format!("{width}x{height} pixels cannot be made of latents"))
+                .hint(format!("give multiples of {}, e.g. `--size 512`", scale * 8)),
+        );
+    }
+    let bindings = Bindings::unet(choices.batch.into(), height / scale, width / scale, model.tokens());
+    let mut imported = import(model.unet(), &bindings)?;
+    canonicalize(&mut imported.graph, &mut |name, graph| watcher.after(name, graph))?;
+    Ok(imported)
+}
+
+/// Compiles to `target`; `None` when the watcher stopped it.
+fn compile(
+    model: &Model,
+    choices: &Choices,
+    target: &Path,
+    watcher: &mut Watcher,
+    console: &Console,
+) -> Result<Option<Compiled>, Failure> {
+    let table =
+        CostTable::shipped(&choices.target).map_err(|error| Failure::new(error).hint("compile with `--target cpu`"))?;
+    let mut writer = BundleWriter::create(target)?;
+    let imported = raise(model, choices, watcher)?;
+    console.detail(&format!(
+        "{} nodes, written by {}",
+        imported.graph.len(),
+        imported.producer
+    ));
+    if watcher.is_stopped() {
+        return Ok(None);
+    }
+    let (recognised, opaque) = census(&imported.graph);
+    let Some(module) = build(imported.graph, choices, &table, watcher)? else {
+        return Ok(None);
+    };
+    let plan = module.lower(&choices.target, &choices.options(), &table, &mut writer)?;
+    writer.add_file("graph.fir", programs_text(&module).as_bytes())?;
+    let plan = Plan {
+        model: model.name(),
+        model_hash: pipeline::hash(&imported.model_files)?,
+        pipeline: pipeline::copy(model, &mut writer)?,
+        ..plan
+    };
+    Ok(Some(Compiled {
+        plan: writer.finish(plan)?,
+        recognised,
+        opaque,
+        passes: watcher.count(),
+        took: Duration::ZERO,
+    }))
+}
+
+/// The three programs of a raised graph.
+pub fn build(
+    graph: Graph,
+    choices: &Choices,
+    table: &CostTable,
+    watcher: &mut Watcher,
+) -> Result<Option<Module>, Failure> {
+    let mut listener = |_: usize, name: &str, graph: &Graph| -> ControlFlow<()> { watcher.after(name, graph) };
+    let mut passes = Pipeline::new(&mut listener);
+    Ok(Module::build(graph, &choices.options(), table, &mut passes)?)
+}
+
+/// The programs as IR text.
+pub fn programs_text(module: &Module) -> String {
+    let programs = [Some(&module.record), Some(&module.guide), module.edit.as_ref()];
+    let texts: Vec<String> = programs.into_iter().flatten().map(text::print).collect();
+    texts.join("\n")
+}
+
+/// How often each operator occurs: semantic ones, and those that stay ONNX.
+fn census(graph: &Graph) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
+    let (mut recognised, mut opaque) = (BTreeMap::new(), BTreeMap::new());
+    for id in graph.ids() {
+        match graph.op(id) {
+            Op::Input(_) | Op::Output(_) => {}
+            Op::Onnx(op) => *opaque.entry(op.op_type.clone()).or_default() += 1,
+            op => *recognised.entry(op.name().to_owned()).or_default() += 1,
+        }
+    }
+    (recognised, opaque)
+}
+
+impl Choices {
+    fn options(&self) -> CompileOptions {
+        CompileOptions {
+            keys: match self.kv {
+                KeysChoice::Full => Keys::Full,
+                KeysChoice::Masked => Keys::Masked,
+            },
+            norm: match self.norm {
+                NormChoice::Frozen => Norm::Frozen,
+                NormChoice::Updated => Norm::Updated,
+                NormChoice::Live => Norm::Live,
+            },
+            sparse_levels: self.sparse_levels.0,
+            cache_dtype: self.cache_type,
+        }
+    }
+}
+
+fn parse_size(text: &str) -> Result<ImageSize, String> {
+    let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
+    match (width.parse(), height.parse()) {
+        (Ok(width), Ok(height)) if width > 0 && height > 0 => Ok(ImageSize { width, height }),
+        _ => Err("write a size like 512 or 768x512".into()),
+    }
+}
+
+fn parse_levels(text: &str) -> Result<SparseLevels, String> {
+    match text {
+        "auto" => Ok(SparseLevels(None)),
+        number => {
+            let levels = number
+                .parse()
+                .map_err(|_| "write auto or a number of levels".to_owned())?;
+            Ok(SparseLevels(Some(levels)))
+        }
+    }
+}
+
+fn parse_cache_type(text: &str) -> Result<DType, String> {
+    match text {
+        "f16" => Ok(DType::F16),
+        "f32" => Ok(DType::F32),
+        _ => Err("write f16 or f32".into()),
+    }
+}
