@@ -33,8 +33,8 @@ pub fn fold_upsample(graph: &mut Graph) -> Result<Changes, PassError> {
         );
         graph.set_operand(id, 0, source);
         absorb_origin(graph, id, input.node, "fold_upsample");
-        graph.remove(input.node);
         changes += Changes(1);
     }
+    graph.prune();
     Ok(changes)
 }

@@ -117,11 +117,14 @@ pub fn result_type(op: &Op, operands: &[ValueType]) -> Result<ValueType, String>
         }
         Op::Concat(concat) => concat_type(concat.axis, operands)?,
         Op::TimestepEmbedding(embedding) => {
-            let [count] = dims("t", &operands[0])?;
+            let count = operands[0].shape.elements();
+            if operands[0].shape.len() > 1 || (count != 1 && count != embedding.rows) {
+                return Err(format!("`t` has shape [{}], expected one timestep or {}", operands[0].shape, embedding.rows));
+            }
             if embedding.width % 2 != 0 {
                 return Err(format!("width {} is odd", embedding.width));
             }
-            ValueType::full(DType::F32, [count, embedding.width])
+            ValueType::full(DType::F32, [embedding.rows, embedding.width])
         }
         Op::Scatter(_) => {
             same_dtype(operands)?;

@@ -100,7 +100,7 @@ pub enum Op {
     AddVector,
     /// Concatenation along the channel axis (1 for maps, last for tokens and vectors). Operands: two or more.
     Concat(Concat),
-    /// Sinusoidal embedding of timesteps: `t[N] -> f32[N, width]`.
+    /// Sinusoidal embedding of timesteps: `t[N]`, `t[1]` or a scalar, to `[N, width]` in any float type.
     TimestepEmbedding(TimestepEmbedding),
 
     /// The recorded value of a slot at the current step. No operands.
@@ -206,6 +206,8 @@ pub struct Control;
 /// Sinusoidal timestep embedding: frequencies `exp(-ln(max_period) * i / (width/2 - shift))`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TimestepEmbedding {
+    /// rows of the result; a single timestep is repeated for all of them
+    pub rows: usize,
     /// width of the embedding, even
     pub width: usize,
     /// cosines before sines

@@ -10,7 +10,10 @@ pub fn masks(height: usize, width: usize, seed: u64) -> Vec<(&'static str, Mask)
     let scattered: Vec<bool> = (0..height * width).map(|_| random.bits() % 8 == 0).collect();
     let corner = |y: usize, x: usize| (y == 0 || y + 1 == height) && (x == 0 || x + 1 == width);
     vec![
-        ("one pixel", Mask::from_fn(height, width, |y, x| (y, x) == (height / 2, width / 3))),
+        (
+            "one pixel",
+            Mask::from_fn(height, width, |y, x| (y, x) == (height / 2, width / 3)),
+        ),
         ("border strip", Mask::from_fn(height, width, |_, x| x + 2 >= width)),
         ("corners", Mask::from_fn(height, width, corner)),
         ("scattered", Mask::new(height, width, scattered)),

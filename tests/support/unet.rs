@@ -27,7 +27,15 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { size: [12, 12], channels: vec![8, 16, 16], groups: 4, head: 8, depth: 1, context: [5, 12], seed: 0 }
+        Shape {
+            size: [12, 12],
+            channels: vec![8, 16, 16],
+            groups: 4,
+            head: 8,
+            depth: 1,
+            context: [5, 12],
+            seed: 0,
+        }
     }
 }
 
@@ -58,14 +66,21 @@ impl Random {
 
     /// A tensor of values uniform in `centre ± spread`.
     pub fn tensor(&mut self, shape: &[usize], centre: f32, spread: f32) -> HostTensor {
-        let values = (0..shape.iter().product()).map(|_| centre + spread * self.signed()).collect();
+        let values = (0..shape.iter().product())
+            .map(|_| centre + spread * self.signed())
+            .collect();
         HostTensor::from_f32(shape.to_vec(), values)
     }
 }
 
 /// Builds the U-Net. Inputs `sample`, `timestep`, `context`; output `prediction`.
 pub fn random_unet(shape: &Shape) -> Graph {
-    let mut builder = Builder { graph: Graph::new("unet"), random: Random(shape.seed), count: 0, shape: shape.clone() };
+    let mut builder = Builder {
+        graph: Graph::new("unet"),
+        random: Random(shape.seed),
+        count: 0,
+        shape: shape.clone(),
+    };
     builder.unet();
     builder.graph
 }
@@ -79,7 +94,13 @@ struct Builder {
 
 impl Builder {
     fn unet(&mut self) {
-        let Shape { size: [height, width], channels, context: [tokens, text], depth, .. } = self.shape.clone();
+        let Shape {
+            size: [height, width],
+            channels,
+            context: [tokens, text],
+            depth,
+            ..
+        } = self.shape.clone();
         let sample = self.input("sample", &[BATCH, 4, height, width]);
         let timestep = self.input("timestep", &[BATCH]);
         let context = self.input("context", &[BATCH, tokens, text]);
@@ -89,7 +110,11 @@ impl Builder {
         for (level, &width) in channels.iter().enumerate() {
             for _ in 0..depth {
                 x = self.resnet(x, time, width);
-                x = if level + 1 < channels.len() { self.transformer(x, context) } else { x };
+                x = if level + 1 < channels.len() {
+                    self.transformer(x, context)
+                } else {
+                    x
+                };
                 skips.push(x);
             }
             if level + 1 < channels.len() {
@@ -104,7 +129,11 @@ impl Builder {
                 let skip = skips.pop().expect("one skip per block");
                 x = self.concat(x, skip);
                 x = self.resnet(x, time, width);
-                x = if level + 1 < channels.len() { self.transformer(x, context) } else { x };
+                x = if level + 1 < channels.len() {
+                    self.transformer(x, context)
+                } else {
+                    x
+                };
             }
             if level > 0 {
                 let rows = height.div_ceil(1 << (level - 1));
@@ -115,11 +144,13 @@ impl Builder {
         let x = self.group_norm(x, Activation::Silu, 1e-5);
         let x = self.conv(x, 4, 3, 1, None);
         let origin = self.origin("output");
-        self.graph.add(Op::Output("prediction".into()), vec![x.into()], vec![], origin);
+        self.graph
+            .add(Op::Output("prediction".into()), vec![x.into()], vec![], origin);
     }
 
     fn input(&mut self, name: &str, shape: &[usize]) -> ValueId {
-        self.graph.add_value(Op::Input(name.into()), vec![], f32_type(shape), Origin::imported(name))
+        self.graph
+            .add_value(Op::Input(name.into()), vec![], f32_type(shape), Origin::imported(name))
     }
 
     fn origin(&mut self, kind: &str) -> Origin {
@@ -144,8 +175,13 @@ impl Builder {
     }
 
     fn time(&mut self, timestep: ValueId) -> ValueId {
-        let embedding =
-            TimestepEmbedding { width: TIME, flip_sin_to_cos: true, shift: 0.0, max_period: 10_000.0 };
+        let embedding = TimestepEmbedding {
+            rows: BATCH,
+            width: TIME,
+            flip_sin_to_cos: true,
+            shift: 0.0,
+            max_period: 10_000.0,
+        };
         let x = self.op(Op::TimestepEmbedding(embedding), vec![timestep.into()], &[BATCH, TIME]);
         let x = self.linear(x, 2 * TIME, true);
         let x = self.op(Op::Activate(Activation::Silu), vec![x.into()], &[BATCH, 2 * TIME]);
@@ -166,11 +202,20 @@ impl Builder {
     }
 
     fn conv(&mut self, x: ValueId, channels: usize, kernel: usize, stride: usize, up: Option<[usize; 2]>) -> ValueId {
-        let [batch, depth, height, width] = self.dims(x)[..] else { unreachable!("a map") };
+        let [batch, depth, height, width] = self.dims(x)[..] else {
+            unreachable!("a map")
+        };
         let (x, height, width) = match up {
             Some([rows, columns]) => {
-                let up = Op::Upsample { height: rows, width: columns };
-                (self.op(up, vec![x.into()], &[batch, depth, rows, columns]), rows, columns)
+                let up = Op::Upsample {
+                    height: rows,
+                    width: columns,
+                };
+                (
+                    self.op(up, vec![x.into()], &[batch, depth, rows, columns]),
+                    rows,
+                    columns,
+                )
             }
             None => (x, height, width),
         };
@@ -179,13 +224,21 @@ impl Builder {
         let spread = (3.0 / (depth * kernel * kernel) as f32).sqrt();
         let weight = self.weight(&[channels, depth, kernel, kernel], 0.0, spread);
         let bias = self.weight(&[channels], 0.0, 0.1);
-        self.op(Op::Conv(conv), vec![x.into(), weight.into(), bias.into()], &[batch, channels, rows, columns])
+        self.op(
+            Op::Conv(conv),
+            vec![x.into(), weight.into(), bias.into()],
+            &[batch, channels, rows, columns],
+        )
     }
 
     fn group_norm(&mut self, x: ValueId, activation: Activation, epsilon: f64) -> ValueId {
         let shape = self.dims(x);
         let (gamma, beta) = (self.weight(&[shape[1]], 1.0, 0.3), self.weight(&[shape[1]], 0.0, 0.2));
-        let op = Op::GroupNorm(GroupNorm { groups: self.shape.groups, epsilon, activation });
+        let op = Op::GroupNorm(GroupNorm {
+            groups: self.shape.groups,
+            epsilon,
+            activation,
+        });
         self.op(op, vec![x.into(), gamma.into(), beta.into()], &shape)
     }
 
@@ -193,7 +246,11 @@ impl Builder {
         let shape = self.dims(x);
         let channels = *shape.last().expect("tokens");
         let (gamma, beta) = (self.weight(&[channels], 1.0, 0.3), self.weight(&[channels], 0.0, 0.2));
-        self.op(Op::LayerNorm { epsilon: 1e-5 }, vec![x.into(), gamma.into(), beta.into()], &shape)
+        self.op(
+            Op::LayerNorm { epsilon: 1e-5 },
+            vec![x.into(), gamma.into(), beta.into()],
+            &shape,
+        )
     }
 
     fn add(&mut self, a: ValueId, b: ValueId) -> ValueId {
@@ -208,8 +265,11 @@ impl Builder {
     }
 
     fn resnet(&mut self, x: ValueId, time: ValueId, channels: usize) -> ValueId {
-        let shortcut =
-            if self.dims(x)[1] == channels { x } else { self.conv(x, channels, 1, 1, None) };
+        let shortcut = if self.dims(x)[1] == channels {
+            x
+        } else {
+            self.conv(x, channels, 1, 1, None)
+        };
         let h = self.group_norm(x, Activation::Silu, 1e-5);
         let h = self.conv(h, channels, 3, 1, None);
         let vector = self.linear(time, channels, true);
@@ -221,7 +281,9 @@ impl Builder {
     }
 
     fn transformer(&mut self, x: ValueId, context: ValueId) -> ValueId {
-        let [batch, channels, height, width] = self.dims(x)[..] else { unreachable!("a map") };
+        let [batch, channels, height, width] = self.dims(x)[..] else {
+            unreachable!("a map")
+        };
         let h = self.group_norm(x, Activation::None, 1e-6);
         let h = self.op(Op::Tokens, vec![h.into()], &[batch, height * width, channels]);
         let h = self.linear(h, channels, true);
@@ -237,16 +299,27 @@ impl Builder {
         let fed = self.linear(gated, channels, true);
         let h = self.add(fed, h);
         let h = self.linear(h, channels, true);
-        let h = self.op(Op::Spatial { height, width }, vec![h.into()], &[batch, channels, height, width]);
+        let h = self.op(
+            Op::Spatial { height, width },
+            vec![h.into()],
+            &[batch, channels, height, width],
+        );
         self.add(h, x)
     }
 
     fn attention(&mut self, x: ValueId, keys: ValueId) -> ValueId {
         let shape = self.dims(x);
-        let (q, k, v) =
-            (self.linear(x, shape[2], false), self.linear(keys, shape[2], false), self.linear(keys, shape[2], false));
+        let (q, k, v) = (
+            self.linear(x, shape[2], false),
+            self.linear(keys, shape[2], false),
+            self.linear(keys, shape[2], false),
+        );
         let (heads, scale) = (shape[2] / self.shape.head, (self.shape.head as f64).powf(-0.5));
-        let op = Op::Attention { heads, scale, control: None };
+        let op = Op::Attention {
+            heads,
+            scale,
+            control: None,
+        };
         let attended = self.op(op, vec![q.into(), k.into(), v.into()], &shape);
         self.linear(attended, shape[2], true)
     }

@@ -181,6 +181,7 @@ impl Draw {
             19 => Op::AddVector,
             20 => Op::Concat(Concat { axis: self.number(4) }),
             21 => Op::TimestepEmbedding(TimestepEmbedding {
+                rows: self.number(4),
                 width,
                 flip_sin_to_cos: self.flag(),
                 shift: self.real(),

@@ -35,7 +35,7 @@ pub(super) fn attributes(op: &Op) -> String {
         Op::AttentionMaps { heads, scale } => format!("heads={heads} scale={scale:?}"),
         Op::Concat(concat) => format!("axis={}", concat.axis),
         Op::TimestepEmbedding(embedding) => words([
-            format!("width={}", embedding.width),
+            format!("rows={} width={}", embedding.rows, embedding.width),
             flag("flip", embedding.flip_sin_to_cos),
             format!("shift={:?} max_period={:?}", embedding.shift, embedding.max_period),
         ]),
@@ -315,6 +315,7 @@ fn operator(name: &str, bag: &mut Bag) -> Result<Op, String> {
             axis: bag.required("axis")?,
         }),
         "timestep_embedding" => Op::TimestepEmbedding(TimestepEmbedding {
+            rows: bag.required("rows")?,
             width: bag.required("width")?,
             flip_sin_to_cos: bag.flag("flip"),
             shift: bag.required("shift")?,

@@ -146,9 +146,7 @@ pub(super) fn timestep_embedding(op: &TimestepEmbedding, t: &Tensor) -> Tensor {
             false => sines.chain(cosines).collect(),
         }
     };
-    Tensor::typed(
-        DType::F32,
-        [t.data.len(), op.width],
-        t.data.iter().flat_map(row).collect(),
-    )
+    let timesteps = t.data.iter().cycle().take(op.rows);
+    let timesteps = t.data.iter().cycle().take(op.rows);
+    Tensor::typed(DType::F32, [op.rows, op.width], timesteps.flat_map(row).collect())
 }

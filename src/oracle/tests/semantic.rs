@@ -303,16 +303,24 @@ fn timestep_embedding_has_sines_and_cosines() {
         let angle = t.data[i[0]] * frequency(i[1] % 4, 0.0);
         if i[1] < 4 { angle.cos() } else { angle.sin() }
     });
-    let line = "timestep_embedding %a, width=8 flip shift=0.0 max_period=10000.0 : f32[2,8]";
+    let line = "timestep_embedding %a, rows=2 width=8 flip shift=0.0 max_period=10000.0 : f32[2,8]";
     let apart = fisec_oracle::difference(&apply(line, &[&t]), &expected).unwrap();
     assert!(apart.absolute < 1e-10, "{apart:?}");
     let expected = tensor(&[2, 8], |i| {
         let angle = t.data[i[0]] * frequency(i[1] % 4, 1.0);
         if i[1] < 4 { angle.sin() } else { angle.cos() }
     });
-    let line = "timestep_embedding %a, width=8 shift=1.0 max_period=10000.0 : f32[2,8]";
+    let line = "timestep_embedding %a, rows=2 width=8 shift=1.0 max_period=10000.0 : f32[2,8]";
     let apart = fisec_oracle::difference(&apply(line, &[&t]), &expected).unwrap();
     assert!(apart.absolute < 1e-10, "{apart:?}");
+}
+
+#[test]
+fn one_timestep_serves_every_row() {
+    let t = Tensor::new([0usize; 0], vec![981.0]);
+    let both = Tensor::new([2], vec![981.0; 2]);
+    let line = "timestep_embedding %a, rows=2 width=8 flip shift=0.0 max_period=10000.0 : f32[2,8]";
+    close(&apply(line, &[&t]), &apply(line, &[&both]));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use fisec_plan::{Extent, Kernel, Plan, Program, ProgramKind, Stage, ValueId};
-use fisec_tensor::{HostTensor, Shape};
+use fisec_tensor::{Constant, DType, HostTensor, Shape};
 
 use super::backend::{Active, Backend, Call, Values, recorded};
 use super::program::Prepared;
@@ -104,7 +104,6 @@ impl<B: Backend> Walker<B> {
             programs,
             ..
         } = self;
-        let batch = plan.batch;
         backend.scope(|backend| {
             for (kind, prepared, stored) in programs.iter_mut() {
                 let walk = Walk::new(plan, *kind, prepared);
@@ -112,7 +111,7 @@ impl<B: Backend> Walker<B> {
                     backend.recycle(value);
                 }
                 for &timestep in timesteps {
-                    let input = HostTensor::from_f32([batch], vec![timestep; batch]);
+                    let input = walk.timestep(timestep);
                     let values = walk.stage(backend, Stage::Timestep, "timestep", &input)?;
                     stored.timesteps.push(values);
                 }
@@ -128,7 +127,7 @@ impl<B: Backend> Walker<B> {
         if *context.shape() != expected || !context.dtype().is_float() {
             return Err(RuntimeError::Mismatch {
                 what: "text embedding".into(),
-                expected_dtype: fisec_tensor::DType::F32,
+                expected_dtype: DType::F32,
                 expected,
                 dtype: context.dtype(),
                 shape: context.shape().clone(),
@@ -218,6 +217,19 @@ impl<'a> Walk<'a> {
             program,
             prepared,
         }
+    }
+
+    /// A timestep in the shape and type that the model declares: a scalar or one per image, float or integer.
+    fn timestep(&self, timestep: f32) -> HostTensor {
+        let declared = self
+            .program
+            .inputs
+            .get("timestep")
+            .map(|id| &self.program.values[id.index()]);
+        let (dtype, shape) = declared.map_or((DType::F32, Shape::scalar()), |value| {
+            (value.dtype, value.shape.clone())
+        });
+        Constant::filled(dtype, shape, f64::from(timestep)).materialize()
     }
 
     /// Runs a stage before the steps and returns the values that later stages read.
