@@ -1,0 +1,326 @@
+//! A whole edit, words to latents to pixels, against PyTorch: records of `tools/references/emulate.py`.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use fisec_diffusion::denoise::{EditOptions, GuideSteps, Outcome, Region};
+use fisec_diffusion::{BaseImage, DiffusionError, Event, Notice, Pipeline, Request, Trajectory, mask_from_png};
+use fisec_ir::Graph;
+use fisec_onnx::{Bindings, import};
+use fisec_passes::Module;
+use fisec_passes::canonical::canonicalize;
+use fisec_passes::cost::CostTable;
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, PipelineFiles, Plan};
+use fisec_runtime::SlotSink;
+use fisec_runtime::cache::MemoryCache;
+use fisec_runtime::ort::OnnxRuntime;
+use fisec_tensor::DType;
+use serde_json::Value;
+
+/// Peak signal-to-noise ratio of final latents that sparse edits have to reach, dB. f32 in another order of additions.
+const SAME: f64 = 60.0;
+
+fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
+}
+
+struct Records {
+    head: Value,
+    latents: Vec<f32>,
+}
+
+impl Records {
+    fn read() -> Self {
+        let text = std::fs::read_to_string(data("emulation/nano/emulation.json")).unwrap();
+        let bytes = std::fs::read(data("emulation/nano/latents.f32")).unwrap();
+        let latents = bytes
+            .chunks_exact(4)
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+        Records {
+            head: serde_json::from_str(&text).unwrap(),
+            latents: latents.collect(),
+        }
+    }
+
+    fn request(&self, prompt: &str) -> Request {
+        Request {
+            prompt: self.head[prompt].as_str().unwrap().into(),
+            negative: String::new(),
+            seed: self.head["seed"].as_u64().unwrap(),
+            steps: self.head["steps"].as_u64().unwrap() as usize,
+            guidance: self.head["guidance"].as_f64().unwrap() as f32,
+            sampler: None,
+        }
+    }
+
+    fn options(&self) -> EditOptions {
+        let png = std::fs::read(data("emulation/nano/mask.png")).unwrap();
+        EditOptions {
+            region: Region::Given(mask_from_png(&png).unwrap()),
+            guide_steps: GuideSteps::Exactly(self.head["guide_steps"].as_u64().unwrap() as usize),
+            dense: false,
+            break_even: 1.0,
+        }
+    }
+
+    /// dB of `ours` against the recorded latents of this name.
+    fn psnr(&self, name: &str, ours: &[f32]) -> f64 {
+        let place = self.head["latents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .position(|found| found == name)
+            .unwrap();
+        let theirs = &self.latents[place * ours.len()..][..ours.len()];
+        let peak = theirs.iter().fold(0.0f32, |peak, value| peak.max(value.abs()));
+        let square = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
+        let error = ours.iter().zip(theirs).map(square).sum::<f64>() / ours.len() as f64;
+        10.0 * (f64::from(peak).powi(2) / error.max(1e-18)).log10()
+    }
+}
+
+struct Compiled {
+    bundle: Bundle,
+    runtime: OnnxRuntime,
+    _folder: tempfile::TempDir,
+}
+
+impl Compiled {
+    /// The tiny pipeline as a plan.
+    fn new(keys: Keys, norm: Norm, sparse_levels: usize, cache_dtype: DType) -> Self {
+        let imported = import(&data("nano-pipeline/unet/model.onnx"), &Bindings::unet(2, 16, 16, 77)).unwrap();
+        let mut graph = imported.graph;
+        canonicalize(&mut graph, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let options = CompileOptions {
+            keys,
+            norm,
+            sparse_levels: Some(sparse_levels),
+            cache_dtype,
+        };
+        let table = CostTable::shipped("cpu").unwrap();
+        let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
+        let mut passes = fisec_passes::Pipeline::new(&mut listener);
+        let module = Module::build(graph, &options, &table, &mut passes).unwrap().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = BundleWriter::create(&folder.path().join("plan")).unwrap();
+        let plan = module.lower("cpu", &options, &table, &mut writer).unwrap();
+        let pipeline = Some(copy_parts(&mut writer));
+        writer.finish(Plan { pipeline, ..plan }).unwrap();
+        let bundle = Bundle::open(&folder.path().join("plan")).unwrap();
+        let runtime = OnnxRuntime::load().expect("ONNX Runtime is installed");
+        Compiled {
+            bundle,
+            runtime,
+            _folder: folder,
+        }
+    }
+
+    fn pipeline(&self) -> Pipeline {
+        Pipeline::open(&self.bundle, &self.runtime).unwrap()
+    }
+
+    fn store(&self) -> MemoryCache {
+        MemoryCache::new(&self.bundle.plan().slots)
+    }
+}
+
+fn copy_parts(writer: &mut BundleWriter) -> PipelineFiles {
+    let mut copy = |file: &str| {
+        writer.copy_file(file, &data("nano-pipeline").join(file)).unwrap();
+        file.to_string()
+    };
+    copy("tokenizer/tokenizer_config.json");
+    PipelineFiles {
+        text_encoder: copy("text_encoder/model.onnx"),
+        vae_decoder: copy("vae_decoder/model.onnx"),
+        vae_encoder: Some(copy("vae_encoder/model.onnx")),
+        tokenizer: copy("tokenizer/tokenizer.json"),
+        scheduler: copy("scheduler/scheduler_config.json"),
+        scaling_factor: 0.18215,
+        vae_scale: 8,
+    }
+}
+
+fn silent(_: Event) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn generate(pipeline: &mut Pipeline, request: &Request, slots: &mut MemoryCache) -> Trajectory {
+    let sink: &mut dyn SlotSink = slots;
+    let made = pipeline.generate(request, Some(sink), &mut silent).unwrap();
+    assert_eq!((made.image.width, made.image.height), (128, 128));
+    made.trajectory
+}
+
+fn base<'a>(request: &'a Request, trajectory: &'a Trajectory, slots: &'a MemoryCache) -> BaseImage<'a> {
+    BaseImage {
+        prompt: &request.prompt,
+        trajectory,
+        slots,
+    }
+}
+
+#[test]
+fn sparse_edits_are_those_of_pytorch() {
+    let records = Records::read();
+    let cases = [
+        ("full_frozen_4", Keys::Full, Norm::Frozen, 3),
+        ("full_frozen_0", Keys::Full, Norm::Frozen, 4),
+        ("full_frozen_8", Keys::Full, Norm::Frozen, 2),
+        ("full_live_4", Keys::Full, Norm::Live, 3),
+        ("masked_frozen_4", Keys::Masked, Norm::Frozen, 3),
+        ("masked_live_4", Keys::Masked, Norm::Live, 3),
+    ];
+    let mut found = Vec::new();
+    for (name, keys, norm, sparse_levels) in cases {
+        let compiled = Compiled::new(keys, norm, sparse_levels, DType::F32);
+        let (mut pipeline, mut slots) = (compiled.pipeline(), compiled.store());
+        let (request, edit) = (records.request("base"), records.request("prompt"));
+        let path = generate(&mut pipeline, &request, &mut slots);
+        assert!(records.psnr("base", path.last()) > SAME);
+        let edited = pipeline
+            .edit(
+                &edit,
+                base(&request, &path, &slots),
+                &records.options(),
+                None,
+                &mut silent,
+            )
+            .unwrap()
+            .edited;
+        assert_eq!((edited.outcome, edited.sparse_steps), (Outcome::Sparse, 8));
+        found.push((name, records.psnr(name, edited.trajectory.last())));
+        let dense = EditOptions {
+            dense: true,
+            ..records.options()
+        };
+        let yardstick = pipeline
+            .edit(&edit, base(&request, &path, &slots), &dense, None, &mut silent)
+            .unwrap()
+            .edited;
+        assert!(records.psnr("yardstick", yardstick.trajectory.last()) > SAME);
+    }
+    assert!(found.iter().all(|(_, psnr)| *psnr > SAME), "{found:?}");
+}
+
+#[test]
+fn recorded_halves_lose_little() {
+    let records = Records::read();
+    let compiled = Compiled::new(Keys::Full, Norm::Frozen, 3, DType::F16);
+    let (mut pipeline, mut slots) = (compiled.pipeline(), compiled.store());
+    let (request, edit) = (records.request("base"), records.request("prompt"));
+    let path = generate(&mut pipeline, &request, &mut slots);
+    let edited = pipeline
+        .edit(
+            &edit,
+            base(&request, &path, &slots),
+            &records.options(),
+            None,
+            &mut silent,
+        )
+        .unwrap();
+    let psnr = records.psnr("full_frozen_4", edited.edited.trajectory.last());
+    assert!(psnr > 50.0, "{psnr} dB");
+}
+
+/// Two edits of one base and an edit of an edit, in one process, give what a fresh one gives.
+#[test]
+fn nothing_of_one_edit_stays_for_the_next() {
+    let records = Records::read();
+    let compiled = Compiled::new(Keys::Full, Norm::Frozen, 3, DType::F16);
+    let (request, first) = (records.request("base"), records.request("prompt"));
+    let second = Request {
+        prompt: first.prompt.replace("red apple", "snowman"),
+        ..first.clone()
+    };
+    let options = EditOptions {
+        region: Region::Changed { grow: 1 },
+        guide_steps: GuideSteps::Auto,
+        ..records.options()
+    };
+    let (mut used, mut slots) = (compiled.pipeline(), compiled.store());
+    let path = generate(&mut used, &request, &mut slots);
+    let source = base(&request, &path, &slots);
+
+    let mut edited_slots = compiled.store();
+    let sink: &mut dyn SlotSink = &mut edited_slots;
+    let edited = used.edit(&first, source, &options, Some(sink), &mut silent).unwrap();
+    let other = used.edit(&second, source, &options, None, &mut silent).unwrap();
+    let chain = base(&first, &edited.edited.trajectory, &edited_slots);
+    let chained = used.edit(&second, chain, &options, None, &mut silent).unwrap();
+
+    let fresh = |request: &Request, source: BaseImage<'_>| {
+        compiled
+            .pipeline()
+            .edit(request, source, &options, None, &mut silent)
+            .unwrap()
+    };
+    for (name, used, fresh) in [
+        ("edit", &edited, fresh(&first, source)),
+        ("second edit", &other, fresh(&second, source)),
+        ("edit of an edit", &chained, fresh(&second, chain)),
+    ] {
+        assert_eq!(used.edited.outcome, Outcome::Sparse, "{name}");
+        assert_eq!(used.edited.mask, fresh.edited.mask, "{name}");
+        assert_eq!(used.edited.trajectory, fresh.edited.trajectory, "{name}");
+        assert_eq!(used.image, fresh.image, "{name}");
+    }
+    assert_eq!(edited_slots.bytes(), slots.bytes());
+}
+
+#[test]
+fn prompts_are_checked_before_anything_runs() {
+    let records = Records::read();
+    let compiled = Compiled::new(Keys::Full, Norm::Frozen, 3, DType::F16);
+    let (mut pipeline, slots) = (compiled.pipeline(), compiled.store());
+    let request = records.request("base");
+    let empty = Request {
+        prompt: "  \n".into(),
+        ..request.clone()
+    };
+    let error = pipeline.generate(&empty, None, &mut silent).unwrap_err();
+    assert!(matches!(error, DiffusionError::EmptyPrompt));
+
+    let path = Trajectory::new([4, 16, 16], vec![0.0; 1024]);
+    let mut told = Vec::new();
+    let mut observer = |event: Event| {
+        told.push(event);
+        ControlFlow::Continue(())
+    };
+    let long = format!("{}, {}", request.prompt, "and a dog on grass ".repeat(20));
+    let long = Request {
+        prompt: long,
+        ..request.clone()
+    };
+    let shouted = Request {
+        prompt: format!(" {} ", request.prompt.to_uppercase()),
+        ..request.clone()
+    };
+    let unchanged = pipeline
+        .edit(
+            &shouted,
+            base(&request, &path, &slots),
+            &records.options(),
+            None,
+            &mut observer,
+        )
+        .unwrap();
+    assert_eq!((unchanged.edited.outcome, unchanged.image), (Outcome::Unchanged, None));
+    assert_eq!(told, [Event::Text, Event::Notice(Notice::Unchanged)]);
+
+    let mut told = Vec::new();
+    let mut observer = |event: Event| {
+        told.push(event);
+        if told.len() == 2 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    let error = pipeline.generate(&long, None, &mut observer).unwrap_err();
+    assert!(matches!(error, DiffusionError::Interrupted));
+    assert!(
+        matches!(&told[1], Event::Notice(Notice::Truncated(rest)) if rest.contains("and a dog")),
+        "{told:?}"
+    );
+}
