@@ -6,7 +6,7 @@ use fisec_tensor::DType;
 use thiserror::Error;
 
 use crate::analysis::{Levels, REFERENCE_SHARES, representative_mask};
-use crate::cost::{CostTable, break_even, choose_levels, pooled_masks};
+use crate::cost::{CostTable, Predictor, pooled_masks};
 use crate::fuse::fold_upsample;
 use crate::lower::{LowerError, PlanBuilder, ProgramLowering, channels_last, lower_program, slot_demand};
 use crate::programs::{edit, record};
@@ -71,10 +71,11 @@ impl Module {
             .input(&roles.sample)
             .map(|value| dense.value_type(value).shape.clone());
         let levels = Levels::of(&dense, &sample.unwrap_or_default());
-        let (best, times) = choose_levels(&dense, &stages, &levels, table);
+        let predictor = Predictor::new(&dense, &stages, &levels, table);
+        let (best, times) = predictor.choose_levels();
         let sparse_levels = options.sparse_levels.unwrap_or(best).min(levels.sizes().len());
         let level_reasons = reasons(&levels, sparse_levels, options.sparse_levels.is_some(), &times);
-        let break_even = break_even(&dense, &stages, &levels, sparse_levels, table);
+        let break_even = predictor.break_even(sparse_levels);
         let mut sparsity = Sparsity {
             levels,
             sparse_levels,

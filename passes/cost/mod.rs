@@ -4,6 +4,6 @@ mod predict;
 mod table;
 mod tiles;
 
-pub use predict::{break_even, choose_levels, pooled_masks, predicted_step};
+pub use predict::{Predictor, pooled_masks};
 pub use table::CostTable;
 pub use tiles::{TILE_SIDES, candidates, paper_objective};

@@ -1,5 +1,8 @@
 //! Adaptive pixel-wise sparse convolution: the tile sizes that a layer may use.
 
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
 use fisec_ir::{Conv, ValueType};
 use fisec_plan::TileCandidate;
 use fisec_tensor::{Mask, TileSize, active_tiles};
@@ -36,17 +39,32 @@ pub fn candidates(conv: &Conv, input: &ValueType, output: &ValueType, table: &Co
         .map(|tile| candidate(conv, input, output, tile, table))
         .collect();
     let mut kept = vec![TileSize::PIXEL, TileSize::new(height, width)];
-    for share in SHARES {
-        let mask = representative_mask(height, width, share);
-        let time = |candidate: &&TileCandidate| candidate.predict(active_tiles(&mask, candidate.tile).len());
-        if let Some(best) = every.iter().min_by(|a, b| time(a).total_cmp(&time(b))) {
-            kept.push(best.tile);
-        }
+    for counts in counts_by_share(height, width).iter() {
+        let time = |index: usize| every[index].predict(counts[index]);
+        kept.extend(
+            (0..every.len())
+                .min_by(|&a, &b| time(a).total_cmp(&time(b)))
+                .map(|best| every[best].tile),
+        );
     }
     every
         .into_iter()
         .filter(|candidate| kept.contains(&candidate.tile))
         .collect()
+}
+
+/// Active tiles of every size, for a mask of each share. Most layers of a model have one of a few sizes.
+fn counts_by_share(height: usize, width: usize) -> Arc<Vec<Vec<usize>>> {
+    type Known = HashMap<(usize, usize), Arc<Vec<Vec<usize>>>>;
+    static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let counts = known.entry((height, width)).or_insert_with(|| {
+        let sizes = sizes(height, width);
+        let masks = SHARES.map(|share| representative_mask(height, width, share));
+        let count = |mask: &Mask| sizes.iter().map(|&tile| active_tiles(mask, tile).len()).collect();
+        Arc::new(masks.iter().map(count).collect())
+    });
+    Arc::clone(counts)
 }
 
 fn sizes(height: usize, width: usize) -> Vec<TileSize> {
