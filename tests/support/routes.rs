@@ -1,0 +1,97 @@
+//! The recorded exports, raised.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use fisec_ir::Graph;
+use fisec_onnx::{Bindings, import};
+use fisec_passes::canonical::canonicalize;
+use fisec_tensor::HostTensor;
+
+use crate::npz::read_npz;
+
+/// A recorded export with its inputs and torch's outputs.
+pub struct Route {
+    /// folder below `tests/data/onnx`
+    pub name: &'static str,
+    /// latent rows and columns, batch
+    size: [usize; 3],
+    /// largest error, relative to the largest output: rounding of f32 sums, and of f16 activations
+    pub tolerance: f64,
+}
+
+/// Every recorded U-Net.
+pub const ROUTES: [Route; 3] = [
+    Route {
+        name: "ts17_static",
+        size: [16, 16, 2],
+        tolerance: 1e-4,
+    },
+    Route {
+        name: "ts17_fp16_eager_upcast_static",
+        size: [8, 8, 2],
+        tolerance: 5e-3,
+    },
+    Route {
+        name: "dynamo20_dyn",
+        size: [16, 24, 6],
+        tolerance: 1e-4,
+    },
+];
+
+impl Route {
+    /// Its folder.
+    pub fn folder(&self) -> PathBuf {
+        data().join("onnx").join(self.name)
+    }
+
+    /// The imported and raised graph.
+    pub fn raised(&self) -> Graph {
+        let [height, width, batch] = self.size;
+        raised(
+            &self.folder().join("model.onnx"),
+            &Bindings::unet(batch, height, width, 77),
+        )
+    }
+
+    /// Inputs by name, in the types that the graph declares, and torch's outputs by name.
+    pub fn recorded(&self, graph: &Graph) -> (BTreeMap<String, HostTensor>, BTreeMap<String, HostTensor>) {
+        let arrays = read_npz(&self.folder().join("io.npz"));
+        let inputs = graph.inputs().into_iter().map(|(id, name)| {
+            let dtype = graph.node(id).outputs()[0].dtype;
+            (name.to_owned(), arrays[&format!("in_{name}")].cast(dtype))
+        });
+        let outputs = graph
+            .outputs()
+            .into_iter()
+            .map(|(_, name)| (name.to_owned(), arrays[&format!("out_{name}")].clone()));
+        (inputs.collect(), outputs.collect())
+    }
+}
+
+/// `tests/data`.
+pub fn data() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = if own.join("tests/data").is_dir() {
+        own
+    } else {
+        own.parent().expect("a crate below the root")
+    };
+    root.join("tests/data")
+}
+
+/// A model after all canonical passes.
+pub fn raised(model: &Path, bindings: &Bindings) -> Graph {
+    let mut graph = import(model, bindings).expect("imports").graph;
+    canonicalize(&mut graph, &mut |_, _| ControlFlow::Continue(())).expect("canonical");
+    graph
+}
+
+/// The largest difference relative to the largest expected value.
+pub fn relative_error(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len(), "values of one shape");
+    let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+    let differs = |(a, b): (&f64, &f64)| if a.is_finite() { (a - b).abs() } else { f64::INFINITY };
+    found.iter().zip(expected).map(differs).fold(0.0, f64::max) / largest
+}
