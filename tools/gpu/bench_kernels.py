@@ -121,8 +121,8 @@ def best_of(backend, p, rows, weights, taps, entries, launches):
         reduce_blocks = -(-rows * (p.cout // 8) // 256)
         most = max(1, total_tiles // 3)
         wanted = {(1, False)}
-        for blocks_wanted in [132, 264]:
-            splits = max(1, min(round(blocks_wanted / blocks), most))
+        for wave in [132 // blocks, round(132 / blocks), round(264 / blocks)]:
+            splits = max(1, min(wave, most))
             wanted |= {(splits, False)} if splits > 1 else set()
             if splits > 1 and backend.architecture != "80":
                 wanted |= {(max(s for s in [2, 3, 4, 6, 8] if s <= max(2, splits)), True)}

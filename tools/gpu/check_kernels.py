@@ -609,12 +609,13 @@ def small(b):
     linear_case(b, "sparse_conv_64x160", 33, 128, 80, splits=2)
     if b.backend.architecture in (None, "90a"):
         conv_case(b, "sparse_conv_wgmma_128x160", 14, [64], 320, share=0.4)
-        conv_case(b, "sparse_conv_wgmma_128x160_deep", 9, [72, 40], 168, share=0.5, splits=2)
+        conv_case(b, "sparse_conv_wgmma_128x160_cached", 9, [72, 40], 168, share=0.5, splits=2)
         linear_case(b, "sparse_conv_wgmma_64x160", 70, 328, 80)
         linear_case(b, "sparse_conv_64x64", 33, 328, 40, splits=4, cluster=True)
         conv_case(b, "sparse_conv_wgmma_128x160", 9, [72, 40], 168, share=0.5, splits=3, cluster=True)
-        conv_case(b, "sparse_conv_wgmma_256x160", 18, [64], 168, share=0.5)
+        conv_case(b, "sparse_conv_wgmma_192x160", 18, [64], 168, share=0.5)
         attention_case(b, "d64_wgmma", 130, 333, 1)
+        attention_case(b, "d64_wgmma_wide", 130, 333, 1)
         attention_case(b, "d64_wgmma", 37, 77, 2, room=4)
         attention_case(b, "d64_wgmma_narrow", 70, 600, 1, splits=3)
         attention_case(b, "d64_wgmma", 90, 256, 2, splits=2, fresh=90)
@@ -659,7 +660,7 @@ def large(b):
             conv_case(b, entry, 24, [1280, 1280], 1280, share=0.1, splits=8, cluster=True)
             conv_case(b, entry, 48, [640], 640, share=0.05, splits=5, cluster=True)
             linear_case(b, entry, 57, 1280, 5120, splits=2, cluster=True)
-    hopper = ["d64_wgmma", "d64_wgmma_narrow"] if b.backend.architecture == "90a" else []
+    hopper = ["d64_wgmma", "d64_wgmma_wide", "d64_wgmma_narrow"] if b.backend.architecture == "90a" else []
     for variant in ["d32", "d40", "d64", "d64_wide", "d80", "d96", "d128", "d160", *hopper]:
         attention_case(b, variant, 461, 1000, 3, splits=1)
         attention_case(b, variant, 100, 9216, 2, splits=4, room=5)

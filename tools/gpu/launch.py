@@ -143,21 +143,23 @@ CONV_TILES = {
     "sparse_conv_64x160": (64, 160, 128, 4),
     "sparse_conv_128x128": (128, 128, 128, 3),
     "sparse_conv_64x64": (64, 64, 128, 4),
-    "sparse_conv_wgmma_128x160": (128, 160, 256, 3),
-    "sparse_conv_wgmma_128x160_deep": (128, 160, 256, 5),
-    "sparse_conv_wgmma_64x160": (64, 160, 128, 4),
-    "sparse_conv_wgmma_256x160": (256, 160, 512, 4),
+    "sparse_conv_wgmma_64x160": (64, 160, 256, 4),
+    "sparse_conv_wgmma_128x160": (128, 160, 384, 5),
+    "sparse_conv_wgmma_128x160_cached": (128, 160, 384, 4),
+    "sparse_conv_wgmma_192x160": (192, 160, 512, 5),
+    "sparse_conv_wgmma_192x160_cached": (192, 160, 512, 4),
 }
 # variant -> queries of a block; 64 where not named
-ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128}
-ATTENTION_D64 = ["d64", "d64_wide", "d64_wgmma", "d64_wgmma_narrow"]
+ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128, "d64_wgmma_wide": 192}
+ATTENTION_D64 = ["d64", "d64_wide", "d64_wgmma", "d64_wgmma_wide", "d64_wgmma_narrow"]
 
 
 def conv_launch(entry, params, bucket_rows):
     """Grid and shared memory of a convolution whose output has at most `bucket_rows` rows in all images."""
     bm, bn, threads, stages = CONV_TILES[entry]
     grid = (-(-params.cout // bn), -(-bucket_rows // bm), params.splits)
-    return grid, threads, stages * (bm + bn) * 128 + bm * params.taps * 4
+    barriers = 128 if "wgmma" in entry else 0
+    return grid, threads, stages * (bm + bn) * 128 + barriers + bm * params.taps * 4
 
 
 def attention_launch(variant, params, bucket_queries):
@@ -165,7 +167,7 @@ def attention_launch(variant, params, bucket_queries):
     block = ATTENTION_QUERIES.get(variant, 64)
     grid = (-(-bucket_queries // block), params.images * params.heads, params.splits)
     if "wgmma" in variant:
-        return grid, 2 * block, (8 * 64 + block) * 128
+        return grid, 2 * block + 128, (8 * 64 + block) * 128 + 128
     return grid, 128, 4 * 64 * ((dim + 15) // 16 * 2 | 1) * 16
 
 
@@ -177,8 +179,8 @@ def pack_weights(weights, channels):
     tiles = []
     for part in torch.split(weights, list(channels), dim=1):
         padded = torch.nn.functional.pad(part, (0, 0, 0, -part.shape[1] % 64))
-        tiles.append(padded.reshape(taps, -1, 64, cout))
-    lines = torch.cat(tiles, 1).reshape(-1, 64, cout).transpose(1, 2).reshape(-1, cout, 8, 8)
+        tiles.append(padded.reshape(taps, -1, 64, cout).transpose(0, 1))
+    lines = torch.cat(tiles, 0).reshape(-1, 64, cout).transpose(1, 2).reshape(-1, cout, 8, 8)
     chunk = torch.arange(8, device=weights.device)[None, :] ^ (torch.arange(cout, device=weights.device) % 8)[:, None]
     return torch.gather(lines, 2, chunk[None, :, :, None].expand_as(lines)).reshape(-1, cout, 64).contiguous().half()
 

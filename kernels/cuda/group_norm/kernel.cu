@@ -35,6 +35,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_sums(const __g
       const __half* source = late ? second + channel - p.channels[0] : first + channel;
       int stride = p.source_stride[late];
       for (int chunk = blockIdx.x * kChunkRows; chunk < rows; chunk += gridDim.x * kChunkRows)
+#pragma unroll 4  // loads in flight
         for (int row = chunk + lane; row < min(chunk + kChunkRows, rows); row += lanes) {
           float v[8];
           unpack(load8(source + source_row(image, row) * stride), v);

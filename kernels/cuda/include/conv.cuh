@@ -36,24 +36,28 @@ FISEC_DEVICE void load_row_table(const ConvParams& p, int live, int first_row, i
   int source_rows = resolve(p.source_rows, live).image_rows;
   for (int j = threadIdx.x; j < BM * p.taps; j += THREADS) {
     int r = j / p.taps, tap = j - r * p.taps;
-    int image = (first_row + r) / live, row = (first_row + r) - image * live;
     int source = -1;
-    if (image < p.images) source = table ? table[size_t(row) * p.taps + tap] : row;
-    rows[tap * BM + r] = source < 0 ? -1 : image * source_rows + source;
+    if (first_row + r < p.images * live) {
+      ImageRow at(first_row + r, live);
+      source = table ? table[at.row * p.taps + tap] : at.row;
+      if (source >= 0) source += at.image * source_rows;
+    }
+    rows[tap * BM + r] = source;
   }
 }
 
-// Walks the K tiles of one thread block in order: tap by tap, source by source, 64 channels at a time.
+// Walks the K tiles of one thread block in order: 64 channels at a time, source by source; of those, all taps one after another,
+// because neighbouring taps read the same rows.
 struct Walk {
-  int tap, tile, tiles0, tiles;
+  int tap, taps, tile, tiles0;
   FISEC_DEVICE Walk(const ConvParams& p, int k_tile) {
+    taps = p.taps;
     tiles0 = tiles_of(p.channels[0]);
-    tiles = tiles0 + tiles_of(p.channels[1]);
-    tap = k_tile / tiles;
-    tile = k_tile - tap * tiles;
+    tile = k_tile / taps;
+    tap = k_tile - tile * taps;
   }
   FISEC_DEVICE void next() {
-    if (++tile == tiles) tile = 0, ++tap;
+    if (++tap == taps) tap = 0, ++tile;
   }
 };
 
@@ -62,18 +66,23 @@ struct Sources {
 };
 
 // Starts the copies of BM gathered lines of 64 channels. Missing rows and channels become zeros.
-template <int BM, int THREADS>
+template <int BM, int THREADS, bool CACHED = false>
 FISEC_DEVICE void gather_tile(const ConvParams& p, const Sources& source, const Walk& walk, const int32_t* rows, unsigned char* tile) {
   bool which = walk.tile >= walk.tiles0;
-  int chunk = threadIdx.x % 8;
+  int thread = threadIdx.x % THREADS, chunk = thread % 8;
   int channel = (walk.tile - (which ? walk.tiles0 : 0)) * kTileK + chunk * 8;
   bool inside = channel < p.channels[which];
   const __half* base = (which ? source.second : source.first) + (inside ? channel : 0);
+  uint32_t stride = p.source_stride[which];
+  rows += walk.tap * BM + thread / 8;
+  tile += swizzled(thread / 8, chunk);  // rows of one thread are a multiple of eight apart: the same swizzle
 #pragma unroll
-  for (int r = threadIdx.x / 8; r < BM; r += THREADS / 8) {
-    int row = rows[walk.tap * BM + r];
+  for (int j = 0; j < BM / (THREADS / 8); ++j) {
+    int row = rows[j * (THREADS / 8)];
     bool real = inside && row >= 0;
-    cp_async16(tile + swizzled(r, chunk), base + (real ? size_t(row) * p.source_stride[which] : 0), real ? 16 : 0);
+    const __half* from = base + (real ? uint32_t(row) * stride : 0u);
+    if (CACHED) cp_async16_cached(tile + j * (THREADS / 8) * kLine, from, real ? 16 : 0);
+    else cp_async16(tile + j * (THREADS / 8) * kLine, from, real ? 16 : 0);
   }
 }
 
@@ -99,6 +108,22 @@ FISEC_DEVICE void collect(const float* sums, int blocks, float (&v)[8]) {
   }
 }
 
+// This block's rows of the tile (a cluster's blocks share them), WIDTH columns at a time.
+template <int BM, int BN, int THREADS, int WIDTH>
+FISEC_DEVICE void finish_tile(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const float* sums, int pitch) {
+  constexpr int kPerRow = BN / WIDTH;
+  int begin = BM * blockIdx.z / p.splits * kPerRow, end = BM * (blockIdx.z + 1) / p.splits * kPerRow;
+  for (int j = begin + threadIdx.x; j < end; j += THREADS) {
+    int r = j / kPerRow, c = (j - r * kPerRow) * WIDTH;
+    if (first_row + r >= p.images * live || first_column + c >= p.cout) continue;
+    float v[8], gate[8];
+    collect(sums + r * pitch + c, p.splits, v);
+    if (WIDTH == 16) collect(sums + r * pitch + c + 8, p.splits, gate);
+    ImageRow at(first_row + r, live);
+    finish(at.image, at.row, first_column + c, v, gate);
+  }
+}
+
 // sums: [BM][pitch] f32 in shared memory, this block's part of the tile, complete. Every thread of the block calls it.
 // One split, or a cluster of them, goes through the epilogue; several blocks without a cluster leave their parts in the workspace.
 template <int BM, int BN, int THREADS>
@@ -108,17 +133,7 @@ FISEC_DEVICE void store_tile(const ConvParams& p, int live, int first_row, int f
   bool cluster = p.splits > 1;
   if (cluster) cluster_barrier();
   Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
-  int width = finish.width(), per_row = BN / width;
-  // a cluster's blocks share the tile's rows
-  int begin = BM * blockIdx.z / p.splits * per_row, end = BM * (blockIdx.z + 1) / p.splits * per_row;
-  for (int j = begin + threadIdx.x; j < end; j += THREADS) {
-    int r = j / per_row, c = (j - r * per_row) * width;
-    if (first_row + r >= total || first_column + c >= p.cout) continue;
-    float v[8], gate[8];
-    collect(sums + r * pitch + c, p.splits, v);
-    if (width == 16) collect(sums + r * pitch + c + 8, p.splits, gate);
-    int image = (first_row + r) / live;
-    finish(image, first_row + r - image * live, first_column + c, v, gate);
-  }
+  if (p.epilogue.flags & kGeglu) finish_tile<BM, BN, THREADS, 16>(p, finish, live, first_row, first_column, sums, pitch);
+  else finish_tile<BM, BN, THREADS, 8>(p, finish, live, first_row, first_column, sums, pitch);
   if (cluster) cluster_barrier();  // nobody leaves while its memory is being read
 }

@@ -52,6 +52,14 @@ struct RowIndex {
   }
 };
 
+// Row `r` of all images' live rows, as an image and a row of it. Images are few: subtracting beats dividing.
+struct ImageRow {
+  int image, row;
+  FISEC_DEVICE ImageRow(int r, int live) : image(0), row(r) {
+    while (row >= live) row -= live, ++image;
+  }
+};
+
 FISEC_DEVICE RowIndex resolve(const Rows& r, int live) {
   int image_rows = resolve(r.image_rows);
   return {reinterpret_cast<const int32_t*>(r.map), image_rows ? image_rows : live};

@@ -75,6 +75,43 @@ FISEC_DEVICE void wgmma_hold(float (&d)[M][N]) {
   for (int j = 0; j < M; ++j) wgmma_hold(d[j]);
 }
 
-// Shared memory written by this thread becomes visible to wgmma, which reads through another path.
+// Shared memory whose writes this thread has waited for becomes visible to wgmma, which reads through another path. Only for threads with
+// no copies of their own in flight: the fence waits for those, which would empty the pipeline.
 FISEC_DEVICE void publish_to_wgmma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// A barrier in shared memory that counts arrivals and bytes; its phase flips when both are complete.
+FISEC_DEVICE void barrier_init(uint64_t* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+FISEC_DEVICE void barrier_arrive(uint64_t* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+// Arrives, and announces bytes that a bulk copy will bring.
+FISEC_DEVICE void barrier_expect(uint64_t* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+// Arrives when this thread's cp_async16 so far have landed.
+FISEC_DEVICE void barrier_arrive_after_copies(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+// Until the phase of this parity is complete; parity 1 of a new barrier is.
+FISEC_DEVICE void barrier_wait(uint64_t* barrier, int parity) {
+  asm volatile(
+      "{\n.reg .pred done;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra DONE;\nbra AGAIN;\nDONE:\n}"
+      ::"r"(shared_address(barrier)), "r"(parity) : "memory");
+}
+// One run of memory, 16-byte aligned, by the copy engine.
+FISEC_DEVICE void bulk_copy(void* shared, const void* global, int bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+               ::"r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(barrier)) : "memory");
+}
+// __syncthreads of the first THREADS threads alone.
+template <int THREADS>
+FISEC_DEVICE void sync_first() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
+
+// Registers move between warpgroups of unlike work; all four warps of a group call it. The kernel needs a register cap, the roles one if/else.
+template <int REGISTERS>
+FISEC_DEVICE void keep_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
+template <int REGISTERS>
+FISEC_DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS)); }
 #endif

@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(256) sparse_conv_reduce(const __gri
 #pragma unroll
       for (int i = 0; i < 8; ++i) gate[i] += add[i];
     }
-    int image = r / live;
-    finish(image, r - image * live, c, v, gate);
+    ImageRow at(r, live);
+    finish(at.image, at.row, c, v, gate);
   }
 }

@@ -1,77 +1,106 @@
 // only: sm_90a
 // sparse_conv with Hopper's warpgroup products: same parameters, same packed weights, same results to rounding.
+// One warpgroup fetches, the others multiply; barriers in shared memory pass the stages between them.
 #include "conv.cuh"
 #include "wgmma.cuh"
 
-// GROUPS warpgroups, each 64 x 160 outputs. STAGES tiles of K in flight; LAG products may still run while the next
-// tile is fetched, which costs a stage: the tile they read must not be refilled yet.
-template <int GROUPS, int STAGES, int LAG>
+// GROUPS multiplying warpgroups of 64 x 160 outputs, STAGES tiles of K in flight. CACHED: source rows go through L1, where the next tap finds
+// them again; needs shared memory left over for L1.
+template <int GROUPS, int STAGES, bool CACHED>
 struct WarpgroupConv {
-  static constexpr int BM = GROUPS * 64, BN = 160, kThreads = GROUPS * 128, kAhead = STAGES - 1 - LAG;
+  static constexpr int BM = GROUPS * 64, BN = 160, kMultiply = GROUPS * 128, kFetch = 128;
   static constexpr int kTileA = BM * kLine, kTileB = BN * kLine, kStage = kTileA + kTileB;
   static constexpr int kPitch = BN + 8;
-  static_assert(BM * kPitch * 4 <= STAGES * kStage && kAhead >= 1, "staging fits; something is in flight");
+  static_assert(BM * kPitch * 4 <= STAGES * kStage && STAGES <= 8, "staging fits; barriers fit their 128 bytes");
 
-  __device__ static void load_weights(const ConvParams& p, int k_tile, int first_column, unsigned char* stage) {
-    const unsigned char* lines = reinterpret_cast<const unsigned char*>(p.weights) + (size_t(k_tile) * p.cout + first_column) * kLine;
+  struct Shared {
+    unsigned char* tiles;
+    uint64_t *full, *empty;
+    int32_t* rows;
+    __device__ explicit Shared(unsigned char* memory)
+        : tiles(memory),
+          full(reinterpret_cast<uint64_t*>(memory + STAGES * kStage)),
+          empty(full + STAGES),
+          rows(reinterpret_cast<int32_t*>(memory + STAGES * kStage + 128)) {}
+  };
+
+  // Weights are stored swizzled, so a tile is one run of memory for the copy engine. Columns past cout stay undefined and unused.
+  __device__ static void fetch_weights(const ConvParams& p, const Shared& shared, int stage, int k_tile, int first_column) {
     int bytes = min(BN, p.cout - first_column) * kLine;
-#pragma unroll
-    for (int j = threadIdx.x * 16; j < kTileB; j += kThreads * 16)
-      cp_async16(stage + kTileA + j, lines + (j < bytes ? j : 0), j < bytes ? 16 : 0);
+    barrier_expect(shared.full + stage, bytes);
+    const unsigned char* lines = reinterpret_cast<const unsigned char*>(p.weights) + (size_t(k_tile) * p.cout + first_column) * kLine;
+    bulk_copy(shared.tiles + stage * kStage + kTileA, lines, bytes, shared.full + stage);
   }
 
-  __device__ static void run(const ConvParams& p) {
-    DYNAMIC_SHARED(memory);
-    let_next_kernel_start();
-    int live = resolve(p.live), first_row = blockIdx.y * BM, first_column = blockIdx.x * BN;
-    if (first_row >= live * p.images) return wait_for_previous_kernel();
-
-    int32_t* rows = reinterpret_cast<int32_t*>(memory + STAGES * kStage);
-    int total = k_tiles(p);
-    int begin = int(int64_t(total) * blockIdx.z / p.splits), end = int(int64_t(total) * (blockIdx.z + 1) / p.splits);
-    const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
-    for (int s = 0; s < kAhead; ++s)
-      if (begin + s < end) load_weights(p, begin + s, first_column, memory + s * kStage);
-    load_row_table<BM, kThreads>(p, live, first_row, rows);
+  __device__ static void fetch(const ConvParams& p, const Shared& shared, int first_column, int begin, int end) {
+    bool leader = threadIdx.x == kMultiply;
+    // weights do not depend on the kernel before this one: fetch them while it drains
+    if (leader)
+      for (int s = 0; s < STAGES && begin + s < end; ++s) fetch_weights(p, shared, s, begin + s, first_column);
     wait_for_previous_kernel();
+    const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
     Sources source = {resolve<const __half>(p.source[0], slots), resolve<const __half>(p.source[1], slots)};
     Walk walk(p, begin);
-    __syncthreads();
-    for (int s = 0; s < kAhead; ++s) {
-      if (begin + s < end) gather_tile<BM, kThreads>(p, source, walk, rows, memory + s * kStage), walk.next();
-      cp_async_commit();
+    for (int k = begin, s = 0, parity = 1; k < end; ++k, walk.next()) {
+      barrier_wait(shared.empty + s, parity);
+      if (leader && k >= begin + STAGES) fetch_weights(p, shared, s, k, first_column);
+      gather_tile<BM, kFetch, CACHED>(p, source, walk, shared.rows, shared.tiles + s * kStage);
+      barrier_arrive_after_copies(shared.full + s);
+      if (++s == STAGES) s = 0, parity ^= 1;
     }
+  }
 
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = threadIdx.x / 128;
-    float sums[80];
+  __device__ static void multiply(const Shared& shared, int tiles, float (&sums)[80]) {
+    int lane = threadIdx.x % 32, group = threadIdx.x / 128;
 #pragma unroll
     for (int j = 0; j < 80; ++j) sums[j] = 0.0f;
-    for (int k = begin, s = 0, refill = kAhead; k < end; ++k) {
-      cp_async_wait<kAhead - 1>();
+    for (int k = 0, s = 0, parity = 0, before = 0; k < tiles; ++k) {
+      barrier_wait(shared.full + s, parity);
       publish_to_wgmma();
-      __syncthreads();  // stage s has arrived for all; the products of turn k - 1 - LAG are over for all
-      unsigned char* stage = memory + s * kStage;
+      const unsigned char* stage = shared.tiles + s * kStage;
       wgmma_hold(sums);
       wgmma_begin();
 #pragma unroll
       for (int step = 0; step < kTileK; step += 16)
         wgmma160(sums, wgmma_tile(stage + group * 64 * kLine, step), wgmma_tile(stage + kTileA, step));
       wgmma_commit();
-      if (k + kAhead < end) {
-        unsigned char* next = memory + refill * kStage;
-        gather_tile<BM, kThreads>(p, source, walk, rows, next), walk.next();
-        load_weights(p, k + kAhead, first_column, next);
-      }
-      cp_async_commit();
-      wgmma_wait<LAG>();
+      wgmma_wait<1>();  // the products of the turn before: their stage may be refilled
       wgmma_hold(sums);
-      s = s == STAGES - 1 ? 0 : s + 1;
-      refill = refill == STAGES - 1 ? 0 : refill + 1;
+      if (lane == 0 && k > 0) barrier_arrive(shared.empty + before);
+      before = s;
+      if (++s == STAGES) s = 0, parity ^= 1;
     }
     wgmma_wait<0>();
     wgmma_hold(sums);
-    cp_async_wait<0>();
+  }
+
+  __device__ static void run(const ConvParams& p) {
+    DYNAMIC_SHARED(memory);
+    Shared shared(memory);
+    let_next_kernel_start();
+    int live = resolve(p.live), first_row = blockIdx.y * BM, first_column = blockIdx.x * BN;
+    if (first_row >= live * p.images) return wait_for_previous_kernel();
+    if (threadIdx.x == 0) {
+      for (int s = 0; s < STAGES; ++s) {
+        barrier_init(shared.full + s, kFetch + 1);       // every fetching thread, and the announcement of the weights' bytes
+        barrier_init(shared.empty + s, kMultiply / 32);  // every multiplying warp
+      }
+      publish_to_wgmma();  // the copy engine too
+    }
+    load_row_table<BM, kMultiply + kFetch>(p, live, first_row, shared.rows);
     __syncthreads();
+    int total = k_tiles(p);
+    int begin = int(int64_t(total) * blockIdx.z / p.splits), end = int(int64_t(total) * (blockIdx.z + 1) / p.splits);
+
+    if (threadIdx.x >= kMultiply) {
+      fetch(p, shared, first_column, begin, end);
+      if (p.splits > 1 && !p.workspace) cluster_barrier(), cluster_barrier();  // those of store_tile
+      return;
+    }
+    float sums[80];
+    multiply(shared, end - begin, sums);
+    sync_first<kMultiply>();  // everybody has read the last stages: their memory takes the sums
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float* staged = reinterpret_cast<float*>(memory);
 #pragma unroll
     for (int n = 0; n < BN / 8; ++n) {
@@ -79,16 +108,18 @@ struct WarpgroupConv {
       *reinterpret_cast<float2*>(at) = make_float2(sums[n * 4], sums[n * 4 + 1]);
       *reinterpret_cast<float2*>(at + 8 * kPitch) = make_float2(sums[n * 4 + 2], sums[n * 4 + 3]);
     }
-    __syncthreads();
-    store_tile<BM, BN, kThreads>(p, live, first_row, first_column, staged, kPitch);
+    wait_for_previous_kernel();
+    sync_first<kMultiply>();
+    store_tile<BM, BN, kMultiply>(p, live, first_row, first_column, staged, kPitch);
   }
 };
 
-#define KERNEL(NAME, GROUPS, STAGES, LAG, BLOCKS)                                                        \
-  extern "C" __global__ void __launch_bounds__(GROUPS * 128, BLOCKS) NAME(const __grid_constant__ ConvParams p) { \
-    WarpgroupConv<GROUPS, STAGES, LAG>::run(p);                                                          \
+#define KERNEL(NAME, GROUPS, STAGES, CACHED, BLOCKS)                                                                \
+  extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, BLOCKS) NAME(const __grid_constant__ ConvParams p) { \
+    WarpgroupConv<GROUPS, STAGES, CACHED>::run(p);                                                                  \
   }
-KERNEL(sparse_conv_wgmma_128x160, 2, 3, 0, 2)
-KERNEL(sparse_conv_wgmma_128x160_deep, 2, 5, 1, 1)
-KERNEL(sparse_conv_wgmma_64x160, 1, 4, 1, 2)
-KERNEL(sparse_conv_wgmma_256x160, 4, 4, 1, 1)
+KERNEL(sparse_conv_wgmma_64x160, 1, 4, false, 2)
+KERNEL(sparse_conv_wgmma_128x160, 2, 5, false, 1)
+KERNEL(sparse_conv_wgmma_128x160_cached, 2, 4, true, 1)
+KERNEL(sparse_conv_wgmma_192x160, 3, 5, false, 1)
+KERNEL(sparse_conv_wgmma_192x160_cached, 3, 4, true, 1)

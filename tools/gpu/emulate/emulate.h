@@ -7,6 +7,7 @@
 #include <string.h>
 #include <algorithm>
 #include <deque>
+#include <map>
 #include <numeric>
 #include <vector>
 #include <vector_functions.h>
@@ -38,7 +39,7 @@ inline std::vector<Fiber> fibers;
 inline ucontext_t scheduler;
 inline int current;
 inline bool progress;
-inline Meeting cluster_meeting, block_meeting[16], warp_meeting[128], group_meeting[32];
+inline Meeting cluster_meeting, named_meeting[16], block_meeting[16], warp_meeting[128], group_meeting[32];
 inline void (*entry)(const void*);
 inline const void* parameters;
 
@@ -80,6 +81,7 @@ inline void __syncthreads() {
 }
 
 inline void cp_async16(void* shared, const void* global, int bytes) { emulate::fibers[emulate::current].groups.back().push_back({shared, global, bytes}); }
+inline void cp_async16_cached(void* shared, const void* global, int bytes) { cp_async16(shared, global, bytes); }
 inline void cp_async_commit() { emulate::fibers[emulate::current].groups.emplace_back(); }
 template <int PENDING>
 void cp_async_wait() {
@@ -190,6 +192,47 @@ template <typename T>
 void wgmma_hold(T&) {}
 inline void publish_to_wgmma() {}
 
+// Barriers in shared memory. What a copy brings lands, and counts, when somebody waits.
+struct Barrier { uint16_t arrivals, missing; int32_t bytes : 31; uint32_t phase : 1; };
+struct Delivery { std::vector<emulate::Copy> copies; int bulk_bytes, arrivals; };
+inline std::map<uint64_t*, std::vector<Delivery>> deliveries;
+inline void barrier_step(uint64_t* barrier, int arrivals, int bytes) {
+  Barrier& b = *reinterpret_cast<Barrier*>(barrier);
+  emulate::progress = true;
+  b.missing -= arrivals, b.bytes += bytes;
+  if (b.missing == 0 && b.bytes == 0) b.missing = b.arrivals, b.phase ^= 1;
+}
+inline void barrier_init(uint64_t* barrier, int arrivals) {
+  Barrier b = {uint16_t(arrivals), uint16_t(arrivals), 0, 0};
+  memcpy(barrier, &b, 8);
+  deliveries[barrier].clear();
+}
+inline void barrier_arrive(uint64_t* barrier) { barrier_step(barrier, 1, 0); }
+inline void barrier_expect(uint64_t* barrier, int bytes) { barrier_step(barrier, 1, bytes); }
+inline void barrier_arrive_after_copies(uint64_t* barrier) {
+  auto& groups = emulate::fibers[emulate::current].groups;
+  deliveries[barrier].push_back({groups.back(), 0, 1});
+  groups.back().clear();
+}
+inline void bulk_copy(void* shared, const void* global, int bytes, uint64_t* barrier) {
+  std::vector<emulate::Copy> copies;
+  for (int j = 0; j < bytes; j += 16) copies.push_back({static_cast<char*>(shared) + j, static_cast<const char*>(global) + j, 16});
+  deliveries[barrier].push_back({copies, bytes, 0});
+}
+inline void barrier_wait(uint64_t* barrier, int parity) {
+  for (;;) {
+    for (Delivery& d : std::exchange(deliveries[barrier], {})) emulate::land(d.copies), barrier_step(barrier, d.arrivals, -d.bulk_bytes);
+    if (int(reinterpret_cast<Barrier*>(barrier)->phase) != parity) return;
+    emulate::yield();
+  }
+}
+template <int THREADS>
+void sync_first() { emulate::meet(emulate::named_meeting[emulate::current / emulate::threads], THREADS, 0, nullptr, [](void**) {}); }
+template <int>
+void keep_registers() {}
+template <int>
+void take_registers() {}
+
 inline float exp2_fast(float x) { return exp2f(x); }
 struct Shuffle { float in, out; int lanes; };
 inline float shuffle_xor(float v, int lanes) {
@@ -225,6 +268,7 @@ extern "C" int emulate_launch(void (*kernel)(const void*), const int* grid_size,
     std::fill(memory.begin(), memory.end(), 0xff);  // NaN: shared memory starts undefined
     cluster_meeting.arrived = 0;
     for (Meeting& m : block_meeting) m.arrived = 0;
+    for (Meeting& m : named_meeting) m.arrived = 0;
     for (Meeting& m : warp_meeting) m.arrived = 0;
     for (Meeting& m : group_meeting) m.arrived = 0;
     for (Fiber& f : fibers) {
