@@ -1,11 +1,14 @@
 //! Commands, one file each; this one parses and dispatches.
 
+mod bench;
 mod compile;
 mod console;
 mod doctor;
+mod explain;
 mod failure;
 mod interrupt;
 mod output;
+mod region;
 mod report;
 mod run;
 mod sessions;
@@ -17,7 +20,6 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use console::Console;
-use failure::Failure;
 
 /// A compiler for cache-enabled sparse Stable Diffusion edits
 ///
@@ -53,6 +55,10 @@ enum Command {
     Compile(compile::Arguments),
     /// Make an image, or edit a remembered one
     Run(run::Arguments),
+    /// Say per layer what was decided, and why
+    Explain(explain::Arguments),
+    /// Time the steps of a plan
+    Bench(bench::Arguments),
     /// List, show and remove remembered images
     Sessions(sessions::Arguments),
     /// Say what this machine offers and what is missing
@@ -70,6 +76,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Compile(arguments) => compile::run(&arguments, &console),
         Command::Run(arguments) => run::run(&arguments, &console),
+        Command::Explain(arguments) => explain::run(&arguments, &console),
+        Command::Bench(arguments) => bench::run(&arguments, &console),
         Command::Sessions(arguments) => sessions::run(&arguments, &console),
         Command::Doctor(arguments) => doctor::run(&arguments, &console),
     };

@@ -24,7 +24,6 @@ use super::failure::Failure;
 use super::output;
 use dump::{PassDump, Watcher};
 use model::Model;
-pub use summary::program_work;
 
 #[derive(Args, Debug)]
 #[command(

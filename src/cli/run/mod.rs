@@ -23,6 +23,7 @@ use super::{output, units};
 use base::BaseChoice;
 use made::Made;
 use progress::Progress;
+pub use settings::parse_share;
 use settings::{EditSettings, GuideChoice};
 
 #[derive(Args, Debug)]
@@ -193,6 +194,7 @@ impl Studio<'_> {
             prompt: &base.manifest().key.prompt,
             trajectory: &trajectory,
             slots: base,
+            image: Some(&base_image),
         };
         let mut progress = Progress::new(self.console);
         let sink = recording.as_mut().map(|recording| recording as &mut dyn SlotSink);

@@ -1,0 +1,231 @@
+//! `fisec bench`: how long steps take.
+
+mod nodes;
+mod timing;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use fisec_plan::{Bundle, Plan, ProgramKind};
+use fisec_runtime::cache::MemoryCache;
+use fisec_runtime::ort::OnnxRuntime;
+use fisec_runtime::{Binding, Executor};
+use fisec_tensor::HostTensor;
+use serde_json::{Value, json};
+
+use super::console::Console;
+use super::failure::Failure;
+use super::interrupt;
+use super::region::{Region, Regions};
+use super::{output, units};
+use timing::Timing;
+
+/// Measured when no region is given.
+const SHARES: [f64; 3] = [0.05, 0.15, 0.30];
+
+/// Somewhere in the middle of every schedule.
+const TIMESTEP: f32 = 500.0;
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  fisec bench demo.plan\n  fisec bench demo.plan --edit-size 5% --runs 20 --per-node"
+)]
+pub struct Arguments {
+    /// Folder that `fisec compile` wrote
+    plan: PathBuf,
+    #[command(flatten)]
+    regions: Regions,
+    /// Steps of each kind to time, after one that does not count
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Threads [default: all]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Also print where each program spends its time
+    #[arg(long)]
+    per_node: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A kind of step with its times.
+struct Row {
+    name: String,
+    times: Timing,
+    /// seconds to bind the mask
+    binding: Option<Timing>,
+    macs: u64,
+    nodes: Vec<Value>,
+}
+
+pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
+    let bundle = Bundle::open(&arguments.plan)?;
+    let plan = bundle.plan().clone();
+    let regions = match plan.programs.edit {
+        Some(_) => arguments.regions.of(&plan, &SHARES)?,
+        None => Vec::new(),
+    };
+    let runtime = OnnxRuntime::load()?;
+    let executor = match arguments.threads {
+        Some(threads) => Executor::with_threads(bundle, Some(runtime), threads.max(1))?,
+        None => Executor::new(bundle, Some(runtime))?,
+    };
+    let mut bench = Bench::prepare(executor, &plan, &regions)?;
+    let bar = console.progress("measuring", u64::from(arguments.runs));
+    for run in 0..=arguments.runs {
+        // The first round warms caches and opens sessions.
+        bench.round(&plan, &regions, run > 0)?;
+        bar.set_position(run.into());
+        if interrupt::is_requested() {
+            return Err(Failure::new("interrupted"));
+        }
+    }
+    bar.finish_and_clear();
+    if arguments.per_node {
+        bench.measure_nodes(&regions)?;
+    }
+    match arguments.json {
+        true => output::print_json(&bench.json(&plan)),
+        false => output::print(&bench.text(arguments.per_node)),
+    }
+}
+
+struct Bench {
+    executor: Executor,
+    sample: Vec<f32>,
+    recorded: MemoryCache,
+    bindings: Vec<Binding>,
+    record: Row,
+    guide: Row,
+    edits: Vec<Row>,
+}
+
+impl Bench {
+    fn prepare(mut executor: Executor, plan: &Plan, regions: &[Region]) -> Result<Self, Failure> {
+        executor.set_timesteps(&[TIMESTEP])?;
+        let [tokens, width] = plan.context;
+        let context = timing::noise(plan.batch * tokens * width, 1);
+        executor.set_context(&HostTensor::from_f32([plan.batch, tokens, width], context))?;
+        executor.prepare(ProgramKind::Record)?;
+        executor.prepare(ProgramKind::Guide)?;
+        if !regions.is_empty() {
+            executor.prepare(ProgramKind::Edit)?;
+        }
+        let sample = timing::noise(plan.batch * plan.latent.iter().product::<usize>(), 2);
+        let bindings = regions.iter().map(|region| Binding::bind(plan, &region.mask));
+        Ok(Bench {
+            executor,
+            sample,
+            recorded: MemoryCache::new(&plan.slots),
+            bindings: bindings.collect::<Result<_, _>>()?,
+            record: Row::new("record"),
+            guide: Row::new("guide"),
+            edits: regions
+                .iter()
+                .map(|region| Row::new(&format!("edit {}", region.name)))
+                .collect(),
+        })
+    }
+
+    /// One step of every kind, so that a disturbance of the machine meets all of them.
+    fn round(&mut self, plan: &Plan, regions: &[Region], counts: bool) -> Result<(), Failure> {
+        let started = Instant::now();
+        self.executor.record(0, &self.sample, &mut self.recorded)?;
+        self.record.take(&self.executor, started, counts);
+        let started = Instant::now();
+        self.executor.guide(0, &self.sample)?;
+        self.guide.take(&self.executor, started, counts);
+        for (index, region) in regions.iter().enumerate() {
+            let started = Instant::now();
+            let binding = Binding::bind(plan, &region.mask)?;
+            let row = &mut self.edits[index];
+            if counts {
+                row.binding.get_or_insert_default().add(started.elapsed());
+            }
+            let started = Instant::now();
+            self.executor.edit(0, &self.sample, &binding, &self.recorded, None)?;
+            row.take(&self.executor, started, counts);
+        }
+        Ok(())
+    }
+
+    fn measure_nodes(&mut self, regions: &[Region]) -> Result<(), Failure> {
+        self.executor.measure_nodes(true);
+        self.executor.guide(0, &self.sample)?;
+        self.guide.nodes = nodes::by_time(self.executor.last_step());
+        for index in 0..regions.len() {
+            self.executor
+                .edit(0, &self.sample, &self.bindings[index], &self.recorded, None)?;
+            self.edits[index].nodes = nodes::by_time(self.executor.last_step());
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &Row> {
+        [&self.record, &self.guide].into_iter().chain(&self.edits)
+    }
+
+    fn text(&self, with_nodes: bool) -> String {
+        let dense = self.guide.times.median();
+        let heading = ["step", "median", "fastest", "slowest", "of dense", "binding", "work"].map(str::to_owned);
+        let mut rows = vec![heading.to_vec()];
+        rows.extend(self.rows().map(|row| {
+            vec![
+                row.name.clone(),
+                units::seconds(row.times.median()),
+                units::seconds(row.times.fastest()),
+                units::seconds(row.times.slowest()),
+                format!("{:.3}", row.times.median() / dense),
+                row.binding
+                    .as_ref()
+                    .map_or(String::new(), |binding| units::seconds(binding.median())),
+                units::macs(row.macs),
+            ]
+        }));
+        let mut text = output::table(&rows, &[1, 2, 3, 4, 5, 6]);
+        if with_nodes {
+            for row in self.rows().filter(|row| !row.nodes.is_empty()) {
+                text += &format!("\n\n{}\n{}", row.name, nodes::table(&row.nodes));
+            }
+        }
+        text
+    }
+
+    fn json(&self, plan: &Plan) -> Value {
+        let dense = self.guide.times.median();
+        let row = |row: &Row| {
+            json!({
+                "step": row.name,
+                "median_seconds": row.times.median(),
+                "fastest_seconds": row.times.fastest(),
+                "slowest_seconds": row.times.slowest(),
+                "of_dense": row.times.median() / dense,
+                "binding_seconds": row.binding.as_ref().map(Timing::median),
+                "macs": row.macs,
+                "nodes": row.nodes,
+            })
+        };
+        json!({ "model": plan.model, "target": plan.target, "steps": self.rows().map(row).collect::<Vec<_>>() })
+    }
+}
+
+impl Row {
+    fn new(name: &str) -> Self {
+        Row {
+            name: name.to_owned(),
+            times: Timing::default(),
+            binding: None,
+            macs: 0,
+            nodes: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, executor: &Executor, started: Instant, counts: bool) {
+        if counts {
+            self.times.add(started.elapsed());
+        }
+        self.macs = executor.last_step().macs;
+    }
+}
