@@ -119,7 +119,10 @@ pub fn result_type(op: &Op, operands: &[ValueType]) -> Result<ValueType, String>
         Op::TimestepEmbedding(embedding) => {
             let count = operands[0].shape.elements();
             if operands[0].shape.len() > 1 || (count != 1 && count != embedding.rows) {
-                return Err(format!("`t` has shape [{}], expected one timestep or {}", operands[0].shape, embedding.rows));
+                return Err(format!(
+                    "`t` has shape [{}], expected one timestep or {}",
+                    operands[0].shape, embedding.rows
+                ));
             }
             if embedding.width % 2 != 0 {
                 return Err(format!("width {} is odd", embedding.width));

@@ -4,6 +4,7 @@
 //! and carry a [`ValueType`]: element type, logical shape and *extent*. Feature maps are logically `[N, C, H, W]`,
 //! token sequences `[N, L, C]`; memory layout is a backend's concern and is not spoken of here.
 
+pub mod dump;
 mod graph;
 mod infer;
 mod op;
