@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use fisec_diffusion::denoise::{EditOptions, GuideSteps, Outcome, Region};
-use fisec_diffusion::{BaseImage, DiffusionError, Event, Notice, Pipeline, Request, Trajectory, mask_from_png};
+use fisec_diffusion::{
+    BaseImage, DiffusionError, EditedImage, Event, Image, Notice, Pipeline, Request, Trajectory, mask_from_png,
+};
 use fisec_ir::Graph;
 use fisec_onnx::{Bindings, import};
 use fisec_passes::Module;
@@ -145,11 +147,22 @@ fn silent(_: Event) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn generate(pipeline: &mut Pipeline, request: &Request, slots: &mut MemoryCache) -> Trajectory {
+fn generate(pipeline: &mut Pipeline, request: &Request, slots: &mut MemoryCache) -> (Trajectory, Image) {
     let sink: &mut dyn SlotSink = slots;
     let made = pipeline.generate(request, Some(sink), &mut silent).unwrap();
     assert_eq!((made.image.width, made.image.height), (128, 128));
-    made.trajectory
+    (made.trajectory, made.image)
+}
+
+/// Every byte outside the mask is the base's.
+fn assert_background(edited: &EditedImage, base: &Image) {
+    let image = edited.image.as_ref().unwrap();
+    assert_ne!(image, base);
+    for pixel in 0..image.width * image.height {
+        let active = edited.edited.mask.get(pixel / image.width / 8, pixel % image.width / 8);
+        let bytes = pixel * 3..pixel * 3 + 3;
+        assert!(active || image.rgb[bytes.clone()] == base.rgb[bytes], "pixel {pixel}");
+    }
 }
 
 fn base<'a>(request: &'a Request, trajectory: &'a Trajectory, slots: &'a MemoryCache) -> BaseImage<'a> {
@@ -157,6 +170,7 @@ fn base<'a>(request: &'a Request, trajectory: &'a Trajectory, slots: &'a MemoryC
         prompt: &request.prompt,
         trajectory,
         slots,
+        image: None,
     }
 }
 
@@ -176,7 +190,7 @@ fn sparse_edits_are_those_of_pytorch() {
         let compiled = Compiled::new(keys, norm, sparse_levels, DType::F32);
         let (mut pipeline, mut slots) = (compiled.pipeline(), compiled.store());
         let (request, edit) = (records.request("base"), records.request("prompt"));
-        let path = generate(&mut pipeline, &request, &mut slots);
+        let (path, _) = generate(&mut pipeline, &request, &mut slots);
         assert!(records.psnr("base", path.last()) > SAME);
         let edited = pipeline
             .edit(
@@ -209,7 +223,7 @@ fn recorded_halves_lose_little() {
     let compiled = Compiled::new(Keys::Full, Norm::Frozen, 3, DType::F16);
     let (mut pipeline, mut slots) = (compiled.pipeline(), compiled.store());
     let (request, edit) = (records.request("base"), records.request("prompt"));
-    let path = generate(&mut pipeline, &request, &mut slots);
+    let (path, _) = generate(&mut pipeline, &request, &mut slots);
     let edited = pipeline
         .edit(
             &edit,
@@ -239,14 +253,20 @@ fn nothing_of_one_edit_stays_for_the_next() {
         ..records.options()
     };
     let (mut used, mut slots) = (compiled.pipeline(), compiled.store());
-    let path = generate(&mut used, &request, &mut slots);
-    let source = base(&request, &path, &slots);
+    let (path, image) = generate(&mut used, &request, &mut slots);
+    let source = BaseImage {
+        image: Some(&image),
+        ..base(&request, &path, &slots)
+    };
 
     let mut edited_slots = compiled.store();
     let sink: &mut dyn SlotSink = &mut edited_slots;
     let edited = used.edit(&first, source, &options, Some(sink), &mut silent).unwrap();
     let other = used.edit(&second, source, &options, None, &mut silent).unwrap();
-    let chain = base(&first, &edited.edited.trajectory, &edited_slots);
+    let chain = BaseImage {
+        image: edited.image.as_ref(),
+        ..base(&first, &edited.edited.trajectory, &edited_slots)
+    };
     let chained = used.edit(&second, chain, &options, None, &mut silent).unwrap();
 
     let fresh = |request: &Request, source: BaseImage<'_>| {
@@ -265,6 +285,8 @@ fn nothing_of_one_edit_stays_for_the_next() {
         assert_eq!(used.edited.trajectory, fresh.edited.trajectory, "{name}");
         assert_eq!(used.image, fresh.image, "{name}");
     }
+    assert_background(&edited, &image);
+    assert_background(&chained, edited.image.as_ref().unwrap());
     assert_eq!(edited_slots.bytes(), slots.bytes());
 }
 

@@ -12,7 +12,7 @@ use crate::mask::fit_user_mask;
 use crate::samplers::{Sampler, SamplerConfig, SamplerKind};
 use crate::{
     DiffusionError, Event, Image, Notice, Observer, PlanDenoiser, TextEncoder, Timings, Tokenizer, Tokens, Trajectory,
-    VaeDecoder, VaeEncoder, Work, guidance_context, noise,
+    VaeDecoder, VaeEncoder, Work, guidance_context, noise, paste,
 };
 
 /// What to make.
@@ -41,6 +41,8 @@ pub struct BaseImage<'a> {
     pub trajectory: &'a Trajectory,
     /// its activations
     pub slots: &'a dyn SlotSource,
+    /// its pixels; with them, the edit's pixels outside the mask are the same
+    pub image: Option<&'a Image>,
 }
 
 /// A first image.
@@ -187,7 +189,15 @@ impl Pipeline {
             return Ok(EditedImage { image: None, edited });
         }
         let started = Instant::now();
-        let image = self.decode(&edited.trajectory.last_tensor(), observer)?;
+        let decoded = self.decode(&edited.trajectory.last_tensor(), observer)?;
+        let image = match base.image {
+            Some(image) if (image.height, image.width) != (decoded.height, decoded.width) => {
+                let reason = format!("its image has {}x{} pixels", image.width, image.height);
+                return Err(DiffusionError::Base(reason));
+            }
+            Some(image) => paste(image, &decoded, &edited.mask),
+            None => decoded,
+        };
         edited.timings.decode = started.elapsed();
         Ok(EditedImage {
             image: Some(image),

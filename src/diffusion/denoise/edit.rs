@@ -11,9 +11,12 @@ use fisec_runtime::{SlotSink, SlotSource};
 use fisec_tensor::Mask;
 
 use super::{Conditions, Run};
-use crate::mask::{Convergence, Difference};
+use crate::mask::{Convergence, Difference, fill_holes};
 use crate::samplers::restore;
 use crate::{Denoiser, DiffusionError, Event, Notice, Observer, Phase, Timings, Trajectory, Work};
+
+/// Largest hole, in latents, that a found region is not left with: it would show as a speck of the base.
+const HOLE: usize = 16;
 
 /// What is recorded of the image to edit.
 #[derive(Clone, Copy)]
@@ -27,7 +30,7 @@ pub struct Base<'a> {
 /// Which latents may change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Region {
-    /// those that the new prompt moves (Otsu's threshold, opening), grown by `grow` latents
+    /// those that the new prompt moves (Otsu's threshold, opening), grown by `grow` latents, small holes filled
     Changed {
         /// Chebyshev distance in latents
         grow: usize,
@@ -141,7 +144,7 @@ pub fn edit<'a>(
 
     let started = Instant::now();
     let mask = match options.region {
-        Region::Changed { grow } => found(&options.region, &difference)?.dilated(grow),
+        Region::Changed { grow } => fill_holes(&found(&options.region, &difference)?.dilated(grow), HOLE),
         _ => found(&options.region, &difference)?,
     };
     run.tell(Event::Mask { share: mask.share() })?;

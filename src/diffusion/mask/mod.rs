@@ -1,11 +1,13 @@
 //! The edit mask: which latents an edit may change.
 
 mod convergence;
+mod holes;
 mod otsu;
 
 use fisec_tensor::Mask;
 
 pub use convergence::{Convergence, overlap};
+pub use holes::fill_holes;
 pub use otsu::otsu;
 
 use crate::DiffusionError;

@@ -1,6 +1,6 @@
 //! The edit mask: threshold, exact size, user's masks, convergence.
 
-use fisec_diffusion::mask::{Convergence, Difference, fit_user_mask, otsu, overlap};
+use fisec_diffusion::mask::{Convergence, Difference, fill_holes, fit_user_mask, otsu, overlap};
 use fisec_diffusion::{DiffusionError, Image, mask_from_png, mask_to_png};
 use fisec_tensor::Mask;
 use proptest::prelude::*;
@@ -52,6 +52,21 @@ proptest! {
             for column in 0..36 {
                 let covered = fitted.get(row * latent.0 / 24, column * latent.1 / 36);
                 prop_assert!(!mask.get(row, column) || covered);
+            }
+        }
+    }
+
+    #[test]
+    fn filling_holes_adds_small_enclosed_ones_only(bits in prop::collection::vec(prop::bool::weighted(0.6), 81)) {
+        let mask = Mask::new(9, 9, bits);
+        let filled = fill_holes(&mask, 3);
+        prop_assert_eq!(filled.union(&mask), filled.clone());
+        prop_assert_eq!(fill_holes(&filled, 3), filled.clone());
+        prop_assert_eq!(fill_holes(&mask, 0), mask.clone());
+        for pixel in 0..81 {
+            let (row, column) = (pixel / 9, pixel % 9);
+            if row == 0 || row == 8 || column == 0 || column == 8 {
+                prop_assert_eq!(filled.get(row, column), mask.get(row, column));
             }
         }
     }
@@ -125,6 +140,20 @@ fn colour_and_transparency_of_a_mask_count() {
     let mask = mask_from_png(&image.to_png(&[("parameters", "größe")]).unwrap()).unwrap();
     assert_eq!(mask.bits(), [true, false]);
     assert_eq!(Image::from_png(&image.to_png(&[]).unwrap()).unwrap(), image);
+}
+
+#[test]
+fn a_hole_is_filled_up_to_its_size() {
+    let ring = Mask::from_fn(9, 9, |row, column| {
+        let inner = (3..6).contains(&row) && (3..5).contains(&column);
+        (2..7).contains(&row) && (2..7).contains(&column) && !inner
+    });
+    assert_eq!(fill_holes(&ring, 5), ring);
+    let filled = fill_holes(&ring, 6);
+    assert_eq!(
+        filled,
+        Mask::from_fn(9, 9, |row, column| (2..7).contains(&row) && (2..7).contains(&column))
+    );
 }
 
 fn disc(radius: usize) -> Mask {
