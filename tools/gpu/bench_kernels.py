@@ -156,7 +156,7 @@ def bench_conv(backend, size, scale):
         (3, 1280, 1280),
     ]:
         cin, cout = cin // scale, cout // scale
-        for share in SHARES:
+        for share in backend.shares:
             mask = levels(share, size)[level]
             pixels, _, index = geo.extended(mask, geo.tap_pixels(mask, mask.shape))
             live, rows, k = len(index), 2 * len(index), 9 * cin
@@ -195,7 +195,7 @@ def bench_linear(backend, size, scale):
         (2, 5120, 1280, 0),
     ]:
         cin, cout = cin // scale, cout // scale
-        for share in SHARES:
+        for share in backend.shares:
             live = int(levels(share, size)[level].sum())
             rows = 2 * live
             source, output = backend.random(rows, cin), backend.random(rows, cout)
@@ -232,7 +232,7 @@ def bench_linear(backend, size, scale):
 
 def bench_attention(backend, size, scale):
     for level, heads, cross in [(0, 5, False), (1, 10, False), (2, 20, False), (0, 5, True)]:
-        for share in SHARES:
+        for share in backend.shares:
             mask = levels(share, size)[level]
             queries, keys, width = int(mask.sum()), 77 if cross else mask.size, heads * 64
             q, output = backend.random(2 * queries, width), backend.random(2 * queries, width)
@@ -289,8 +289,12 @@ def bench_attention(backend, size, scale):
                             )
 
                     tried[f"{variant}/{splits}"] = round(median_us(once, 12), 2)
+                    if edit:  # what the fresh keys cost
+                        p.fresh, p.stale = la.count(0), 0
+                        tried[f"{variant}/{splits} map alone"] = round(median_us(once, 12), 2)
+                        p.fresh, p.stale = la.count(queries), stale.data_ptr()
                 p.splits = 1
-            detail = min(tried, key=tried.get)
+            detail = min((name for name in tried if "alone" not in name), key=tried.get)
 
             def heads_first(t, offset=0):
                 return (
@@ -412,6 +416,7 @@ def main():
     parser.add_argument("--cubins", default="target/cubins")
     parser.add_argument("--json")
     parser.add_argument("--only", nargs="+", default=["pointwise", "conv", "linear", "attention"])
+    parser.add_argument("--shares", nargs="+", type=float, default=SHARES)
     parser.add_argument("--no-overlap", action="store_true", help="without programmatic dependent launch")
     parser.add_argument(
         "--emulate", action="store_true", help="run every launch once, small, without a GPU: checks this script only"
@@ -419,7 +424,7 @@ def main():
     args = parser.parse_args()
     backend = la.Emulated(args.cubins) if args.emulate else la.Device(args.cubins)
     size, scale = (8, 5) if args.emulate else (96, 1)
-    backend.overlap = not args.no_overlap
+    backend.overlap, backend.shares = not args.no_overlap, args.shares
     backend.workspace_floats = 1 << (22 if args.emulate else 26)
     backend.workspace = backend.place(torch.zeros(backend.workspace_floats))
     backend.random = lambda *shape: backend.place(torch.randn(shape, device="cpu" if args.emulate else "cuda").half())
