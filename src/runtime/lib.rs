@@ -4,6 +4,7 @@
 
 mod binding;
 pub mod cache;
+mod calibrate;
 mod cpu;
 mod error;
 mod executor;
@@ -11,6 +12,7 @@ pub mod ort;
 mod slots;
 
 pub use binding::{Binding, LayerChoice};
+pub use calibrate::{Calibration, Measurement, calibrate};
 pub use error::RuntimeError;
 pub use executor::{Executor, NodeTime, StepReport};
 pub use slots::{SlotSink, SlotSource};
