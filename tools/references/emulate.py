@@ -1,13 +1,13 @@
 """Records sparse edits of an ONNX pipeline folder, computed literally by `masked_unet.py` on the folder's own weights.
 
     python emulate.py PIPELINE OUT_FOLDER [--base TEXT --prompt TEXT] [--seed 7] [--steps 12] [--guide-steps 4]
-           [--guidance 5] [--sparse-levels 16 …] [--threads 1]
+           [--guidance 5] [--sparse-levels 16 …] [--type f32|f16] [--threads 1]
 
 The base image is generated and recorded; the edit's first guide steps are dense, without attention control; then
 latents outside the mask are the recorded ones, after every step. The mask is fixed: an ellipse at the left. Weights are
 read from unet/model.onnx, int8 and scales multiplied out.
 
-Writes mask.png (latent size, white is active), latents.f32 (little-endian, [4,n,n] each) and emulation.json, which
+Writes mask.png (latent size, white is active), latents.f32 or .f16 (little-endian, [4,n,n] each) and emulation.json, which
 names them: base and prompt (final latents of both generations), base_k and prompt_k (after the guide steps), yardstick
 (the edit without sparsity), and one per case of kv, norm and min_rows (levels with fewer rows are dense).
 """
@@ -32,6 +32,8 @@ from onnx_weights import unpacked  # noqa: E402
 
 BASE = "a dog on the left and a red apple on the right on grass under a blue sky"
 PROMPT = "a castle on the left and a red apple on the right on grass under a blue sky"
+
+TYPES = {"f32": "<f4", "f16": "<f2"}
 
 
 def load_unet(folder):
@@ -135,18 +137,26 @@ def main():
     args.add_argument("--guide-steps", type=int, default=4)
     args.add_argument("--guidance", type=float, default=5.0)
     args.add_argument("--sparse-levels", type=int, nargs="+", default=[16, 0, 32])
+    args.add_argument("--type", choices=TYPES, default="f32")
     args.add_argument("--threads", type=int, default=1)
     args = args.parse_args()
     torch.set_num_threads(args.threads)
     edit = Edit(args.pipeline, args)
     latents, described = record(edit, args.sparse_levels)
     args.out.mkdir(parents=True, exist_ok=True)
-    np.stack([x.numpy()[0] for x in latents.values()]).astype("<f4").tofile(args.out / "latents.f32")
+    np.stack([x.numpy()[0] for x in latents.values()]).astype(TYPES[args.type]).tofile(
+        args.out / f"latents.{args.type}"
+    )
     Image.fromarray(edit.mask.numpy().astype("uint8") * 255).save(args.out / "mask.png")
-    settings = {n: v for n, v in vars(args).items() if n not in ("pipeline", "out", "sparse_levels", "threads")}
+    settings = {n: v for n, v in vars(args).items() if n not in ("pipeline", "out", "sparse_levels", "threads", "type")}
     model = hashlib.sha256((args.pipeline / "unet" / "model.onnx").read_bytes()).hexdigest()
     share = round(edit.mask.float().mean().item(), 4)
-    head = {"unet_sha256": model, "shape": [4, edit.size, edit.size], "mask_share": share}
+    head = {
+        "unet_sha256": model,
+        "file": f"latents.{args.type}",
+        "shape": [4, edit.size, edit.size],
+        "mask_share": share,
+    }
     text = json.dumps(head | settings | {"latents": list(latents), "cases": described}, indent=1)
     (args.out / "emulation.json").write_text(text + "\n")
 
