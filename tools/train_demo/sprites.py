@@ -6,6 +6,7 @@
 Every ground object becomes 160x160 RGBA with a soft shadow under it, every sky object 112x112 RGBA. An object that
 comes in colours is stored once per colour, its main hue turned.
 """
+
 import argparse
 import io
 import json
@@ -21,14 +22,15 @@ GROUND = """
 dog cat rabbit horse cow pig sheep=ewe elephant giraffe tiger zebra monkey kangaroo turtle crocodile camel duck penguin
 flamingo peacock rooster owl snail crab octopus hedgehog squirrel=chipmunk dinosaur=sauropod lion=lion panda=panda
 fox=fox bear=bear frog=frog orange=tangerine banana watermelon strawberry pineapple carrot mushroom
-pumpkin=jack-o-lantern pizza hamburger cake=birthday-cake ice-cream bus truck=delivery-truck tractor fire-truck=fire-engine
-bicycle motorcycle train=locomotive boat=sailboat castle church fountain ferris-wheel tree=deciduous-tree
+pumpkin=jack-o-lantern pizza hamburger cake=birthday-cake ice-cream bus truck=delivery-truck tractor
+fire-truck=fire-engine bicycle motorcycle train=locomotive boat=sailboat
+castle church fountain ferris-wheel tree=deciduous-tree
 pine-tree=evergreen-tree palm-tree cactus sunflower rose clock=mantelpiece-clock television drum soccer-ball basketball
 trophy crown top-hat teddy-bear robot snowman ghost rocket bell candle diamond=gem-stone
 """.split()
 COLOURED_GROUND = """
-car=automobile:red house=house:red tent=tent:yellow tulip:pink balloon:red umbrella:purple gift=wrapped-gift:yellow heart=red-heart:red
-book=closed-book:red backpack:red guitar:red apple=red-apple:red chair:yellow
+car=automobile:red house=house:red tent=tent:yellow tulip:pink balloon:red umbrella:purple gift=wrapped-gift:yellow
+heart=red-heart:red book=closed-book:red backpack:red guitar:red apple=red-apple:red chair:yellow
 """.split()
 SKY = """
 sun full-moon crescent-moon rainbow airplane helicopter flying-saucer eagle dove bee=honeybee parrot
@@ -121,7 +123,9 @@ def build(icon_set, plain, coloured, place):
         name, _, source = entry.partition("=")
         drawing = rasterise(read_icon(icons, aliases, source or name), 320)
         for colour in COLOURS:
-            rows.append((name.replace("-", " "), colour, colour == own_colour, np.asarray(place(recolour(drawing, colour)))))
+            rows.append(
+                (name.replace("-", " "), colour, colour == own_colour, np.asarray(place(recolour(drawing, colour))))
+            )
     return rows
 
 
