@@ -7,8 +7,8 @@ The base image is generated and recorded; the edit's first guide steps are dense
 latents outside the mask are the recorded ones, after every step. The mask is fixed: an ellipse at the left. Weights are
 read from unet/model.onnx, int8 and scales multiplied out.
 
-Writes mask.png (latent size, white is active), latents.f32 or .f16 (little-endian, [4,n,n] each) and emulation.json, which
-names them: base and prompt (final latents of both generations), base_k and prompt_k (after the guide steps), yardstick
+Writes mask.png (latent size, white is active), latents.f32 or .f16 (little-endian, [4,n,n] each), and emulation.json,
+which names them: base and prompt (final latents of both generations), base_k and prompt_k (after the guide steps), yardstick
 (the edit without sparsity), and one per case of kv, norm and min_rows (levels with fewer rows are dense).
 """
 
@@ -144,19 +144,13 @@ def main():
     edit = Edit(args.pipeline, args)
     latents, described = record(edit, args.sparse_levels)
     args.out.mkdir(parents=True, exist_ok=True)
-    np.stack([x.numpy()[0] for x in latents.values()]).astype(TYPES[args.type]).tofile(
-        args.out / f"latents.{args.type}"
-    )
+    file, stack = f"latents.{args.type}", np.stack([x.numpy()[0] for x in latents.values()])
+    stack.astype(TYPES[args.type]).tofile(args.out / file)
     Image.fromarray(edit.mask.numpy().astype("uint8") * 255).save(args.out / "mask.png")
     settings = {n: v for n, v in vars(args).items() if n not in ("pipeline", "out", "sparse_levels", "threads", "type")}
     model = hashlib.sha256((args.pipeline / "unet" / "model.onnx").read_bytes()).hexdigest()
-    share = round(edit.mask.float().mean().item(), 4)
-    head = {
-        "unet_sha256": model,
-        "file": f"latents.{args.type}",
-        "shape": [4, edit.size, edit.size],
-        "mask_share": share,
-    }
+    head = {"unet_sha256": model, "file": file, "shape": stack.shape[1:]}
+    head["mask_share"] = round(edit.mask.float().mean().item(), 4)
     text = json.dumps(head | settings | {"latents": list(latents), "cases": described}, indent=1)
     (args.out / "emulation.json").write_text(text + "\n")
 
