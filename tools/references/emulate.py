@@ -8,8 +8,8 @@ latents outside the mask are the recorded ones, after every step. The mask is fi
 read from unet/model.onnx, int8 and scales multiplied out.
 
 Writes mask.png (latent size, white is active), latents.f32 or .f16 (little-endian, [4,n,n] each), and emulation.json,
-which names them: base and prompt (final latents of both generations), base_k and prompt_k (after the guide steps), yardstick
-(the edit without sparsity), and one per case of kv, norm and min_rows (levels with fewer rows are dense).
+which names them: base and prompt (final latents of both generations), base_k and prompt_k (after the guide steps),
+yardstick (the edit without sparsity), and one per case of kv, norm and min_rows (levels with fewer rows are dense).
 """
 
 import argparse
