@@ -16,6 +16,7 @@ use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Binding, Executor, SlotSource};
 use fisec_tensor::{DType, HostTensor, Mask};
 use proptest::prelude::*;
+use support::compare::relative_error;
 use support::masks::{blob, masks};
 use support::unet::{BATCH, Random, Shape, random_unet};
 
@@ -101,24 +102,6 @@ impl Image {
             ("context".to_owned(), Tensor::from_host(&self.context)),
         ])
     }
-}
-
-/// Largest difference over the reference's largest value, where the reference is defined.
-fn relative_error(reference: &Tensor, values: &[f32]) -> f64 {
-    assert_eq!(reference.data.len(), values.len(), "one value each");
-    let defined = || {
-        reference
-            .data
-            .iter()
-            .zip(values)
-            .filter(|(reference, _)| !reference.is_nan())
-    };
-    let scale = defined().map(|(reference, _)| reference.abs()).fold(0.0, f64::max);
-    let largest = defined().map(|(reference, &value)| {
-        let difference = (reference - f64::from(value)).abs();
-        if difference.is_nan() { f64::INFINITY } else { difference }
-    });
-    largest.fold(0.0, f64::max) / scale.max(1e-12)
 }
 
 fn oracle_edit(module: &Module, base: &Image, edited: &Image, mask: &Mask) -> Tensor {
