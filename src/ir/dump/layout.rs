@@ -1,6 +1,6 @@
 //! Where boxes stand: layers from top to bottom, cut into columns that stand side by side.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{Graph, NodeId, Op, Operand};
 
@@ -11,7 +11,10 @@ const LAYER_HEIGHT: f64 = 56.0;
 const COLUMN_GAP: f64 = 90.0;
 /// Width over height that the columns aim at.
 const ASPECT: f64 = 1.7;
-/// Operands this many layers above still pull a box towards them.
+const MOST_COLUMNS: usize = 48;
+/// Unconnected pieces that are followed from their top.
+const MOST_CHAINS: usize = 64;
+/// Operands at most this many layers above are near.
 const NEAR: usize = 3;
 
 /// A drawing's geometry, in pixels.
@@ -30,7 +33,7 @@ impl Layout {
     }
 }
 
-/// Nodes by layer: below all operands, and sources right above their first user.
+/// Nodes by layer: below all operands, and as low as their first user allows; inputs stay on top.
 fn layers(graph: &Graph, order: &[NodeId]) -> Vec<Vec<NodeId>> {
     let mut layer: HashMap<NodeId, usize> = HashMap::with_capacity(order.len());
     for &id in order {
@@ -38,16 +41,13 @@ fn layers(graph: &Graph, order: &[NodeId]) -> Vec<Vec<NodeId>> {
         layer.insert(id, above.map_or(0, |above| above + 1));
     }
     let mut first_user: HashMap<NodeId, usize> = HashMap::new();
-    for &id in order {
+    for &id in order.iter().rev() {
+        if let (Some(&user), false) = (first_user.get(&id), matches!(graph.op(id), Op::Input(_))) {
+            layer.insert(id, user.saturating_sub(1));
+        }
         for operand in operands(graph, id) {
             let first = first_user.entry(operand).or_insert(usize::MAX);
             *first = layer[&id].min(*first);
-        }
-    }
-    for &id in order {
-        let is_source = graph.operands(id).iter().all(|operand| operand.value().is_none());
-        if let (true, Some(&user)) = (is_source && !matches!(graph.op(id), Op::Input(_)), first_user.get(&id)) {
-            layer.insert(id, user.saturating_sub(1));
         }
     }
     let count = layer.values().max().map_or(0, |last| last + 1);
@@ -65,77 +65,111 @@ fn operands(graph: &Graph, id: NodeId) -> impl Iterator<Item = NodeId> {
     })
 }
 
-/// Centres of the boxes: under their near operands, then above their near users, without overlaps.
+/// Left edges of the boxes. Every box stands under its deepest near operand, so that chains are straight; what hangs on
+/// a chain from elsewhere stands beside it.
 fn horizontal(graph: &Graph, layers: &[Vec<NodeId>]) -> HashMap<NodeId, f64> {
-    let number: HashMap<NodeId, usize> = layers
-        .iter()
-        .enumerate()
-        .flat_map(|(layer, nodes)| nodes.iter().map(move |&id| (id, layer)))
-        .collect();
-    let near = |a: NodeId, b: NodeId| number[&b].saturating_sub(number[&a]) <= NEAR;
-    let mut above: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
-    let mut below: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
-    for &id in layers.iter().flatten() {
-        for operand in operands(graph, id).filter(|&operand| near(operand, id)) {
-            above.entry(id).or_default().push(operand);
-            below.entry(operand).or_default().push(id);
+    let mut slots = Slots::new(layers);
+    let mut user: HashMap<NodeId, NodeId> = HashMap::new();
+    for &id in layers.iter().rev().flatten() {
+        user.extend(operands(graph, id).map(|operand| (operand, id)));
+    }
+    for _ in 0..MOST_CHAINS {
+        slots.follow_chains(graph, layers);
+        let hangs = |id: &NodeId| user.get(id).is_none_or(|user| slots.taken.contains_key(user));
+        let start = layers
+            .iter()
+            .flatten()
+            .find(|id| !slots.taken.contains_key(id) && !hangs(id));
+        match start.copied() {
+            Some(start) => slots.take(start, 0),
+            None => break,
         }
     }
-    let mut x: HashMap<NodeId, f64> = number.keys().map(|&id| (id, 0.0)).collect();
-    for _ in 0..3 {
-        layers.iter().for_each(|nodes| settle(nodes, &above, &mut x));
-        layers.iter().rev().for_each(|nodes| settle(nodes, &below, &mut x));
+    for &id in layers.iter().rev().flatten() {
+        let beside = user.get(&id).and_then(|user| slots.taken.get(user)).copied();
+        if !slots.taken.contains_key(&id) {
+            slots.take(id, beside.unwrap_or_default());
+        }
     }
-    layers.iter().for_each(|nodes| settle(nodes, &above, &mut x));
-    x
+    slots
+        .taken
+        .into_iter()
+        .map(|(id, slot)| (id, f64::from(slot) * (BOX_WIDTH + GAP)))
+        .collect()
 }
 
-/// Puts a layer's boxes next to each other, each as near to the middle of its neighbours as the others allow.
-fn settle(nodes: &[NodeId], neighbours: &HashMap<NodeId, Vec<NodeId>>, x: &mut HashMap<NodeId, f64>) {
-    let wish = |id: &NodeId| match neighbours.get(id) {
-        Some(list) => list.iter().map(|other| x[other]).sum::<f64>() / list.len() as f64,
-        None => x[id],
-    };
-    let mut wishes: Vec<(f64, NodeId)> = nodes.iter().map(|id| (wish(id), *id)).collect();
-    wishes.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let mut placed: Vec<f64> = Vec::with_capacity(wishes.len());
-    for (wished, _) in &wishes {
-        let leftmost = placed.last().map_or(f64::NEG_INFINITY, |last| last + BOX_WIDTH + GAP);
-        placed.push(wished.max(leftmost));
+/// Places of equal width within the layers.
+struct Slots {
+    layers: HashMap<NodeId, usize>,
+    taken: HashMap<NodeId, i32>,
+    full: HashSet<(usize, i32)>,
+}
+
+impl Slots {
+    fn new(layers: &[Vec<NodeId>]) -> Self {
+        let numbered = layers.iter().enumerate();
+        let layers = numbered
+            .flat_map(|(layer, nodes)| nodes.iter().map(move |&id| (id, layer)))
+            .collect();
+        Slots {
+            layers,
+            taken: HashMap::new(),
+            full: HashSet::new(),
+        }
     }
-    let shift = wishes
-        .iter()
-        .zip(&placed)
-        .map(|((wished, _), placed)| wished - placed)
-        .sum::<f64>();
-    let shift = shift / wishes.len().max(1) as f64;
-    for ((_, id), placed) in wishes.iter().zip(placed) {
-        x.insert(*id, placed + shift);
+
+    /// Places what stands under something that has its place.
+    fn follow_chains(&mut self, graph: &Graph, layers: &[Vec<NodeId>]) {
+        for &id in layers.iter().flatten() {
+            let above =
+                operands(graph, id).filter(|&operand| self.near(operand, id) && self.taken.contains_key(&operand));
+            // the last of equals is the first operand
+            let above = above
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .max_by_key(|operand| self.layers[operand]);
+            if let (Some(above), false) = (above, self.taken.contains_key(&id)) {
+                self.take(id, self.taken[&above]);
+            }
+        }
+    }
+
+    fn near(&self, above: NodeId, below: NodeId) -> bool {
+        self.layers[&below].saturating_sub(self.layers[&above]) <= NEAR
+    }
+
+    /// Takes the free slot nearest to `wish`, on the right before the left.
+    fn take(&mut self, id: NodeId, wish: i32) {
+        let layer = self.layers[&id];
+        let mut nearest = (0..).flat_map(|distance| [wish + distance, wish - distance]);
+        let slot = nearest
+            .find(|&slot| self.full.insert((layer, slot)))
+            .expect("there is always a free one");
+        self.taken.insert(id, slot);
     }
 }
 
-/// Cuts the layers into columns of about equal height.
+/// Cuts the layers into as many columns as make the drawing about as wide as a screen.
 fn columns(layers: &[Vec<NodeId>], x: &HashMap<NodeId, f64>) -> Layout {
-    let span = |layers: &[Vec<NodeId>]| {
-        let centres = layers.iter().flatten().map(|id| x[id]);
-        let (low, high) = centres.fold((f64::MAX, f64::MIN), |(low, high), x| (low.min(x), high.max(x)));
-        if low > high { [0.0, 0.0] } else { [low, high] }
-    };
-    let typical = 3.0 * (BOX_WIDTH + GAP) + COLUMN_GAP;
-    let rows = (layers.len() as f64 * typical / LAYER_HEIGHT / ASPECT)
-        .sqrt()
-        .ceil()
-        .max(8.0) as usize;
+    let fit = |layout: &Layout| (layout.width / layout.height / ASPECT).ln().abs();
+    let cuts = (1..=MOST_COLUMNS).map(|count| cut(layers, x, layers.len().div_ceil(count).max(1)));
+    cuts.min_by(|a, b| fit(a).total_cmp(&fit(b))).expect("at least one")
+}
+
+/// Columns of `rows` layers each.
+fn cut(layers: &[Vec<NodeId>], x: &HashMap<NodeId, f64>, rows: usize) -> Layout {
     let mut places = HashMap::new();
     let mut left = GAP;
     for column in layers.chunks(rows) {
-        let [low, high] = span(column);
+        let lefts = column.iter().flatten().map(|id| x[id]);
+        let (low, high) = lefts.fold((f64::MAX, f64::MIN), |(low, high), x| (low.min(x), high.max(x)));
         for (row, nodes) in column.iter().enumerate() {
             for id in nodes {
                 places.insert(*id, [left + x[id] - low, GAP + row as f64 * LAYER_HEIGHT]);
             }
         }
-        left += high - low + BOX_WIDTH + COLUMN_GAP;
+        left += (high - low).max(0.0) + BOX_WIDTH + COLUMN_GAP;
     }
     let height = layers.len().min(rows) as f64 * LAYER_HEIGHT + GAP;
     Layout {
