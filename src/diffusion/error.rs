@@ -115,6 +115,7 @@ impl DiffusionError {
             DiffusionError::UnknownSchedulerClass(_) => {
                 Some("choose one with `--sampler ddim`, `euler`, `dpm++` or `pndm`")
             }
+            DiffusionError::StepCount { .. } => Some("give `--steps` in that range, e.g. `--steps 50`"),
             DiffusionError::EmptyPrompt => Some("say what to show: `--prompt \"a red barn in a field\"`"),
             DiffusionError::NoPipeline => Some("compile the pipeline folder instead of its unet/model.onnx"),
             DiffusionError::Batch(_) => Some("compile with `--batch 2`"),

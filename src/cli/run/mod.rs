@@ -49,8 +49,8 @@ pub struct Arguments {
     #[arg(long, default_value_t = 5.0)]
     guidance: f32,
     /// ddim, euler, dpm++ or pndm [default: the model's own]
-    #[arg(long)]
-    sampler: Option<String>,
+    #[arg(long, value_parser = parse_sampler)]
+    sampler: Option<SamplerKind>,
     /// What to edit: the nearest remembered image, nothing, or the image of an id
     #[arg(long, default_value = "auto", value_name = "auto|none|ID", value_parser = BaseChoice::parse)]
     base: BaseChoice,
@@ -77,7 +77,7 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     if arguments.prompt.trim().is_empty() {
         return Err(DiffusionError::EmptyPrompt.into());
     }
-    let request = arguments.request()?;
+    let request = arguments.request();
     let bundle = Bundle::open(&arguments.plan)?;
     let runtime = OnnxRuntime::load()?;
     let mut studio = Studio {
@@ -106,16 +106,15 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
 }
 
 impl Arguments {
-    fn request(&self) -> Result<Request, Failure> {
-        let sampler = self.sampler.as_deref().map(str::parse::<SamplerKind>).transpose()?;
-        Ok(Request {
+    fn request(&self) -> Request {
+        Request {
             prompt: self.prompt.clone(),
             negative: self.negative.clone(),
             seed: self.seed,
             steps: self.steps,
             guidance: self.guidance,
-            sampler,
-        })
+            sampler: self.sampler,
+        }
     }
 
     /// Without a store images are made all the same.
@@ -256,7 +255,11 @@ impl Studio<'_> {
             region,
             guide_steps: settings.guide_steps.into(),
             dense: settings.dense,
-            break_even: self.bundle.plan().break_even,
+            break_even: if settings.sparse {
+                1.0
+            } else {
+                self.bundle.plan().break_even
+            },
         })
     }
 
@@ -298,6 +301,11 @@ impl Studio<'_> {
             }
         }
     }
+}
+
+fn parse_sampler(name: &str) -> Result<SamplerKind, String> {
+    let sampler = name.parse::<SamplerKind>();
+    sampler.map_err(|error| format!("{error}; it is {}", error.hint().unwrap_or_default()))
 }
 
 fn not_remembered(console: &Console, error: &CacheError) {

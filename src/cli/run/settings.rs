@@ -23,8 +23,11 @@ pub struct EditSettings {
     #[arg(long, value_name = "auto|K", default_value = "auto", value_parser = parse_guide)]
     pub guide_steps: GuideChoice,
     /// Compute the same edit with no sparsity, to compare
-    #[arg(long)]
+    #[arg(long, conflicts_with = "sparse")]
     pub dense: bool,
+    /// Use sparse steps however large the region is
+    #[arg(long)]
+    pub sparse: bool,
 }
 
 /// How many dense steps find the region.
@@ -46,7 +49,7 @@ impl EditSettings {
             let bytes = std::fs::read(path).unwrap_or_default();
             blake3::hash(&bytes).to_hex()[..16].to_owned()
         });
-        let fields = json!({ "mask": mask, "edit_size": self.edit_size, "grow": self.grow, "guide_steps": guide });
+        let fields = json!({ "mask": mask, "edit_size": self.edit_size, "grow": self.grow, "guide_steps": guide, "sparse": self.sparse });
         fields.to_string()
     }
 

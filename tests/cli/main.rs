@@ -1,0 +1,8 @@
+//! The command line as a user meets it: exit status, stdout, stderr, files.
+
+mod bad_input;
+mod compile;
+mod general;
+mod inspect;
+mod machine;
+mod run;
