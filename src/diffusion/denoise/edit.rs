@@ -11,12 +11,9 @@ use fisec_runtime::{SlotSink, SlotSource};
 use fisec_tensor::Mask;
 
 use super::{Conditions, Run};
-use crate::mask::{Convergence, Difference, fill_holes};
+use crate::mask::{Convergence, Difference};
 use crate::samplers::restore;
 use crate::{Denoiser, DiffusionError, Event, Notice, Observer, Phase, Timings, Trajectory, Work};
-
-/// Largest hole, in latents, that a found region is not left with: it would show as a speck of the base.
-const HOLE: usize = 16;
 
 /// What is recorded of the image to edit.
 #[derive(Clone, Copy)]
@@ -30,7 +27,8 @@ pub struct Base<'a> {
 /// Which latents may change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Region {
-    /// those that the new prompt moves (Otsu's threshold, opening), grown by `grow` latents, small holes filled
+    /// those that the new prompt moves (Otsu's threshold, opening), made whole and grown by `grow` latents; see
+    /// [`Difference::region`]
     Changed {
         /// Chebyshev distance in latents
         grow: usize,
@@ -144,7 +142,7 @@ pub fn edit<'a>(
 
     let started = Instant::now();
     let mask = match options.region {
-        Region::Changed { grow } => fill_holes(&found(&options.region, &difference)?.dilated(grow), HOLE),
+        Region::Changed { grow } => difference.region(grow),
         _ => found(&options.region, &difference)?,
     };
     run.tell(Event::Mask { share: mask.share() })?;

@@ -1,6 +1,6 @@
 //! The edit mask: threshold, exact size, user's masks, convergence.
 
-use fisec_diffusion::mask::{Convergence, Difference, fill_holes, fit_user_mask, otsu, overlap};
+use fisec_diffusion::mask::{Convergence, Difference, WEAKER, fill_holes, fit_user_mask, otsu, overlap};
 use fisec_diffusion::{DiffusionError, Image, mask_from_png, mask_to_png};
 use fisec_tensor::Mask;
 use proptest::prelude::*;
@@ -97,6 +97,25 @@ fn a_region_that_moves_is_found_and_specks_are_not() {
     }
     let expected = Mask::from_fn(16, 16, |row, column| (4..9).contains(&row) && (6..12).contains(&column));
     assert_eq!(difference.mask(), expected);
+}
+
+#[test]
+fn a_region_takes_in_its_weaker_rim_and_no_other() {
+    let value = |index: usize| match (index % 256 / 16, index % 16) {
+        (4..8, 4..8) => 1.0,
+        (4..8, 8) => 0.75 * 0.5, // beside it
+        (12..14, 12..14) => 0.75 * 0.5,
+        _ => 0.0,
+    };
+    let mut difference = Difference::new(16, 16);
+    difference.add(&(0..1024).map(value).collect::<Vec<f32>>(), &[0.0; 1024]);
+    let threshold = otsu(&difference.normalised());
+    assert!((WEAKER * threshold..threshold).contains(&0.375), "{threshold}");
+    let strong = Mask::from_fn(16, 16, |row, column| (4..8).contains(&row) && (4..8).contains(&column));
+    assert_eq!(difference.mask(), strong);
+    assert_eq!(difference.region(0), strong);
+    let whole = Mask::from_fn(16, 16, |row, column| (3..9).contains(&row) && (3..10).contains(&column));
+    assert_eq!(difference.region(1), whole);
 }
 
 #[test]
