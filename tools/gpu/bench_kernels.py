@@ -237,7 +237,7 @@ def bench_attention(backend, size, scale):
             queries, keys, width = int(mask.sum()), 77 if cross else mask.size, heads * 64
             q, output = backend.random(2 * queries, width), backend.random(2 * queries, width)
             kv, new = backend.random(2 * keys, 2 * width), backend.random(2 * queries, 2 * width)
-            stale = backend.place(la.stale_words(mask.ravel().nonzero()[0], mask.size))
+            kept = backend.place(geo.as_int32((~mask.ravel()).nonzero()[0]))
             edit = not cross and share < 1  # as an edit step: active keys come from packed rows
             p = la.AttentionParams(
                 query=la.at(q),
@@ -245,8 +245,8 @@ def bench_attention(backend, size, scale):
                 fresh_key=la.at(new),
                 output=la.at(output),
                 queries=la.count(queries),
-                keys=la.count(keys),
-                key_image_rows=la.count(keys),
+                key_rows=la.rows(keys, kept if edit else None),
+                keys=la.count(keys - queries if edit else keys),
                 partial=backend.workspace.data_ptr(),
                 query_stride=width,
                 key_stride=2 * width,
@@ -255,7 +255,6 @@ def bench_attention(backend, size, scale):
                 value_offset=width,
                 fresh_value_offset=width,
                 fresh=la.count(queries if edit else 0),
-                stale=stale.data_ptr() if edit else 0,
                 images=2,
                 heads=heads,
                 splits=1,
@@ -289,12 +288,8 @@ def bench_attention(backend, size, scale):
                             )
 
                     tried[f"{variant}/{splits}"] = round(median_us(once, 12), 2)
-                    if edit:  # what the fresh keys cost
-                        p.fresh, p.stale = la.count(0), 0
-                        tried[f"{variant}/{splits} map alone"] = round(median_us(once, 12), 2)
-                        p.fresh, p.stale = la.count(queries), stale.data_ptr()
                 p.splits = 1
-            detail = min((name for name in tried if "alone" not in name), key=tried.get)
+            detail = min(tried, key=tried.get)
 
             def heads_first(t, offset=0):
                 return (

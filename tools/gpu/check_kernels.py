@@ -243,7 +243,9 @@ def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0,
     kv = b.tensor(images, keys + room, 2 * width)  # values beside keys: strides differ from widths
     new = b.tensor(images, fresh, 2 * width)
     replaced = torch.randperm(keys, generator=b.random)[:fresh].sort().values
-    stale = b.place(la.stale_words(replaced.numpy(), keys))
+    unchanged = torch.ones(keys, dtype=torch.bool)
+    unchanged[replaced] = False
+    kept = b.place(unchanged.nonzero()[:, 0].int())
     spare = 7 if fresh else 0
     q = b.tensor(images, queries + spare, width, scale=1.5)
     picked = torch.randperm(queries + spare, generator=b.random)[:queries].sort().values
@@ -257,10 +259,9 @@ def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0,
         output=la.at(output),
         query_rows=la.rows(queries + spare, query_map) if fresh else la.rows(),
         queries=la.count(queries),
-        keys=la.count(keys),
-        key_image_rows=la.count(keys + room),
+        key_rows=la.rows(keys + room, kept if fresh else None),
+        keys=la.count(keys - fresh),
         fresh=la.count(fresh),
-        stale=stale.data_ptr() if fresh else 0,
         partial=partial.data_ptr(),
         query_stride=width,
         key_stride=2 * width,
@@ -303,7 +304,6 @@ def attention_extremes(b):
         output=la.at(output),
         queries=la.count(64),
         keys=la.count(77),
-        key_image_rows=la.count(77),
         query_stride=64,
         key_stride=64,
         output_stride=64,
@@ -609,7 +609,7 @@ def small(b):
     linear_case(b, "sparse_conv_64x160", 33, 128, 80, splits=2)
     if b.backend.architecture in (None, "90a"):
         conv_case(b, "sparse_conv_wgmma_128x160", 14, [64], 320, share=0.4)
-        conv_case(b, "sparse_conv_wgmma_128x160_cached", 9, [72, 40], 168, share=0.5, splits=2)
+        conv_case(b, "sparse_conv_wgmma_128x160", 9, [72, 40], 168, share=0.5, splits=2)
         linear_case(b, "sparse_conv_wgmma_64x160", 70, 328, 80)
         linear_case(b, "sparse_conv_64x64", 33, 328, 40, splits=4, cluster=True)
         conv_case(b, "sparse_conv_wgmma_128x160", 9, [72, 40], 168, share=0.5, splits=3, cluster=True)

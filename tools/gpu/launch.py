@@ -58,9 +58,8 @@ ConvParams = struct(
 AttentionParams = struct(
     "AttentionParams",
     [(n, Address) for n in "query key fresh_key output".split()]
-    + [("query_rows", Rows)]
-    + [(n, Count) for n in "queries keys key_image_rows fresh".split()]
-    + [(n, u64) for n in "stale partial slots".split()]
+    + [("query_rows", Rows), ("queries", Count), ("key_rows", Rows), ("keys", Count), ("fresh", Count)]
+    + [(n, u64) for n in "partial slots".split()]
     + [(n, i32) for n in "query_stride key_stride fresh_stride output_stride value_offset fresh_value_offset".split()]
     + [(n, i32) for n in "images heads splits".split()]
     + [("scale_log2", f32)],
@@ -145,9 +144,7 @@ CONV_TILES = {
     "sparse_conv_64x64": (64, 64, 128, 4),
     "sparse_conv_wgmma_64x160": (64, 160, 256, 4),
     "sparse_conv_wgmma_128x160": (128, 160, 384, 5),
-    "sparse_conv_wgmma_128x160_cached": (128, 160, 384, 4),
     "sparse_conv_wgmma_192x160": (192, 160, 512, 5),
-    "sparse_conv_wgmma_192x160_cached": (192, 160, 512, 4),
 }
 # variant -> queries of a block; 64 where not named
 ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128, "d64_wgmma_wide": 192}
@@ -183,13 +180,6 @@ def pack_weights(weights, channels):
     lines = torch.cat(tiles, 0).reshape(-1, 64, cout).transpose(1, 2).reshape(-1, cout, 8, 8)
     chunk = torch.arange(8, device=weights.device)[None, :] ^ (torch.arange(cout, device=weights.device) % 8)[:, None]
     return torch.gather(lines, 2, chunk[None, :, :, None].expand_as(lines)).reshape(-1, cout, 64).contiguous().half()
-
-
-def stale_words(pixels, keys):
-    """Bits of the keys that `pixels` replaces: int64 [ceil(keys / 64)], bit k of word t for key 64 t + k."""
-    bits = np.zeros(-(-keys // 64) * 64, np.uint8)
-    bits[pixels] = 1
-    return torch.from_numpy(np.packbits(bits, bitorder="little").view(np.int64).copy())
 
 
 def interleave_gate(weights):

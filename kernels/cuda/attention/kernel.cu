@@ -27,9 +27,9 @@ struct Attention {
     }
   }
   __device__ static void load_pair(const AttentionBlock& block, int t, unsigned char* stage) {
-    KeyRows rows = block.keys_of(t);
-    load<kKeys>(stage, rows.first, [&](int r) { return r < rows.left ? rows.first + r * rows.stride : nullptr; });
-    load<kKeys>(stage + kTile, rows.first, [&](int r) { return r < rows.left ? rows.first + r * rows.stride + rows.value_offset : nullptr; });
+    KeyTile rows = block.tile(t);
+    load<kKeys>(stage, rows.base, rows);
+    load<kKeys>(stage + kTile, rows.base, [&](int r) { return r < rows.left ? rows(r) + rows.value_offset : nullptr; });
   }
 
   __device__ static void run(const AttentionParams& p) {
@@ -64,7 +64,7 @@ struct Attention {
       cp_async_commit();
       cp_async_wait<1>();
       __syncthreads();
-      score_and_add(stage, block.dropped(t), lane, p.scale_log2, query, sums, highest, weight);
+      score_and_add(stage, block.keys_left(t), lane, p.scale_log2, query, sums, highest, weight);
       __syncthreads();  // before the next turn overwrites this stage
     }
 #pragma unroll
@@ -72,7 +72,7 @@ struct Attention {
   }
 
   // One tile of keys: scores, running softmax, weighted values.
-  __device__ static void score_and_add(const unsigned char* stage, uint64_t dropped, int lane, float scale_log2, const uint32_t (&query)[MF][kSteps][4],
+  __device__ static void score_and_add(const unsigned char* stage, int left, int lane, float scale_log2, const uint32_t (&query)[MF][kSteps][4],
                                        float (&sums)[MF][kSteps * 2][4], float (&highest)[MF][2], float (&weight)[MF][2]) {
     float scores[MF][kKeys / 8][4] = {};
 #pragma unroll
@@ -89,7 +89,7 @@ struct Attention {
       }
 #pragma unroll
     for (int m = 0; m < MF; ++m) {
-      drop_keys(scores[m], dropped, lane);
+      drop_tail(scores[m], left, lane);
       float fade[2];
       soften(scores[m], scale_log2, highest[m], weight[m], fade);
       fade_sums(sums[m], fade);

@@ -42,9 +42,9 @@ struct WarpgroupAttention {
     for (int t = block.begin, s = 0, parity = 1; t < block.end; ++t) {
       barrier_wait(shared.empty + s, parity);
       unsigned char* stage = shared.tiles + s * 2 * kTile;
-      KeyRows rows = block.keys_of(t);
-      load_lines<kKeys, kFetch>(stage, rows.first, [&](int r) { return r < rows.left ? rows.first + r * rows.stride : nullptr; });
-      load_lines<kKeys, kFetch>(stage + kTile, rows.first, [&](int r) { return r < rows.left ? rows.first + r * rows.stride + rows.value_offset : nullptr; });
+      KeyTile rows = block.tile(t);
+      load_lines<kKeys, kFetch>(stage, rows.base, rows);
+      load_lines<kKeys, kFetch>(stage + kTile, rows.base, [&](int r) { return r < rows.left ? rows(r) + rows.value_offset : nullptr; });
       barrier_arrive_after_copies(shared.full + s);
       if (++s == kStages) s = 0, parity ^= 1;
     }
@@ -78,9 +78,9 @@ struct WarpgroupAttention {
       for (int n = 0; n < kKeys / 16; ++n) wgmma64(sums, weights[n], wgmma_tile(values + n * 16 * kLine, 0));
       wgmma_commit();
     };
-    auto soften_tile = [&](uint64_t dropped) {
+    auto soften_tile = [&](int t) {
       wgmma_hold(scores);
-      drop_keys(scores, dropped, lane);
+      drop_tail(scores, block.keys_left(t), lane);
       soften(scores, p.scale_log2, highest, weight, fade);
     };
     auto take_weights = [&]() {
@@ -92,17 +92,15 @@ struct WarpgroupAttention {
     if (block.begin < block.end) {
       arrive(block.begin);
       score(block.begin);
-      uint64_t dropped = block.dropped(block.begin);
       wgmma_wait<0>();
-      soften_tile(dropped);
+      soften_tile(block.begin);
       take_weights();
       for (int t = block.begin + 1; t < block.end; ++t) {
         arrive(t);
         score(t);
         add_values(t - 1);  // runs while the scores of t are softened
-        dropped = block.dropped(t);
         wgmma_wait<1>();
-        soften_tile(dropped);
+        soften_tile(t);
         wgmma_wait<0>();
         wgmma_hold(sums);
         leave(t - 1);
@@ -146,4 +144,4 @@ struct WarpgroupAttention {
   }
 KERNEL(attention_d64_wgmma, 2, 1)
 KERNEL(attention_d64_wgmma_wide, 3, 1)
-KERNEL(attention_d64_wgmma_narrow, 1, 1)
+KERNEL(attention_d64_wgmma_narrow, 1, 2)

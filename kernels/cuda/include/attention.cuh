@@ -4,19 +4,18 @@
 #include "math.cuh"
 #include "ptx.cuh"
 
-// The keys are those of a map, but for the ones marked stale, and then packed fresh ones: softmax does not mind their order,
-// so a recorded map is read where it lies and never overwritten.
+// The keys are rows of a map, picked by a list, and then packed fresh ones: softmax does not mind their order, so what has
+// not changed is read out of the recorded map where it lies.
 struct AttentionParams {
   Address query;        // f16 [.., query_stride], head h at columns [h*D, (h+1)*D)
-  Address key;          // f16 [images * key_image_rows, key_stride]; the values lie value_offset elements behind their keys
+  Address key;          // f16 [.., key_stride]; the values lie value_offset elements behind their keys
   Address fresh_key;    // f16 [images * fresh, fresh_stride]; likewise fresh_value_offset
   Address output;       // f16 [images * queries, output_stride]
   Rows query_rows;      // where the queries are
   Count queries;        // of one image
-  Count keys;           // of one image, stale ones included; may be 0
-  Count key_image_rows; // rows between two images' keys; 0: as many as keys
+  Rows key_rows;        // where the keys are
+  Count keys;           // of one image, fresh ones aside; may be 0
   Count fresh;          // fresh keys of one image; may be 0
-  uint64_t stale;       // u64 [ceil(keys / 64)]: bit k of word t drops key 64 t + k; 0: none is stale
   uint64_t partial;     // f32 [splits][images * queries][heads][D + 2]: sums, then row maximum (log2 units) and row sum
   uint64_t slots;
   int32_t query_stride, key_stride, fresh_stride, output_stride;  // elements, multiples of 8
@@ -27,10 +26,14 @@ struct AttentionParams {
 
 constexpr int kKeys = 64;  // keys per tile
 
-// A tile of one head's keys: `left` rows from `first` on, if not more than a tile holds.
-struct KeyRows {
-  const __half* first;
+// A tile of one head's keys: `left` rows, if not more than a tile holds; row r is map[r], or r.
+struct KeyTile {
+  const __half* base;
+  const int32_t* map;
   int stride, value_offset, left;
+  FISEC_DEVICE const __half* operator()(int r) const {
+    return r < left ? base + size_t(map ? map[r] : r) * stride : nullptr;
+  }
 };
 
 // One block's share: a head of an image, some queries, some tiles of keys.
@@ -39,52 +42,46 @@ struct AttentionBlock {
   const __half* query;
   RowIndex query_row;
   const __half *key, *fresh_key;
-  const uint64_t* stale;
+  const int32_t* key_map;
   int queries, keys, fresh, image, head, map_tiles, begin, end;  // tiles: of the map, then [begin, end) of map and fresh ones together
 
   FISEC_DEVICE AttentionBlock(const AttentionParams& params, int dim) : p(params) {
     const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
     queries = resolve(p.queries);
     keys = resolve(p.keys), fresh = resolve(p.fresh);
-    int key_rows = resolve(p.key_image_rows);
-    if (!key_rows) key_rows = keys;
+    RowIndex key_row = resolve(p.key_rows, keys);
+    key_map = key_row.map;
     image = blockIdx.y / p.heads, head = blockIdx.y - image * p.heads;
     int column = head * dim;
     query = resolve<const __half>(p.query, slots) + column;
     query_row = resolve(p.query_rows, queries);
-    key = resolve<const __half>(p.key, slots) + size_t(image) * key_rows * p.key_stride + column;
+    key = resolve<const __half>(p.key, slots) + size_t(image) * key_row.image_rows * p.key_stride + column;
     fresh_key = resolve<const __half>(p.fresh_key, slots) + size_t(image) * fresh * p.fresh_stride + column;
-    stale = reinterpret_cast<const uint64_t*>(p.stale);
     map_tiles = (keys + kKeys - 1) / kKeys;
     int tiles = map_tiles + (fresh + kKeys - 1) / kKeys;
     begin = tiles * blockIdx.z / p.splits, end = tiles * (blockIdx.z + 1) / p.splits;
   }
 
-  FISEC_DEVICE KeyRows keys_of(int t) const {
-    return t < map_tiles ? rows_from(key, p.key_stride, p.value_offset, t, keys)
-                         : rows_from(fresh_key, p.fresh_stride, p.fresh_value_offset, t - map_tiles, fresh);
+  FISEC_DEVICE KeyTile tile(int t) const {
+    if (t >= map_tiles) {
+      int first = (t - map_tiles) * kKeys;
+      return {fresh_key + size_t(first) * p.fresh_stride, nullptr, p.fresh_stride, p.fresh_value_offset, fresh - first};
+    }
+    int first = t * kKeys;
+    if (key_map) return {key, key_map + first, p.key_stride, p.value_offset, keys - first};
+    return {key + size_t(first) * p.key_stride, nullptr, p.key_stride, p.value_offset, keys - first};
   }
-  FISEC_DEVICE static KeyRows rows_from(const __half* base, int stride, int value_offset, int tile, int rows) {
-    return {base + size_t(tile) * kKeys * stride, stride, value_offset, rows - tile * kKeys};
-  }
-
-  // Bits of the keys of tile t that do not count: stale ones, and what lies past the last key.
-  FISEC_DEVICE uint64_t dropped(int t) const {
-    bool of_map = t < map_tiles;
-    int left = of_map ? keys - t * kKeys : fresh - (t - map_tiles) * kKeys;
-    uint64_t bits = of_map && stale ? stale[t] : 0;
-    return left < kKeys ? bits | ~uint64_t(0) << left : bits;
-  }
+  FISEC_DEVICE int keys_left(int t) const { return t < map_tiles ? keys - t * kKeys : fresh - (t - map_tiles) * kKeys; }
 };
 
-// Scores of dropped keys become -inf. Most tiles drop none.
-FISEC_DEVICE void drop_keys(float (&scores)[kKeys / 8][4], uint64_t dropped, int lane) {
-  if (!dropped) return;
+// Scores of keys past the last one become -inf. `left`: keys from the tile's first on.
+FISEC_DEVICE void drop_tail(float (&scores)[kKeys / 8][4], int left, int lane) {
+  if (left >= kKeys) return;
 #pragma unroll
   for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      if (dropped >> (n * 8 + lane % 4 * 2 + (j & 1)) & 1) scores[n][j] = -INFINITY;
+      if (n * 8 + lane % 4 * 2 + (j & 1) >= left) scores[n][j] = -INFINITY;
 }
 
 // Running softmax: scores become weights relative to the highest score so far; older sums must fade by `fade`.

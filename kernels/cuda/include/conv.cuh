@@ -66,7 +66,7 @@ struct Sources {
 };
 
 // Starts the copies of BM gathered lines of 64 channels. Missing rows and channels become zeros.
-template <int BM, int THREADS, bool CACHED = false>
+template <int BM, int THREADS>
 FISEC_DEVICE void gather_tile(const ConvParams& p, const Sources& source, const Walk& walk, const int32_t* rows, unsigned char* tile) {
   bool which = walk.tile >= walk.tiles0;
   int thread = threadIdx.x % THREADS, chunk = thread % 8;
@@ -75,14 +75,12 @@ FISEC_DEVICE void gather_tile(const ConvParams& p, const Sources& source, const 
   const __half* base = (which ? source.second : source.first) + (inside ? channel : 0);
   uint32_t stride = p.source_stride[which];
   rows += walk.tap * BM + thread / 8;
-  tile += swizzled(thread / 8, chunk);  // rows of one thread are a multiple of eight apart: the same swizzle
 #pragma unroll
   for (int j = 0; j < BM / (THREADS / 8); ++j) {
     int row = rows[j * (THREADS / 8)];
     bool real = inside && row >= 0;
     const __half* from = base + (real ? uint32_t(row) * stride : 0u);
-    if (CACHED) cp_async16_cached(tile + j * (THREADS / 8) * kLine, from, real ? 16 : 0);
-    else cp_async16(tile + j * (THREADS / 8) * kLine, from, real ? 16 : 0);
+    cp_async16(tile + swizzled(thread / 8 + j * (THREADS / 8), chunk), from, real ? 16 : 0);
   }
 }
 

@@ -17,11 +17,6 @@ FISEC_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: 
 template <int PENDING>
 FISEC_DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 
-// The same through L1, for rows that the block will read again soon.
-FISEC_DEVICE void cp_async16_cached(void* shared, const void* global, int bytes) {
-  asm volatile("cp.async.ca.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
-}
-
 // Four 8x8 f16 matrices; lane l gives the address of row l % 8 of matrix l / 8.
 FISEC_DEVICE void ldmatrix4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"

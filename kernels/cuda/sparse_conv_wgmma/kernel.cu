@@ -4,9 +4,8 @@
 #include "conv.cuh"
 #include "wgmma.cuh"
 
-// GROUPS multiplying warpgroups of 64 x 160 outputs, STAGES tiles of K in flight. CACHED: source rows go through L1, where the next tap finds
-// them again; needs shared memory left over for L1.
-template <int GROUPS, int STAGES, bool CACHED>
+// GROUPS multiplying warpgroups of 64 x 160 outputs, STAGES tiles of K in flight.
+template <int GROUPS, int STAGES>
 struct WarpgroupConv {
   static constexpr int BM = GROUPS * 64, BN = 160, kMultiply = GROUPS * 128, kFetch = 128;
   static constexpr int kTileA = BM * kLine, kTileB = BN * kLine, kStage = kTileA + kTileB;
@@ -44,7 +43,7 @@ struct WarpgroupConv {
     for (int k = begin, s = 0, parity = 1; k < end; ++k, walk.next()) {
       barrier_wait(shared.empty + s, parity);
       if (leader && k >= begin + STAGES) fetch_weights(p, shared, s, k, first_column);
-      gather_tile<BM, kFetch, CACHED>(p, source, walk, shared.rows, shared.tiles + s * kStage);
+      gather_tile<BM, kFetch>(p, source, walk, shared.rows, shared.tiles + s * kStage);
       barrier_arrive_after_copies(shared.full + s);
       if (++s == STAGES) s = 0, parity ^= 1;
     }
@@ -114,12 +113,10 @@ struct WarpgroupConv {
   }
 };
 
-#define KERNEL(NAME, GROUPS, STAGES, CACHED, BLOCKS)                                                                \
+#define KERNEL(NAME, GROUPS, STAGES, BLOCKS)                                                                        \
   extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, BLOCKS) NAME(const __grid_constant__ ConvParams p) { \
-    WarpgroupConv<GROUPS, STAGES, CACHED>::run(p);                                                                  \
+    WarpgroupConv<GROUPS, STAGES>::run(p);                                                                          \
   }
-KERNEL(sparse_conv_wgmma_64x160, 1, 4, false, 2)
-KERNEL(sparse_conv_wgmma_128x160, 2, 5, false, 1)
-KERNEL(sparse_conv_wgmma_128x160_cached, 2, 4, true, 1)
-KERNEL(sparse_conv_wgmma_192x160, 3, 5, false, 1)
-KERNEL(sparse_conv_wgmma_192x160_cached, 3, 4, true, 1)
+KERNEL(sparse_conv_wgmma_64x160, 1, 4, 2)
+KERNEL(sparse_conv_wgmma_128x160, 2, 5, 1)
+KERNEL(sparse_conv_wgmma_192x160, 3, 5, 1)

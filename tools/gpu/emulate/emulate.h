@@ -81,7 +81,6 @@ inline void __syncthreads() {
 }
 
 inline void cp_async16(void* shared, const void* global, int bytes) { emulate::fibers[emulate::current].groups.back().push_back({shared, global, bytes}); }
-inline void cp_async16_cached(void* shared, const void* global, int bytes) { cp_async16(shared, global, bytes); }
 inline void cp_async_commit() { emulate::fibers[emulate::current].groups.emplace_back(); }
 template <int PENDING>
 void cp_async_wait() {
