@@ -6,7 +6,7 @@
 //! this pass alone serves graphs whose shape arithmetic is folded already.
 
 use fisec_ir::{Attribute, Graph, NodeId, OnnxOp, Op, Operand, ValueType};
-use fisec_onnx::element_type;
+use fisec_onnx::{element_type, unknown_type};
 use fisec_tensor::{DType, Shape};
 
 use super::pattern::weight_ints;
@@ -33,10 +33,13 @@ pub(super) fn infer_node(graph: &mut Graph, id: NodeId) -> Result<Changes, PassE
         operands: graph.operands(id),
     };
     let count = graph.node(id).outputs().len();
-    let Some(types) = output_types(op, &inputs, count).filter(|types| types.len() >= count) else {
-        return Err(unknown_shape(graph, id, op));
+    let inferred = output_types(op, &inputs, count).filter(|types| types.len() >= count);
+    let types = match inferred {
+        Some(types) => types[..count].to_vec(),
+        // An operator that is not known here may still have its type declared in the file.
+        None if !graph.node(id).outputs().contains(&unknown_type()) => return Ok(Changes(0)),
+        None => return Err(unknown_shape(graph, id, op)),
     };
-    let types = types[..count].to_vec();
     if types
         .iter()
         .any(|ty| ty.shape.checked_elements().and_then(|n| n.checked_mul(8)).is_none())
@@ -126,7 +129,9 @@ pub(super) fn slice_ranges(
         let axis = axis(axes[i], shape.len())?;
         let (size, step) = (shape[axis] as i64, steps[i]);
         let wrap = |index: i64| if index < 0 { index.saturating_add(size) } else { index };
-        let (start, length) = if step > 0 {
+        let (start, length) = if size == 0 {
+            (0, 0)
+        } else if step > 0 {
             let (start, end) = (wrap(starts[i]).clamp(0, size), wrap(ends[i]).clamp(0, size));
             (start, (end - start).max(0).checked_add(step - 1)? / step)
         } else if step < 0 {
@@ -485,7 +490,7 @@ fn squeeze(of: &Shape, axes: Option<Vec<i64>>) -> Option<Shape> {
     let Some(axes) = axes else {
         return Some(of.iter().copied().filter(|&dim| dim != 1).collect());
     };
-    without(of, &axes, false)
+    without(of, &axes, false).filter(|shape| shape.elements() == of.elements())
 }
 
 /// The shape without some axes, or with these of size 1.
@@ -536,6 +541,9 @@ fn split(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueType>> {
                 .collect()
         }
     };
+    if lengths.iter().try_fold(0usize, |sum, &length| sum.checked_add(length)) != Some(total) {
+        return None;
+    }
     let types = lengths.into_iter().map(|length| {
         let mut dims = of.shape.to_vec();
         dims[at] = length;
@@ -608,6 +616,9 @@ fn layer_norm(op: &OnnxOp, inputs: &Inputs) -> Option<Vec<ValueType>> {
 
 fn attention(op: &OnnxOp, inputs: &Inputs) -> Option<Shape> {
     let (q, v) = (inputs.shape(0)?, inputs.shape(2)?);
+    if v.len() != q.len() {
+        return None;
+    }
     match q.len() {
         4 => Some(vec![q[0], q[1], q[2], v[3]].into()),
         3 => {

@@ -146,9 +146,12 @@ fn skip_group_norm(rewriter: &mut Rewriter, id: NodeId, op: &OnnxOp) -> Option<(
         sum = add(rewriter, sum.into(), bias, ty.clone(), id);
     }
     let skip = match rewriter.graph.value_type(skip).shape.clone()[..] {
+        [_, _, _, _] if rewriter.graph.value_type(skip) == rewriter.graph.value_type(x) => {
+            as_map(rewriter, skip, last, id)
+        }
         [batch, channels] => rewriter.reshaped(skip, &vec![batch, channels, 1, 1].into(), &[id]),
         [batch, 1, 1, channels] if last => rewriter.reshaped(skip, &vec![batch, channels, 1, 1].into(), &[id]),
-        _ => as_map(rewriter, skip, last, id),
+        _ => return None,
     };
     let sum = add(rewriter, sum.into(), skip.into(), ty, id);
     let y = normed(rewriter, sum, norm, affine, id);

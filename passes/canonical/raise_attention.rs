@@ -169,9 +169,13 @@ fn sequence(graph: &Graph, operand: ValueId, rows_last: bool) -> Option<(Sequenc
 /// Puts an attention in the place of `old`, `[N, H, L, D]` or `[N*H, L, D]`; its heads are split again for whoever
 /// reads them so, and [`raise_tokens`](super::raise_tokens) removes the pairs that cancel.
 fn replace(rewriter: &mut Rewriter, old: ValueId, [q, k, v]: [Sequence; 3], scale: f64, sources: &[NodeId]) {
+    let dtype = rewriter.graph.value_type(q.source).dtype;
     let operands: Vec<Operand> = [q, k, v]
         .into_iter()
-        .map(|sequence| rewriter.reshaped(sequence.source, &sequence.shape(), sources).into())
+        .map(|sequence| {
+            let joined = rewriter.reshaped(sequence.source, &sequence.shape(), sources);
+            rewriter.cast(joined, dtype, sources).into()
+        })
         .collect();
     let ty = rewriter.graph.operand_type(operands[0]).expect("a value has a type");
     let op = Op::Attention {

@@ -9,7 +9,7 @@ use fisec_tensor::DType;
 use super::infer_shapes::axis;
 use super::order;
 use super::pattern::{
-    Rewriter, constant, either_way, is, made_by, onnx, result, value_at, weight_floats, with_constant,
+    Rewriter, before_casts, constant, either_way, is, made_by, onnx, result, value_at, weight_floats, with_constant,
 };
 use super::view::reordering;
 use crate::{Changes, PassError};
@@ -122,26 +122,32 @@ fn add_vector(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
         let told_apart = ty.shape[2..] != [1, 1] || (is_vector(graph, vector) && !is_vector(graph, map));
         (fits && told_apart).then_some((map, vector))
     })?;
-    let mut source = vector;
-    while let Some((before, _)) = reordering(graph, source) {
-        source = before;
-    }
+    let source = before_reshapes(graph, vector);
     let source = if graph.value_type(source).shape[..] == [batch, channels] {
         source
     } else {
         vector
     };
     let source = rewriter.reshaped(source, &vec![batch, channels].into(), &[id]);
+    let source = rewriter.cast(source, ty.dtype, &[id]);
     rewriter.replace(result(id), Op::AddVector, vec![map.into(), source.into()], &[id]);
     Some(())
 }
 
-/// Whether a value is a reshape of one vector per image.
-fn is_vector(graph: &Graph, mut value: ValueId) -> bool {
-    while let Some((before, _)) = reordering(graph, value) {
-        value = before;
+/// The value before reorderings and casts.
+fn before_reshapes(graph: &Graph, mut value: ValueId) -> ValueId {
+    loop {
+        value = before_casts(graph, value);
+        match reordering(graph, value) {
+            Some((before, _)) => value = before,
+            None => return value,
+        }
     }
-    graph.value_type(value).shape.len() == 2
+}
+
+/// Whether a value is a reshape of one vector per image.
+fn is_vector(graph: &Graph, value: ValueId) -> bool {
+    graph.value_type(before_reshapes(graph, value)).shape.len() == 2
 }
 
 /// The embedding is computed in `f32` whatever its type; a cast behind it only names the type.

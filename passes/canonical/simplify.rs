@@ -8,7 +8,8 @@ use fisec_tensor::{Constant, DType};
 
 use super::infer_shapes::{axis, slice_ranges};
 use super::order;
-use super::pattern::{constant, either_way, is, onnx, result, scalar, value_at, weight_ints};
+use super::pattern::{constant, either_way, is, onnx, scalar, value_at, weight_ints};
+use super::raise_geglu::part;
 use crate::{Changes, PassError};
 
 const PASS: &str = "simplify";
@@ -17,11 +18,14 @@ const PASS: &str = "simplify";
 pub fn simplify(graph: &mut Graph) -> Result<Changes, PassError> {
     let mut changes = Changes::default();
     for id in order(graph, PASS)? {
-        let value = result(id);
-        let Some(same) = unchanged(graph, value) else { continue };
-        if graph.operand_type(same).as_ref() == Some(graph.value_type(value)) {
-            graph.replace_uses(value, same);
-            changes += Changes(1);
+        for output in 0..graph.node(id).outputs().len() as u32 {
+            let value = ValueId { node: id, output };
+            let same = part_of_concat(graph, value).or_else(|| unchanged(graph, value).filter(|_| output == 0));
+            let Some(same) = same else { continue };
+            if graph.operand_type(same).as_ref() == Some(graph.value_type(value)) {
+                graph.replace_uses(value, same);
+                changes += Changes(1);
+            }
         }
     }
     graph.prune();
@@ -41,7 +45,7 @@ fn unchanged(graph: &Graph, value: ValueId) -> Option<Operand> {
         "Add" => neutral(graph, value, |constant| constant_is(constant, 0.0)).or_else(|| zero_term(graph, value)),
         "Sub" => constant_is(constant(graph, *operands.get(1)?)?, 0.0).then_some(first),
         "Reshape" | "Expand" | "Slice" | "Transpose" | "Unsqueeze" | "Squeeze" | "Pad" | "Tile" => {
-            slice_of_concat(graph, value).or_else(|| same_elements(graph, value).then_some(first))
+            same_elements(graph, value).then_some(first)
         }
         "Concat" | "Split" if operands.len() == 1 && graph.node(value.node).outputs().len() == 1 => Some(first),
         _ => None,
@@ -125,21 +129,20 @@ fn same_elements(graph: &Graph, value: ValueId) -> bool {
     }
 }
 
-/// The operand of a `Concat` that a `Slice` cuts out again.
-fn slice_of_concat(graph: &Graph, value: ValueId) -> Option<Operand> {
-    let source = value_at(graph, value.node, 0)?;
-    if !is(graph, value, "Slice") || !is(graph, source, "Concat") {
+/// The operand of a `Concat` that a `Slice` or `Split` cuts out again.
+fn part_of_concat(graph: &Graph, value: ValueId) -> Option<Operand> {
+    let part = part(graph, value)?;
+    if !is(graph, part.of, "Concat") {
         return None;
     }
-    let shape = &graph.value_type(source).shape;
-    let joined = axis(onnx(graph, source)?.int("axis", 0), shape.len())?;
-    let ints = |position: usize| weight_ints(graph, *graph.operands(value.node).get(position)?);
-    let ranges = slice_ranges(onnx(graph, value)?, shape, ints)?;
-    let [range] = &ranges[..] else { return None };
+    let joined = axis(
+        onnx(graph, part.of)?.int("axis", 0),
+        graph.value_type(part.of).shape.len(),
+    )?;
     let mut start = 0;
-    for &operand in graph.operands(source.node) {
+    for &operand in graph.operands(part.of.node) {
         let length = graph.operand_type(operand)?.shape[joined];
-        if (range.axis, range.step, range.start as usize, range.length) == (joined, 1, start, length) {
+        if (part.axis, part.start, part.length) == (joined, start, length) {
             return Some(operand);
         }
         start += length;

@@ -7,6 +7,7 @@ use fisec_ir::{Graph, OnnxOp, Op, Operand, Origin, ValueId, ValueType, WeightInf
 use fisec_tensor::DType;
 
 use crate::files::ModelFiles;
+use crate::proto::tensor_shape_proto::Dimension;
 use crate::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::proto::{GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto, type_proto};
 use crate::{Bindings, ImportError, element, node, read, tensor};
@@ -50,10 +51,13 @@ pub fn import(path: &Path, bindings: &Bindings) -> Result<Import, ImportError> {
         files,
         graph: Graph::new("record"),
         values: HashMap::new(),
+        sizes: HashMap::new(),
+        declared: HashMap::new(),
         opsets,
     };
     importer.initializers(&proto)?;
     importer.inputs(&proto.input, bindings)?;
+    importer.declarations(&proto);
     importer.nodes(&proto.node)?;
     importer.outputs(&proto.output)?;
     Ok(Import {
@@ -88,6 +92,10 @@ struct Importer {
     files: ModelFiles,
     graph: Graph,
     values: HashMap<String, Operand>,
+    /// sizes that symbols of the inputs are bound to
+    sizes: HashMap<String, usize>,
+    /// types that the file declares for computed values, where all sizes are known
+    declared: HashMap<String, ValueType>,
     opsets: BTreeMap<String, i64>,
 }
 
@@ -139,7 +147,12 @@ impl Importer {
         Ok(())
     }
 
-    fn input_type(&self, name: &str, input: &ValueInfoProto, bindings: &Bindings) -> Result<ValueType, ImportError> {
+    fn input_type(
+        &mut self,
+        name: &str,
+        input: &ValueInfoProto,
+        bindings: &Bindings,
+    ) -> Result<ValueType, ImportError> {
         let place = format!("input {name}");
         let Some(type_proto::Value::TensorType(tensor)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
             return Err(self.fail(place, "an input that is no tensor"));
@@ -156,8 +169,31 @@ impl Importer {
         Ok(ValueType::full(dtype, self.input_shape(name, shape, bindings)?))
     }
 
+    /// Keeps the declared types of computed values, for operators whose shape cannot be inferred.
+    fn declarations(&mut self, proto: &GraphProto) {
+        for value in proto.value_info.iter().chain(&proto.output) {
+            let declared = value.r#type.as_ref().and_then(|declared| declared.value.as_ref());
+            let Some(type_proto::Value::TensorType(tensor)) = declared else {
+                continue;
+            };
+            let size = |dim: &Dimension| match &dim.value {
+                Some(Size::DimValue(size)) => usize::try_from(*size).ok(),
+                Some(Size::DimParam(symbol)) => self.sizes.get(symbol).copied(),
+                None => None,
+            };
+            let dims = tensor
+                .shape
+                .as_ref()
+                .and_then(|shape| shape.dim.iter().map(size).collect::<Option<Vec<_>>>());
+            if let (Some(dims), Some(dtype)) = (dims, element::dtype(tensor.elem_type.unwrap_or(0))) {
+                let name = value.name.clone().unwrap_or_default();
+                self.declared.insert(name, ValueType::full(dtype, dims));
+            }
+        }
+    }
+
     fn input_shape(
-        &self,
+        &mut self,
         name: &str,
         shape: &TensorShapeProto,
         bindings: &Bindings,
@@ -188,7 +224,9 @@ impl Importer {
                         _ => "",
                     };
                     let bound = bindings.symbol_size(symbol).or(asked);
-                    bound.ok_or_else(|| self.unbound(&place, axis, symbol))?
+                    let bound = bound.ok_or_else(|| self.unbound(&place, axis, symbol))?;
+                    self.sizes.insert(symbol.to_owned(), bound);
+                    bound
                 }
             };
             dims.push(size);
@@ -278,7 +316,8 @@ impl Importer {
             domain: domain.to_owned(),
             op_type,
         });
-        let outputs = vec![unknown_type(); proto.output.len()];
+        let known = |output: &String| self.declared.get(output).cloned().unwrap_or_else(unknown_type);
+        let outputs = proto.output.iter().map(known).collect();
         let id = self.graph.add(op, operands, outputs, Origin::imported(&name));
         for (output, value) in proto.output.iter().enumerate().filter(|(_, value)| !value.is_empty()) {
             let defined = ValueId {
