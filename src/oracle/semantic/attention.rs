@@ -5,7 +5,7 @@ use fisec_tensor::{DType, Mask};
 use rayon::prelude::*;
 
 use crate::Tensor;
-use crate::math::{add_scaled, softmax, transpose};
+use crate::math::{TOGETHER, add_scaled, add_scaled_rows, softmax, transpose};
 
 /// How queries and keys split into heads.
 #[derive(Clone, Copy)]
@@ -86,10 +86,7 @@ pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, before: A
                     before([image, head, query], row);
                     softmax(row);
                     after([image, head, query], row);
-                    let weighed = row.iter().zip(v.chunks_exact(value_depth.max(1)));
-                    weighed
-                        .filter(|(share, _)| **share != 0.0)
-                        .for_each(|(share, value)| add_scaled(result, *share, value));
+                    weigh(result, row, &v);
                 },
             );
             result
@@ -106,11 +103,26 @@ pub(crate) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, before: A
     q.like([images, queries, width], data)
 }
 
+/// `Σ share · value`. What has no share is not even looked at: it may be poison.
+fn weigh(result: &mut [f64], shares: &[f64], values: &[f64]) {
+    let depth = result.len();
+    for (shares, values) in shares.chunks(TOGETHER).zip(values.chunks((TOGETHER * depth).max(1))) {
+        if shares.iter().all(|share| *share != 0.0) {
+            add_scaled_rows(result, shares, values);
+            continue;
+        }
+        for (share, value) in shares.iter().zip(values.chunks_exact(depth.max(1))) {
+            if *share != 0.0 {
+                add_scaled(result, [*share], [value]);
+            }
+        }
+    }
+}
+
 fn scores(q: &[f64], turned_keys: &[f64], scale: f64, row: &mut [f64]) {
     row.fill(0.0);
-    for (factor, keys) in q.iter().zip(turned_keys.chunks_exact(row.len().max(1))) {
-        add_scaled(row, factor * scale, keys);
-    }
+    let factors: Vec<f64> = q.iter().map(|factor| factor * scale).collect();
+    add_scaled_rows(row, &factors, turned_keys);
 }
 
 /// `[rows, depth]` of one image and head of `[N, rows, heads * depth]`.

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::{concat, upsample};
 use crate::Tensor;
+use crate::math::{TOGETHER, add_scaled};
 
 /// Geometry of a convolution.
 pub(crate) struct Window {
@@ -70,38 +71,64 @@ pub(crate) fn convolve(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, windo
         let (image, output) = (index / outputs, index % outputs);
         let group = output / (outputs / window.groups);
         result.fill(bias.map_or(0.0, |bias| bias.data[output]));
-        for channel in 0..group_inputs {
-            let input = (image * inputs + group * group_inputs + channel) * height * width;
-            let input = &x.data[input..input + height * width];
-            for tap in 0..kernel_rows * kernel_columns {
-                let factor = weight.data[(output * group_inputs + channel) * kernel_rows * kernel_columns + tap];
-                let at = [tap / kernel_columns, tap % kernel_columns];
-                add_tap(result, input, [height, width], factor, at, window);
+        let taps = kernel_rows * kernel_columns;
+        let plane = |channel: usize| {
+            let start = (image * inputs + group * group_inputs + channel) * height * width;
+            &x.data[start..start + height * width]
+        };
+        let factor = |channel: usize, tap: usize| weight.data[(output * group_inputs + channel) * taps + tap];
+        let together = group_inputs - group_inputs % TOGETHER;
+        for tap in 0..taps {
+            let place = Place {
+                tap: [tap / kernel_columns, tap % kernel_columns],
+                size: [height, width],
+                window,
+            };
+            for first in (0..together).step_by(TOGETHER) {
+                let inputs: [&[f64]; TOGETHER] = std::array::from_fn(|more| plane(first + more));
+                place.add(result, inputs, std::array::from_fn(|more| factor(first + more, tap)));
+            }
+            for channel in together..group_inputs {
+                place.add(result, [plane(channel)], [factor(channel, tap)]);
             }
         }
     });
     x.like([images, outputs, rows, columns], data)
 }
 
-/// Adds one tap's share of one input plane to one output plane.
-fn add_tap(result: &mut [f64], input: &[f64], size: [usize; 2], factor: f64, tap: [usize; 2], window: &Window) {
-    let [rows, columns] = [0, 1].map(|axis| inside(axis, size, tap, window));
-    let width = window.output[1];
-    for row in rows {
-        let from = row * window.stride[0] + tap[0] * window.dilation[0] - window.before[0];
-        let input = &input[from * size[1]..(from + 1) * size[1]];
-        let result = &mut result[row * width + columns.start..row * width + columns.end];
-        let start = columns.start * window.stride[1] + tap[1] * window.dilation[1];
-        if result.is_empty() {
-            continue;
+/// One tap of the kernel over an image of `size`.
+struct Place<'w> {
+    tap: [usize; 2],
+    size: [usize; 2],
+    window: &'w Window,
+}
+
+impl Place<'_> {
+    /// Adds the tap's share of some input planes to one output plane.
+    fn add<const COUNT: usize>(&self, result: &mut [f64], inputs: [&[f64]; COUNT], factors: [f64; COUNT]) {
+        let Place { tap, size, window } = self;
+        let [rows, columns] = [0, 1].map(|axis| inside(axis, *size, *tap, window));
+        if columns.is_empty() {
+            return;
         }
-        let input = &input[start - window.before[1]..];
-        match window.stride[1] {
-            1 => crate::math::add_scaled(result, factor, input),
-            stride => result
-                .iter_mut()
-                .zip(input.iter().step_by(stride))
-                .for_each(|(y, x)| *y += factor * x),
+        let width = window.output[1];
+        for row in rows {
+            let from = row * window.stride[0] + tap[0] * window.dilation[0] - window.before[0];
+            let start = columns.start * window.stride[1] + tap[1] * window.dilation[1] - window.before[1];
+            let inputs = inputs.map(|input| &input[from * size[1] + start..(from + 1) * size[1]]);
+            let result = &mut result[row * width + columns.start..row * width + columns.end];
+            match window.stride[1] {
+                1 => add_scaled(result, factors, inputs),
+                stride => add_strided(result, factors, inputs, stride),
+            }
+        }
+    }
+}
+
+fn add_strided<const COUNT: usize>(y: &mut [f64], factors: [f64; COUNT], x: [&[f64]; COUNT], stride: usize) {
+    for (index, y) in y.iter_mut().enumerate() {
+        for (factor, x) in factors.iter().zip(x) {
+            *y += factor * x[index * stride];
         }
     }
 }

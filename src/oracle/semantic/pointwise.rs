@@ -147,6 +147,5 @@ pub(super) fn timestep_embedding(op: &TimestepEmbedding, t: &Tensor) -> Tensor {
         }
     };
     let timesteps = t.data.iter().cycle().take(op.rows);
-    let timesteps = t.data.iter().cycle().take(op.rows);
     Tensor::typed(DType::F32, [op.rows, op.width], timesteps.flat_map(row).collect())
 }

@@ -17,7 +17,9 @@ fn evaluate(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> BTreeMap<String
 }
 
 fn raising_keeps_the_model(model: &str, bindings: &Bindings) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/nano-pipeline").join(model);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/data/nano-pipeline")
+        .join(model);
     let imported = import(&path.join("model.onnx"), bindings).unwrap().graph;
     let mut raised = imported.clone();
     let mut faults = Vec::new();
@@ -29,7 +31,12 @@ fn raising_keeps_the_model(model: &str, bindings: &Bindings) {
     })
     .unwrap();
     assert_eq!(faults, Vec::<String>::new());
-    assert!(raised.len() < imported.len() / 2, "{} nodes of {}", raised.len(), imported.len());
+    assert!(
+        raised.len() < imported.len() / 2,
+        "{} nodes of {}",
+        raised.len(),
+        imported.len()
+    );
 
     let inputs = random_data(&imported, 1).inputs;
     let expected = evaluate(&imported, &inputs);
@@ -39,7 +46,10 @@ fn raising_keeps_the_model(model: &str, bindings: &Bindings) {
         let apart = difference(&found[name], expected).unwrap();
         // attributes and constants of the file are f32
         assert!(apart.relative < 1e-6, "{model} `{name}`: {apart:?}");
-        assert!(expected.data.iter().any(|value| value.abs() > 0.1), "{model} `{name}` is not trivial");
+        assert!(
+            expected.data.iter().any(|value| value.abs() > 0.1),
+            "{model} `{name}` is not trivial"
+        );
     }
     for graph in [&imported, &raised] {
         let text = print(graph);
