@@ -31,9 +31,9 @@ pub fn paste(base: &Image, edited: &Image, mask: &Mask) -> Image {
     let mut image = base.clone();
     for (pixel, weight) in weights.into_iter().enumerate().filter(|(_, weight)| *weight > 0.0) {
         let tone = cells.interpolate(&drift, pixel / base.width, pixel % base.width);
-        for channel in 0..3 {
+        for (channel, tone) in tone.into_iter().enumerate() {
             let byte = &mut image.rgb[pixel * 3 + channel];
-            let ours = f32::from(edited.rgb[pixel * 3 + channel]) - tone[channel];
+            let ours = f32::from(edited.rgb[pixel * 3 + channel]) - tone;
             let mixed = f32::from(*byte) + weight * (ours - f32::from(*byte));
             *byte = mixed.clamp(0.0, 255.0).round() as u8;
         }
@@ -86,10 +86,11 @@ impl Cells {
             let below = if row + 1 < self.rows { cell + self.columns } else { cell };
             let left = if column > 0 { cell - 1 } else { cell };
             let right = if column + 1 < self.columns { cell + 1 } else { cell };
-            for channel in 0..3 {
-                let sum = drift[above][channel] + drift[below][channel] + drift[left][channel] + drift[right][channel];
-                let change = FACTOR * (sum / 4.0 - drift[cell][channel]);
-                drift[cell][channel] += change;
+            let around = [above, below, left, right].map(|neighbour| drift[neighbour]);
+            for (channel, value) in drift[cell].iter_mut().enumerate() {
+                let mean = around.iter().map(|neighbour| neighbour[channel]).sum::<f32>() / 4.0;
+                let change = FACTOR * (mean - *value);
+                *value += change;
                 largest = largest.max(change.abs());
             }
         }
