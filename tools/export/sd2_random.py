@@ -4,7 +4,8 @@
 
 For sizes, import time and speed; the image it makes is noise. Norms and biases are random too, or the exporter would
 merge equal ones. fp32 from TorchScript is larger than a protobuf may be: one file per tensor. OUT also gets
-config.json and io.npz, inputs and the output of the same weights computed in f32 (16x16 latents), for `fisec verify`.
+config.json and io.npz, inputs and the output of the same weights computed in f32 (16x16 latents unless the
+size is fixed), for `fisec verify`.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def build(dtype, seed=0):
 
 
 @torch.no_grad()
-def reference(unet, dtype, path, latents=16, seed=1):
+def reference(unet, dtype, path, latents, seed=1):
     """Writes io.npz. The weights are those of `dtype`; arithmetic is f32."""
     torch.manual_seed(seed)
     inputs = {
@@ -64,8 +65,9 @@ def main():
     unet = build(DTYPES[args.dtype])
     write_json(args.out / "config.json", dict(unet.config))
     exporter = torchscript if args.route.startswith("ts") else dynamo
-    exporter(unet_component(unet, args.latents), args.out / "model.onnx", dynamic=not args.route.endswith("static"))
-    reference(unet, DTYPES[args.dtype], args.out / "io.npz")
+    dynamic = not args.route.endswith("static")
+    exporter(unet_component(unet, args.latents), args.out / "model.onnx", dynamic=dynamic)
+    reference(unet, DTYPES[args.dtype], args.out / "io.npz", 16 if dynamic else args.latents)
     print(sum(f.stat().st_size for f in args.out.iterdir()), "bytes in", len(list(args.out.iterdir())), "files")
 
 
