@@ -44,7 +44,8 @@ VARIANTS = {
 }
 PREDICTIONS = ("epsilon", "v_prediction")
 SPACINGS = ("leading", "trailing", "linspace")
-STEPS = (4, 10, 25, 50)
+STEPS = (4, 10, 25)
+LONG = 50  # steps; with leading spacing, the default of Stable Diffusion, alone
 EXTRAS = [
     ("DDIMScheduler", dict(steps_offset=0, prediction_type="epsilon", timestep_spacing="leading"), 10),
     ("DDIMScheduler", dict(steps_offset=0, prediction_type="epsilon", timestep_spacing="leading"), 7),
@@ -82,6 +83,8 @@ def cases():
     for family, variants in VARIANTS.items():
         for variant, prediction, spacing, steps in itertools.product(variants, PREDICTIONS, SPACINGS, STEPS):
             yield family, dict(prediction_type=prediction, timestep_spacing=spacing, **variant), steps
+        for prediction in PREDICTIONS:
+            yield family, dict(prediction_type=prediction, timestep_spacing="leading", **variants[0]), LONG
     yield from EXTRAS
 
 
