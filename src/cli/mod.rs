@@ -3,9 +3,12 @@
 mod bench;
 mod compile;
 mod console;
+mod diff;
 mod doctor;
+mod dump;
 mod explain;
 mod failure;
+mod graphs;
 mod interrupt;
 mod output;
 mod region;
@@ -55,6 +58,10 @@ enum Command {
     Compile(compile::Arguments),
     /// Make an image, or edit a remembered one
     Run(run::Arguments),
+    /// Show a model or a plan as text, data or a drawing
+    Dump(dump::Arguments),
+    /// Show what was rewritten between two graphs
+    Diff(diff::Arguments),
     /// Say per layer what was decided, and why
     Explain(explain::Arguments),
     /// Time the steps of a plan
@@ -76,6 +83,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Compile(arguments) => compile::run(&arguments, &console),
         Command::Run(arguments) => run::run(&arguments, &console),
+        Command::Dump(arguments) => dump::run(&arguments, &console),
+        Command::Diff(arguments) => diff::run(&arguments, &console),
         Command::Explain(arguments) => explain::run(&arguments, &console),
         Command::Bench(arguments) => bench::run(&arguments, &console),
         Command::Sessions(arguments) => sessions::run(&arguments, &console),

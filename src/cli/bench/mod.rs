@@ -4,13 +4,14 @@ mod nodes;
 mod timing;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use fisec_plan::{Bundle, Plan, ProgramKind};
+use fisec_passes::cost::CostTable;
+use fisec_plan::{Bundle, Plan, ProgramKind, TileCost};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_runtime::{Binding, Executor};
+use fisec_runtime::{Binding, Executor, calibrate};
 use fisec_tensor::HostTensor;
 use serde_json::{Value, json};
 
@@ -27,6 +28,9 @@ const SHARES: [f64; 3] = [0.05, 0.15, 0.30];
 /// Somewhere in the middle of every schedule.
 const TIMESTEP: f32 = 500.0;
 
+/// Time for each kernel of a calibration.
+const CALIBRATION: Duration = Duration::from_millis(40);
+
 #[derive(Args, Debug)]
 #[command(
     after_help = "Example:\n  fisec bench demo.plan\n  fisec bench demo.plan --edit-size 5% --runs 20 --per-node"
@@ -42,6 +46,9 @@ pub struct Arguments {
     /// Threads [default: all]
     #[arg(long)]
     threads: Option<usize>,
+    /// Measure what work costs on this machine and print a table for `fisec compile --costs`
+    #[arg(long)]
+    calibrate: bool,
     /// Also print where each program spends its time
     #[arg(long)]
     per_node: bool,
@@ -85,6 +92,9 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     bar.finish_and_clear();
     if arguments.per_node {
         bench.measure_nodes(&regions)?;
+    }
+    if arguments.calibrate {
+        return output::print_json(&bench.cost_table(&plan, arguments.threads)?);
     }
     match arguments.json {
         true => output::print_json(&bench.json(&plan)),
@@ -161,6 +171,26 @@ impl Bench {
             self.edits[index].nodes = nodes::by_time(self.executor.last_step());
         }
         Ok(())
+    }
+
+    /// Kernels by themselves, the dense step as it was timed.
+    fn cost_table(&self, plan: &Plan, threads: Option<usize>) -> Result<Value, Failure> {
+        let threads = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
+        let threads = threads.unwrap_or(1);
+        let measured = calibrate(threads, CALIBRATION)?;
+        let shipped = CostTable::shipped(&plan.target).map_err(Failure::new)?;
+        let table = CostTable {
+            device: format!("{threads} threads, {}", std::env::consts::ARCH),
+            pixels: measured.pixels,
+            tiles: measured.tiles,
+            rows: measured.rows,
+            dense: TileCost {
+                theta: self.guide.macs as f64 / (self.guide.times.median() * 1e9),
+                ..shipped.dense
+            },
+            island: shipped.island,
+        };
+        Ok(json!(table))
     }
 
     fn rows(&self) -> impl Iterator<Item = &Row> {

@@ -6,6 +6,7 @@ mod pipeline;
 mod summary;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,8 +23,9 @@ use fisec_tensor::DType;
 use super::console::Console;
 use super::failure::Failure;
 use super::output;
-use dump::{PassDump, Watcher};
-use model::Model;
+use dump::PassDump;
+pub use dump::Watcher;
+pub use model::Model;
 
 #[derive(Args, Debug)]
 #[command(
@@ -46,6 +48,9 @@ pub struct Arguments {
     /// Stop after this many passes; no plan is written
     #[arg(long, value_name = "N")]
     stop_after: Option<usize>,
+    /// Cost table of the machine that will run the plan, from `fisec bench --calibrate`
+    #[arg(long, value_name = "TABLE.json")]
+    costs: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -124,7 +129,8 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     let dump = dump.map(|(pass, folder)| PassDump::new(pass, folder)).transpose()?;
     let mut watcher = Watcher::new(arguments.stop_after, dump);
     let target = arguments.output.clone().unwrap_or_else(|| model.default_plan());
-    let Some(compiled) = compile(&model, &arguments.choices, &target, &mut watcher, console)? else {
+    let table = arguments.cost_table()?;
+    let Some(compiled) = compile(&model, &arguments.choices, &table, &target, &mut watcher, console)? else {
         console.say(&format!(
             "stopped after {} passes, the last {}",
             watcher.count(),
@@ -140,6 +146,18 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     match arguments.json {
         true => output::print_json(&summary::json(&compiled, &target)),
         false => output::print(&summary::text(&compiled, &target)),
+    }
+}
+
+impl Arguments {
+    fn cost_table(&self) -> Result<CostTable, Failure> {
+        let shipped = CostTable::shipped(&self.choices.target)
+            .map_err(|error| Failure::new(error).hint("compile with `--target cpu`"))?;
+        let Some(path) = &self.costs else { return Ok(shipped) };
+        let text = fs::read_to_string(path).map_err(Failure::file(path))?;
+        CostTable::parse(&text).map_err(|error| {
+            Failure::new(format!("{}: {error}", path.display())).hint("`fisec bench PLAN --calibrate` writes one")
+        })
     }
 }
 
@@ -166,12 +184,11 @@ pub fn raise(model: &Model, choices: &Choices, watcher: &mut Watcher) -> Result<
 fn compile(
     model: &Model,
     choices: &Choices,
+    table: &CostTable,
     target: &Path,
     watcher: &mut Watcher,
     console: &Console,
 ) -> Result<Option<Compiled>, Failure> {
-    let table =
-        CostTable::shipped(&choices.target).map_err(|error| Failure::new(error).hint("compile with `--target cpu`"))?;
     let mut writer = BundleWriter::create(target)?;
     let imported = raise(model, choices, watcher)?;
     console.detail(&format!(
@@ -183,10 +200,10 @@ fn compile(
         return Ok(None);
     }
     let (recognised, opaque) = census(&imported.graph);
-    let Some(module) = build(imported.graph, choices, &table, watcher)? else {
+    let Some(module) = build(imported.graph, choices, table, watcher)? else {
         return Ok(None);
     };
-    let plan = module.lower(&choices.target, &choices.options(), &table, &mut writer)?;
+    let plan = module.lower(&choices.target, &choices.options(), table, &mut writer)?;
     writer.add_file("graph.fir", programs_text(&module).as_bytes())?;
     let plan = Plan {
         model: model.name(),
