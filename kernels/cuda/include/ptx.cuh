@@ -40,6 +40,12 @@ FISEC_DEVICE float exp2_fast(float x) {
   return y;
 }
 
+FISEC_DEVICE float reciprocal_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 FISEC_DEVICE float shuffle_xor(float v, int lanes) { return __shfl_xor_sync(0xffffffffu, v, lanes); }
 
 // A cluster of thread blocks runs at once on neighbouring multiprocessors and reads each other's shared memory.

@@ -233,6 +233,7 @@ template <int>
 void take_registers() {}
 
 inline float exp2_fast(float x) { return exp2f(x); }
+inline float reciprocal_fast(float x) { return 1.0f / x; }
 struct Shuffle { float in, out; int lanes; };
 inline float shuffle_xor(float v, int lanes) {
   Shuffle mine{v, 0, lanes};
