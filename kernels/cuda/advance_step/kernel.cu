@@ -9,6 +9,7 @@ struct AdvanceParams {
   uint64_t step;       // int32_t*: the step that runs, written
   int32_t slot_count, steps;
 };
+static_assert(sizeof(AdvanceParams) == 40);
 
 // One block of 256 threads. Past the last step the table stays as it is.
 extern "C" __global__ void __launch_bounds__(256) advance_step(const __grid_constant__ AdvanceParams p) {

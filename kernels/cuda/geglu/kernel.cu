@@ -10,6 +10,7 @@ struct GegluParams {
   int32_t images, channels;  // channels of the output: multiple of 8
   int32_t source_stride, output_stride;
 };
+static_assert(sizeof(GegluParams) == 72);
 
 // 256 threads, grid-stride, eight channels per thread.
 extern "C" __global__ void __launch_bounds__(256) geglu(const __grid_constant__ GegluParams p) {

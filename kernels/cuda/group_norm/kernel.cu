@@ -14,6 +14,7 @@ struct SumParams {
   uint64_t partial;          // f32 [images][gridDim.x][2][channels]: sums, sums of squares
   uint64_t slots;
 };
+static_assert(sizeof(SumParams) == 104);
 
 // Grid (chunks, images): chunk b takes rows b, b + chunks, ... in groups of kChunkRows; chunks may exceed what is needed.
 extern "C" __global__ void __launch_bounds__(kThreads) group_norm_sums(const __grid_constant__ SumParams p) {
@@ -72,6 +73,7 @@ struct StatisticsParams {
   float epsilon;
   int32_t reserved;
 };
+static_assert(sizeof(StatisticsParams) == 128);
 
 // Sum over the block in a fixed order: lane tree, then warps in turn.
 FISEC_DEVICE double block_sum(double v, double* shared) {

@@ -23,6 +23,7 @@ struct AttentionParams {
   int32_t images, heads, splits;
   float scale_log2;     // scale * log2(e): powers of two are what the hardware computes
 };
+static_assert(sizeof(AttentionParams) == 216);
 
 constexpr int kKeys = 64;  // keys per tile
 

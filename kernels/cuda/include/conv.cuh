@@ -19,6 +19,7 @@ struct ConvParams {
   int32_t splits;          // thread blocks along K = gridDim.z
   Epilogue epilogue;
 };
+static_assert(sizeof(ConvParams) == 328);
 
 constexpr int kTileK = 64;  // one 128-byte line of f16: the swizzle's span
 constexpr int kLine = kTileK * 2;

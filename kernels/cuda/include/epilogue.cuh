@@ -27,6 +27,7 @@ struct Epilogue {
   int32_t affine_channels;
   int32_t flags;
 };
+static_assert(sizeof(Epilogue) == 192);
 
 class Finish {
  public:

@@ -12,6 +12,7 @@ struct Address {
   int32_t slot;
   int32_t reserved;
 };
+static_assert(sizeof(Address) == 16);
 
 // A row count that only the mask decides: read from device memory, or `fixed` where `device` is 0.
 struct Count {
@@ -19,6 +20,7 @@ struct Count {
   int32_t fixed;
   int32_t reserved;
 };
+static_assert(sizeof(Count) == 16);
 
 // How row i of image n is found in a buffer: n * image_rows + (map ? map[i] : i).
 // image_rows 0 means "as many as there are live rows": the buffer is packed.
@@ -26,6 +28,7 @@ struct Rows {
   uint64_t map;  // const int32_t*, or 0
   Count image_rows;
 };
+static_assert(sizeof(Rows) == 24);
 
 #ifdef __CUDACC__
 #define FISEC_DEVICE __device__ __forceinline__

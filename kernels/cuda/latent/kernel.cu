@@ -27,6 +27,7 @@ struct UpdateParams {
   uint64_t slots;
   int32_t pixels, prediction_stride, input_stride, reserved;
 };
+static_assert(sizeof(UpdateParams) == 208);
 
 FISEC_DEVICE float4 axpy(float a, float4 x, float4 y) {
   return make_float4(fmaf(a, x.x, y.x), fmaf(a, x.y, y.y), fmaf(a, x.z, y.z), fmaf(a, x.w, y.w));
@@ -77,6 +78,7 @@ struct DifferenceParams {
   uint64_t slots;
   int32_t pixels, reserved;
 };
+static_assert(sizeof(DifferenceParams) == 56);
 
 // 128 threads, one pixel each. paper 3.2: the edit mask is found in this total.
 extern "C" __global__ void __launch_bounds__(128) mask_difference(const __grid_constant__ DifferenceParams p) {

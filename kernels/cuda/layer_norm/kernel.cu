@@ -13,6 +13,7 @@ struct LayerNormParams {
   float epsilon;
   int32_t reserved;
 };
+static_assert(sizeof(LayerNormParams) == 96);
 
 constexpr int kVectors = 8;  // of 8 channels per lane: 32 * 8 * 8 = 2048 channels
 

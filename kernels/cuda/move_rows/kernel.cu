@@ -18,11 +18,13 @@ struct MoveJob {
   int32_t source_stride, output_stride;     // elements, multiples of 8
   int32_t affine_channels, flags;
 };
+static_assert(sizeof(MoveJob) == 168);
 
 struct MoveParams {
   uint64_t jobs;   // const MoveJob*, gridDim.y of them
   uint64_t slots;
 };
+static_assert(sizeof(MoveParams) == 16);
 
 // 256 threads; grid (any, jobs), grid-stride in x; eight channels per thread.
 extern "C" __global__ void __launch_bounds__(256) move_rows(const __grid_constant__ MoveParams p) {
