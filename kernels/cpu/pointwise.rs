@@ -11,7 +11,7 @@ vectorised! {
     /// SiLU of every element.
     pub(crate) fn silu_in_place(values: &mut [f32]) {
         for value in values {
-            *value = silu_of(*value);
+            *value = silu_of::<FMA>(*value);
         }
     }
 }
@@ -27,7 +27,7 @@ vectorised! {
 vectorised! {
     fn scale_shift_silu(values: &mut [f32], scale: &[f32], shift: &[f32]) {
         for ((value, scale), shift) in values.iter_mut().zip(scale).zip(shift) {
-            *value = silu_of(*value * scale + shift);
+            *value = silu_of::<FMA>(*value * scale + shift);
         }
     }
 }
@@ -36,7 +36,7 @@ vectorised! {
     fn geglu_row(input: &[f32], output: &mut [f32]) {
         let (values, gates) = input.split_at(output.len());
         for ((out, value), gate) in output.iter_mut().zip(values).zip(gates) {
-            *out = value * gelu(*gate);
+            *out = value * gelu::<FMA>(*gate);
         }
     }
 }
