@@ -44,7 +44,7 @@ VARIANTS = {
 }
 PREDICTIONS = ("epsilon", "v_prediction")
 SPACINGS = ("leading", "trailing", "linspace")
-STEPS = (4, 10, 25)
+STEPS = (4, 7, 10, 20)
 LONG = 50  # steps; with leading spacing, the default of Stable Diffusion, alone
 EXTRAS = [
     ("DDIMScheduler", dict(steps_offset=0, prediction_type="epsilon", timestep_spacing="leading"), 10),
