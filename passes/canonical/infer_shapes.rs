@@ -33,12 +33,11 @@ pub(super) fn infer_node(graph: &mut Graph, id: NodeId) -> Result<Changes, PassE
         operands: graph.operands(id),
     };
     let count = graph.node(id).outputs().len();
-    let inferred = output_types(op, &inputs, count).filter(|types| types.len() >= count);
-    let types = match inferred {
-        Some(types) => types[..count].to_vec(),
-        // An operator that is not known here may still have its type declared in the file.
-        None if !graph.node(id).outputs().contains(&unknown_type()) => return Ok(Changes(0)),
-        None => return Err(unknown_shape(graph, id, op)),
+    let declared = !graph.node(id).outputs().contains(&unknown_type());
+    let types = match output_types(op, &inputs, count) {
+        Some(types) if types.len() >= count => types[..count].to_vec(),
+        Some(types) if types.is_empty() && declared => return Ok(Changes(0)),
+        _ => return Err(unknown_shape(graph, id, op)),
     };
     if types
         .iter()
@@ -226,6 +225,7 @@ const REDUCE: &[&str] = &[
     "ReduceL1",
 ];
 
+/// The types of all outputs; none at all for an operator that is not known here, whose types a file may declare.
 fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueType>> {
     if !op.domain.is_empty() {
         return contrib_types(op, inputs, count);
@@ -363,7 +363,7 @@ fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueT
             (inputs.ty(0)?.dtype, dims.collect())
         }
         "SplitToSequence" | "SequenceConstruct" => (inputs.ty(0)?.dtype, inputs.shape(0)?),
-        _ => return None,
+        _ => return Some(vec![]),
     };
     Some(vec![ValueType::full(dtype, shape)])
 }
@@ -633,7 +633,7 @@ fn attention(op: &OnnxOp, inputs: &Inputs) -> Option<Shape> {
 /// Operators of com.microsoft that ONNX Runtime's optimizer writes.
 fn contrib_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueType>> {
     if op.domain != "com.microsoft" {
-        return None;
+        return Some(vec![]);
     }
     let first = inputs.ty(0)?;
     let with = |shape: Vec<usize>| ValueType::full(first.dtype, shape);
@@ -702,6 +702,6 @@ fn contrib_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<Value
             };
             vec![with(last(&first.shape, v))]
         }
-        _ => return None,
+        _ => vec![],
     })
 }

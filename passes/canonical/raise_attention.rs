@@ -138,6 +138,9 @@ fn sequence(graph: &Graph, operand: ValueId, rows_last: bool) -> Option<(Sequenc
     });
     let shape = &graph.value_type(operand).shape;
     let rank = shape.len();
+    if rank < 3 || shape.contains(&0) {
+        return None;
+    }
     let (row_axis, column_axis) = if rows_last {
         (rank - 1, rank - 2)
     } else {

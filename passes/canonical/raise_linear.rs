@@ -38,12 +38,12 @@ fn product(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let op = onnx(rewriter.graph, result(id))?.clone();
     match (op.domain.as_str(), op.op_type.as_str()) {
         ("", "MatMul") => {
-            let weight = rewriter.graph.operands(id)[1];
+            let weight = *rewriter.graph.operands(id).get(1)?;
             linear(rewriter, id, weight, Operand::Absent)
         }
         ("", "Gemm") => {
             let plain = op.float("alpha", 1.0) == 1.0 && op.int("transA", 0) == 0;
-            let weight = rewriter.graph.operands(id)[1];
+            let weight = *rewriter.graph.operands(id).get(1)?;
             constant(rewriter.graph, weight)?;
             let bias = rewriter.graph.operands(id).get(2).copied().unwrap_or(Operand::Absent);
             if !plain || (bias != Operand::Absent && op.float("beta", 1.0) != 1.0) || bias.value().is_some() {
@@ -57,7 +57,7 @@ fn product(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
         }
         ("com.microsoft", "FusedMatMul") => {
             let plain = op.float("alpha", 1.0) == 1.0 && op.int("transA", 0) == 0;
-            let weight = rewriter.graph.operands(id)[1];
+            let weight = *rewriter.graph.operands(id).get(1)?;
             if !plain || constant(rewriter.graph, weight)?.shape().len() != 2 {
                 return None;
             }

@@ -247,7 +247,7 @@ fn layer_norm_operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let axis = op.int("axis", -1);
     let statistics_used =
         (1..graph.node(id).outputs().len() as u32).any(|output| !graph.users(ValueId { node: id, output }).is_empty());
-    if !(axis == -1 || axis + 1 == ty.shape.len() as i64) || statistics_used {
+    if !(axis == -1 || axis == ty.shape.len() as i64 - 1) || statistics_used {
         return None;
     }
     let (gamma, beta) = (*graph.operands(id).get(1)?, graph.operands(id).get(2).copied());

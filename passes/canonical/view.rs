@@ -50,6 +50,9 @@ impl View {
 
     fn reshaped(&self, shape: &Shape) -> Option<Self> {
         let mut rest: Vec<Factor> = self.layout();
+        if rest.iter().any(|factor| factor.size == 0) || shape.contains(&0) {
+            return None;
+        }
         rest.reverse();
         let mut axes = Vec::with_capacity(shape.len());
         for &size in shape.iter() {
@@ -74,9 +77,6 @@ impl View {
                 } else {
                     return None;
                 }
-            }
-            if size == 0 {
-                return None;
             }
             axes.push(factors);
         }

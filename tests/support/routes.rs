@@ -1,4 +1,5 @@
 //! The recorded exports, raised.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -48,11 +49,13 @@ impl Route {
 
     /// The imported and raised graph.
     pub fn raised(&self) -> Graph {
+        raised(&self.folder().join("model.onnx"), &self.bindings())
+    }
+
+    /// The sizes it was recorded at.
+    pub fn bindings(&self) -> Bindings {
         let [height, width, batch] = self.size;
-        raised(
-            &self.folder().join("model.onnx"),
-            &Bindings::unet(batch, height, width, 77),
-        )
+        Bindings::unet(batch, height, width, 77)
     }
 
     /// Inputs by name, in the types that the graph declares, and torch's outputs by name.
