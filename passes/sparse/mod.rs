@@ -57,7 +57,7 @@ impl Sparsity {
             Recorded::Stats { .. } => None,
         };
         let slot = graph.add_slot(SlotInfo {
-            name: name.to_owned(),
+            name: unique_name(graph, name),
             value_type,
             level,
         });
@@ -85,4 +85,14 @@ impl Sparsity {
         self.recorded = recorded.collect();
         graph.set_slots(kept);
     }
+}
+
+/// `name`, numbered when another slot has it: exporters give layers of one kind one name.
+fn unique_name(graph: &Graph, name: &str) -> String {
+    let taken = |name: &str| graph.slots().iter().any(|slot| slot.name == name);
+    let numbered = (2..).map(|copy| format!("{name}#{copy}"));
+    std::iter::once(name.to_owned())
+        .chain(numbered)
+        .find(|name| !taken(name))
+        .expect("numbers do not end")
 }
