@@ -1,7 +1,7 @@
 """Records sparse edits of an ONNX pipeline folder, computed literally by `masked_unet.py` on the folder's own weights.
 
     python emulate.py PIPELINE OUT_FOLDER [--base TEXT --prompt TEXT] [--seed 7] [--steps 12] [--guide-steps 4]
-           [--guidance 5] [--sparse-levels 16 …] [--type f32|f16] [--threads 1]
+           [--guidance 5] [--sparse-levels 16 …] [--live-inside] [--type f32|f16] [--threads 1]
 
 The base image is generated and recorded; the edit's first guide steps are dense, without attention control; then
 latents outside the mask are the recorded ones, after every step. The mask is fixed: an ellipse at the left. Weights are
@@ -34,6 +34,7 @@ BASE = "a dog on the left and a red apple on the right on grass under a blue sky
 PROMPT = "a castle on the left and a red apple on the right on grass under a blue sky"
 
 TYPES = {"f32": "<f4", "f16": "<f2"}
+UNSAID = ("pipeline", "out", "sparse_levels", "live_inside", "threads", "type")
 
 
 def load_unet(folder):
@@ -100,11 +101,16 @@ class Edit:
         return float(-10 * np.log10(((images[0] - images[1])[inside] ** 2).mean() + 1e-12))
 
 
-def cases(levels):
+def cases(levels, live_inside):
     """Rules to record: full keys and frozen norms at every choice of levels, the others at the first."""
     yield from (Rules("full", "frozen", rows) for rows in levels)
-    for kv, norm in (("full", "live"), ("full", "live-inside"), ("masked", "frozen"), ("masked", "live")):
-        yield Rules(kv, norm, levels[0])
+    others = [
+        ("full", "live"),
+        *([("full", "live-inside")] if live_inside else []),
+        ("masked", "frozen"),
+        ("masked", "live"),
+    ]
+    yield from (Rules(kv, norm, levels[0]) for kv, norm in others)
 
 
 def record(edit, levels):
@@ -117,7 +123,7 @@ def record(edit, levels):
     found = {"base": base[-1], "prompt": guided[-1], "base_k": base[k], "prompt_k": guided[k]}
     found["yardstick"] = edit.edit("plain", base, guided)
     described = []
-    for rules in cases(levels):
+    for rules in cases(levels, args.live_inside):
         name = f"{rules.kv}_{rules.norm}_{rules.min_rows}"
         found[name] = edit.edit("edit", base, guided, rules)
         psnr = edit.psnr_inside(found[name], found["yardstick"])
@@ -136,7 +142,8 @@ def main():
     args.add_argument("--steps", type=int, default=12)
     args.add_argument("--guide-steps", type=int, default=4)
     args.add_argument("--guidance", type=float, default=5.0)
-    args.add_argument("--sparse-levels", type=int, nargs="+", default=[16, 0, 32])
+    args.add_argument("--sparse-levels", type=int, nargs="+", default=[16])
+    args.add_argument("--live-inside", action="store_true", help="record that reading of live norms too")
     args.add_argument("--type", choices=TYPES, default="f32")
     args.add_argument("--threads", type=int, default=1)
     args = args.parse_args()
@@ -147,7 +154,7 @@ def main():
     file, stack = f"latents.{args.type}", np.stack([x.numpy()[0] for x in latents.values()])
     stack.astype(TYPES[args.type]).tofile(args.out / file)
     Image.fromarray(edit.mask.numpy().astype("uint8") * 255).save(args.out / "mask.png")
-    settings = {n: v for n, v in vars(args).items() if n not in ("pipeline", "out", "sparse_levels", "threads", "type")}
+    settings = {n: v for n, v in vars(args).items() if n not in UNSAID}
     model = hashlib.sha256((args.pipeline / "unet" / "model.onnx").read_bytes()).hexdigest()
     head = {"unet_sha256": model, "file": file, "shape": stack.shape[1:]}
     head["mask_share"] = round(edit.mask.float().mean().item(), 4)
