@@ -214,6 +214,7 @@ fn sparse_edits_are_those_of_pytorch() {
             .edited;
         assert!(records.psnr("yardstick", yardstick.trajectory.last()) > SAME);
     }
+    eprintln!("dB against PyTorch: {found:.1?}");
     assert!(found.iter().all(|(_, psnr)| *psnr > SAME), "{found:?}");
 }
 
