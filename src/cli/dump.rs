@@ -166,14 +166,14 @@ fn write_onnx(arguments: &Arguments, graph: &Graph) -> Result<(), Failure> {
 }
 
 /// Weights in one file beside the model.
-struct BesideModel {
+pub struct BesideModel {
     name: String,
     file: File,
     length: u64,
 }
 
 impl BesideModel {
-    fn create(model: &Path) -> Result<Self, Failure> {
+    pub fn create(model: &Path) -> Result<Self, Failure> {
         let name = format!("{}.data", model.file_name().unwrap_or_default().to_string_lossy());
         let path = model.with_file_name(&name);
         let file = File::create(&path).map_err(Failure::file(&path))?;

@@ -16,6 +16,7 @@ mod report;
 mod run;
 mod sessions;
 mod units;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,8 @@ enum Command {
     Diff(diff::Arguments),
     /// Say per layer what was decided, and why
     Explain(explain::Arguments),
+    /// Compare a model with recorded outputs, stage by stage
+    Verify(verify::Arguments),
     /// Time the steps of a plan
     Bench(bench::Arguments),
     /// List, show and remove remembered images
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Dump(arguments) => dump::run(&arguments, &console),
         Command::Diff(arguments) => diff::run(&arguments, &console),
         Command::Explain(arguments) => explain::run(&arguments, &console),
+        Command::Verify(arguments) => verify::run(&arguments, &console),
         Command::Bench(arguments) => bench::run(&arguments, &console),
         Command::Sessions(arguments) => sessions::run(&arguments, &console),
         Command::Doctor(arguments) => doctor::run(&arguments, &console),

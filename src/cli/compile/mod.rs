@@ -253,7 +253,7 @@ fn census(graph: &Graph) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
 }
 
 impl Choices {
-    fn options(&self) -> CompileOptions {
+    pub fn options(&self) -> CompileOptions {
         CompileOptions {
             keys: match self.kv {
                 KeysChoice::Full => Keys::Full,

@@ -1,0 +1,172 @@
+//! `fisec verify`: a model against recorded outputs, at every stage of the compiler.
+
+mod npz;
+mod routes;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use fisec_onnx::{Bindings, import};
+use fisec_oracle::{Difference, Tensor, difference};
+use fisec_passes::canonical::canonicalize;
+use fisec_tensor::HostTensor;
+use serde_json::{Value, json};
+
+use super::compile::{Choices, Watcher};
+use super::console::Console;
+use super::failure::Failure;
+use super::output;
+
+/// Rounding of f32 sums in another order, relative to the largest output.
+const TOLERANCE: f64 = 1e-3;
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  fisec verify unet/model.onnx --io io.npz
+  fisec verify unet/model.onnx --io io.npz --through plan --tol 1e-4")]
+pub struct Arguments {
+    /// The model
+    model: PathBuf,
+    /// Arrays `in_<input>` and `out_<output>`, as numpy.savez writes them
+    #[arg(long, value_name = "IO.npz")]
+    io: PathBuf,
+    /// What computes the outputs [default: each in turn]
+    #[arg(long, value_enum)]
+    through: Option<Through>,
+    /// Largest error, relative to the largest recorded output
+    #[arg(long, default_value_t = TOLERANCE)]
+    tol: f64,
+    #[command(flatten)]
+    choices: Choices,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A stage of the compiler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Through {
+    /// the model as it is, in ONNX Runtime
+    Ort,
+    /// imported and written again, in ONNX Runtime
+    Import,
+    /// raised to semantic operators and written again, in ONNX Runtime
+    Raised,
+    /// compiled, in the plan's runtime
+    Plan,
+    /// raised, in the f64 oracle
+    Oracle,
+}
+
+const ALL: [Through; 5] = [
+    Through::Ort,
+    Through::Import,
+    Through::Raised,
+    Through::Plan,
+    Through::Oracle,
+];
+
+/// Tensors by name.
+pub type Tensors = BTreeMap<String, HostTensor>;
+
+/// Recorded inputs and outputs.
+pub struct Recorded {
+    pub inputs: Tensors,
+    pub outputs: Tensors,
+}
+
+pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
+    let recorded = npz::read(&arguments.io)?;
+    let stages = arguments.through.map_or(ALL.to_vec(), |stage| vec![stage]);
+    let mut rows = vec![
+        ["through", "output", "max error", "relative", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    let mut data = Vec::new();
+    let mut worst = 0.0f64;
+    for stage in stages {
+        let outputs = match stage.compute(arguments, &recorded) {
+            // Only a denoiser makes a plan; asked for everything, the rest is checked all the same.
+            Err(failure) if stage == Through::Plan && arguments.through.is_none() => {
+                console.say(&format!("no plan: {failure}").replace("error: ", ""));
+                continue;
+            }
+            other => other?,
+        };
+        for (name, expected) in &recorded.outputs {
+            let error = compare(name, outputs.get(name), expected)?;
+            worst = worst.max(error.relative);
+            rows.push(stage.row(name, error, arguments.tol));
+            data.push(stage.json(name, error));
+        }
+    }
+    match arguments.json {
+        true => output::print_json(&json!({ "tolerance": arguments.tol, "results": data }))?,
+        false => output::print(&output::table(&rows, &[2, 3]))?,
+    }
+    if worst <= arguments.tol {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "the largest relative error is {worst:.2e}, more than {:.0e}",
+        arguments.tol
+    ))
+    .hint("the first stage that is off is where to look; `--tol` allows more, e.g. for f16 models"))
+}
+
+fn compare(name: &str, found: Option<&HostTensor>, expected: &HostTensor) -> Result<Difference, Failure> {
+    let Some(found) = found else {
+        return Err(Failure::new(format!("the model has no output `{name}`"))
+            .hint("name recorded arrays `out_<output>` after the model's outputs"));
+    };
+    let (found, expected) = (Tensor::from_host(found), Tensor::from_host(expected));
+    difference(&found, &expected).map_err(|error| Failure::new(format!("output `{name}`: {error}")))
+}
+
+impl Through {
+    fn name(self) -> &'static str {
+        match self {
+            Through::Ort => "ort",
+            Through::Import => "import",
+            Through::Raised => "raised",
+            Through::Plan => "plan",
+            Through::Oracle => "oracle",
+        }
+    }
+
+    fn compute(self, arguments: &Arguments, recorded: &Recorded) -> Result<Tensors, Failure> {
+        if self == Through::Ort {
+            return routes::onnx_runtime(&arguments.model, &recorded.inputs, &recorded.outputs);
+        }
+        let bindings = recorded.inputs.iter().fold(Bindings::new(), |bindings, (name, input)| {
+            bindings.input(name, input.shape())
+        });
+        let mut graph = import(&arguments.model, &bindings)?.graph;
+        if self != Through::Import {
+            let mut watcher = Watcher::default();
+            canonicalize(&mut graph, &mut |name, graph| watcher.after(name, graph))?;
+        }
+        match self {
+            Through::Oracle => routes::oracle(&graph, &recorded.inputs),
+            Through::Plan => routes::plan(graph, &arguments.choices, recorded),
+            _ => routes::exported(&graph, &recorded.inputs, &recorded.outputs),
+        }
+    }
+
+    fn row(self, output: &str, error: Difference, tolerance: f64) -> Vec<String> {
+        let verdict = if error.relative <= tolerance { "ok" } else { "too far" };
+        vec![
+            self.name().to_owned(),
+            output.to_owned(),
+            format!("{:.2e}", error.absolute),
+            format!("{:.2e}", error.relative),
+            verdict.to_owned(),
+        ]
+    }
+
+    fn json(self, output: &str, error: Difference) -> Value {
+        json!({ "through": self.name(), "output": output, "absolute": error.absolute, "relative": error.relative })
+    }
+}

@@ -1,0 +1,101 @@
+//! The ways to compute a model's outputs.
+
+use std::env;
+use std::path::Path;
+
+use fisec_ir::Graph;
+use fisec_onnx::{ExportOptions, export};
+use fisec_oracle::{Oracle, Tensor};
+use fisec_passes::Roles;
+use fisec_passes::cost::CostTable;
+use fisec_plan::{Bundle, BundleWriter, ScratchFolder};
+use fisec_runtime::Executor;
+use fisec_runtime::ort::OnnxRuntime;
+use fisec_tensor::HostTensor;
+
+use super::{Recorded, Tensors};
+use crate::cli::compile::{Choices, Watcher, build};
+use crate::cli::dump::BesideModel;
+use crate::cli::failure::Failure;
+
+/// A model in ONNX Runtime.
+pub fn onnx_runtime(model: &Path, inputs: &Tensors, outputs: &Tensors) -> Result<Tensors, Failure> {
+    let mut session = OnnxRuntime::load()?.session(model, 0)?;
+    let declared: Vec<_> = session.inputs().to_vec();
+    let mut given = Vec::new();
+    for input in &declared {
+        let Some(value) = inputs.get(&input.name) else {
+            return Err(Failure::new(format!("no array `in_{}` is recorded", input.name))
+                .hint("record one array for every input of the model"));
+        };
+        given.push((input.name.as_str(), value.cast(input.dtype)));
+    }
+    let given: Vec<(&str, &HostTensor)> = given.iter().map(|(name, value)| (*name, value)).collect();
+    let names: Vec<&str> = outputs.keys().map(String::as_str).collect();
+    let computed = session.run(&given, &names)?;
+    Ok(outputs.keys().cloned().zip(computed).collect())
+}
+
+/// The graph written as ONNX, in ONNX Runtime.
+pub fn exported(graph: &Graph, inputs: &Tensors, outputs: &Tensors) -> Result<Tensors, Failure> {
+    let folder = scratch()?;
+    let path = folder.path().join("model.onnx");
+    let mut weights = BesideModel::create(&path)?;
+    let model = export(graph, &ExportOptions::default(), &mut weights)
+        .map_err(|error| Failure::new(error.to_string()).hint("this is a defect of the exporter: please report it"))?;
+    std::fs::write(&path, model).map_err(Failure::file(&path))?;
+    onnx_runtime(&path, inputs, outputs)
+}
+
+/// The graph in the oracle.
+pub fn oracle(graph: &Graph, inputs: &Tensors) -> Result<Tensors, Failure> {
+    let inputs = inputs
+        .iter()
+        .map(|(name, value)| (name.clone(), Tensor::from_host(value)));
+    let run = Oracle::new(graph)
+        .inputs(inputs)
+        .run()
+        .map_err(|error| Failure::new(error.to_string()))?;
+    Ok(run
+        .outputs
+        .into_iter()
+        .map(|(name, value)| (name, value.to_host()))
+        .collect())
+}
+
+/// The graph as a plan's `guide` program.
+pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tensors, Failure> {
+    let roles = Roles::of(&graph).map_err(|error| Failure::new(error.to_string()))?;
+    let folder = scratch()?;
+    let target = folder.path().join("plan");
+    let table = CostTable::shipped("cpu").map_err(Failure::new)?;
+    let Some(module) = build(graph, choices, &table, &mut Watcher::default())? else {
+        return Err(Failure::new("interrupted"));
+    };
+    let mut writer = BundleWriter::create(&target)?;
+    let plan = module.lower("cpu", &choices.options(), &table, &mut writer)?;
+    writer.finish(plan)?;
+    let mut executor = Executor::new(Bundle::open(&target)?, Some(OnnxRuntime::load()?))?;
+    let input = |name: &str| {
+        let value = recorded.inputs.get(name);
+        value.ok_or_else(|| {
+            Failure::new(format!("no array `in_{name}` is recorded")).hint("record one array for every input")
+        })
+    };
+    let timesteps = input(&roles.timestep)?.to_f32_vec();
+    if timesteps.iter().any(|time| *time != timesteps[0]) {
+        return Err(Failure::new("a plan takes one timestep for all images").hint("record with equal timesteps"));
+    }
+    executor.set_timesteps(&timesteps[..1])?;
+    executor.set_context(input(&roles.context)?)?;
+    let sample = input(&roles.sample)?;
+    let prediction = executor.guide(0, &sample.to_f32_vec())?;
+    let (name, expected) = recorded.outputs.first_key_value().expect("outputs are recorded");
+    let prediction = HostTensor::from_f32(expected.shape().clone(), prediction);
+    Ok(Tensors::from([(name.clone(), prediction)]))
+}
+
+fn scratch() -> Result<ScratchFolder, Failure> {
+    let place = env::temp_dir().join("fisec-verify");
+    ScratchFolder::beside(&place).map_err(Failure::file(&place))
+}
