@@ -95,7 +95,7 @@ fn wrong_tests_say_what_is_wrong() {
 
 #[test]
 fn the_oracle_judges_input_and_result() {
-    let source = TEST.replace("test passes", "test oracle tol=1e-9");
+    let source = TEST.replace("test passes", "test oracle tol=1e-9 ; a reason");
     let compare = |before: &Graph, after: &Graph, tolerance: f64| {
         assert_eq!((before.len(), after.len(), tolerance), (3, 2, 1e-9));
         Err("they differ".to_owned())

@@ -5,7 +5,7 @@
 //! ```text
 //! # why this test exists
 //! test passes
-//! test oracle tol=1e-9
+//! test oracle tol=1e-9 ; sums in another order
 //! passes: freeze_norm, fuse_conv
 //!
 //! graph edit
@@ -177,7 +177,13 @@ fn split(source: &str) -> Result<Test, FileTestError> {
     let mut lines = source.lines().enumerate();
     let mut rest = None;
     for (index, line) in lines.by_ref() {
-        let words: Vec<&str> = line.split_whitespace().collect();
+        // what follows `;` or `#` is for people: the reason of a tolerance
+        let words: Vec<&str> = line
+            .split([';', '#'])
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
         if words.first() == Some(&"graph") {
             rest = Some(line);
             break;
@@ -209,14 +215,13 @@ fn split(source: &str) -> Result<Test, FileTestError> {
 fn directive(test: &mut Test, words: &[&str], line: &str) -> Result<(), String> {
     match words {
         [] => {}
-        [first, ..] if first.starts_with('#') => {}
         ["test", "passes"] => test.compare_text = true,
         ["test", "oracle", tolerance] => {
             let value = tolerance.strip_prefix("tol=").and_then(|value| value.parse().ok());
             test.tolerance = Some(value.ok_or("`test oracle` needs `tol=` and a number")?);
         }
         ["passes:", ..] => {
-            let names = line.trim().trim_start_matches("passes:").split(',').map(str::trim);
+            let names = words[1..].iter().flat_map(|word| word.split(','));
             test.passes
                 .extend(names.filter(|name| !name.is_empty()).map(str::to_owned));
         }
