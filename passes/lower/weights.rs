@@ -65,7 +65,6 @@ impl<'a> PlanBuilder<'a> {
     pub fn island(&mut self, graph: &Graph, describe: Island) -> Result<IslandId, LowerError> {
         let options = ExportOptions {
             maps_nhwc_at_ports: true,
-            ..ExportOptions::default()
         };
         let model = export(graph, &options, &mut External(self.writer))?;
         if let Some(known) = self.island_models.get(&model) {

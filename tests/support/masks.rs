@@ -7,7 +7,7 @@ use super::unet::Random;
 /// Named masks of one size: single pixels, borders, corners, scattered, everything, and blobs.
 pub fn masks(height: usize, width: usize, seed: u64) -> Vec<(&'static str, Mask)> {
     let mut random = Random(seed);
-    let scattered: Vec<bool> = (0..height * width).map(|_| random.bits() % 8 == 0).collect();
+    let scattered: Vec<bool> = (0..height * width).map(|_| random.bits().is_multiple_of(8)).collect();
     let corner = |y: usize, x: usize| (y == 0 || y + 1 == height) && (x == 0 || x + 1 == width);
     vec![
         (
