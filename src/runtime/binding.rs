@@ -91,6 +91,14 @@ impl Binding {
         &self.layers
     }
 
+    /// Whether this may be a binding of `plan`: as many nodes, levels of the same sizes.
+    pub(crate) fn fits(&self, plan: &Plan) -> bool {
+        let nodes = plan.programs.edit.as_ref().map(|program| program.nodes.len());
+        let sizes = plan.levels.iter().map(|level| (level.height, level.width));
+        let bound = self.levels.iter().map(|set| (set.mask().height(), set.mask().width()));
+        nodes == Some(self.tables.len()) && sizes.eq(bound)
+    }
+
     /// The table of a node of the `edit` program, when it is a sparse convolution.
     pub(crate) fn table(&self, node: usize) -> Option<&ConvTable> {
         self.tables.get(node)?.as_deref()

@@ -76,6 +76,9 @@ pub enum RuntimeError {
     #[error("the sample has {got} elements, the plan takes {expected}")]
     #[allow(missing_docs)]
     SampleSize { expected: usize, got: usize },
+    /// The mask was bound to another plan.
+    #[error("the mask was bound to another plan")]
+    ForeignBinding,
     /// A step that the schedule does not have.
     #[error("step {step} of a schedule of {steps}")]
     #[allow(missing_docs)]

@@ -190,6 +190,9 @@ impl<B: Backend> Walker<B> {
                 steps,
             });
         }
+        if input.binding.is_some_and(|binding| !binding.fits(&self.plan)) {
+            return Err(RuntimeError::ForeignBinding);
+        }
         let [channels, height, width] = self.plan.latent;
         let expected = self.plan.batch * channels * height * width;
         if input.sample.len() != expected {

@@ -155,6 +155,16 @@ fn misuse_is_an_error() {
         executor.edit(0, &sample[1..], &binding, &source, None),
         Err(RuntimeError::SampleSize { .. })
     ));
+    let (_other_folder, other) = open(&Spec {
+        keys: Keys::Masked,
+        size: [6, 8],
+        ..spec(0)
+    });
+    let foreign = Binding::bind(other.plan(), &Mask::filled(6, 8, true)).unwrap();
+    assert!(matches!(
+        executor.edit(0, &sample, &foreign, &source, None),
+        Err(RuntimeError::ForeignBinding)
+    ));
     let empty = MemoryCache::new(&plan.slots);
     assert!(matches!(
         executor.edit(0, &sample, &binding, &empty, None),
@@ -163,4 +173,14 @@ fn misuse_is_an_error() {
     // the errors leave the executor usable
     executor.edit(0, &sample, &binding, &source, None).unwrap();
     executor.prepare(ProgramKind::Edit).unwrap();
+}
+
+#[test]
+fn a_dense_program_keeps_the_layout() {
+    let (_folder, bundle) = open(&spec(0));
+    let plan = bundle.plan();
+    let sample = Numbers::new(4).vector(plan.batch * plan.latent.iter().product::<usize>());
+    let mut executor = ready(&bundle, &vec![0.0; plan.batch * plan.context.iter().product::<usize>()]);
+    // the guide program of this plan hands its sample through
+    assert_eq!(executor.guide(1, &sample).unwrap(), sample);
 }
