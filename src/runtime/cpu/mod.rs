@@ -67,7 +67,8 @@ impl Backend for CpuBackend {
     type Value = CpuValue;
 
     fn import(&mut self, tensor: &HostTensor) -> Result<CpuValue, RuntimeError> {
-        Ok(CpuValue::Shared(Floats::new(tensor)?))
+        // Many exports take the timestep as an integer; islands get their declared type back.
+        Ok(CpuValue::Shared(Floats::new(&tensor.cast(DType::F32))?))
     }
 
     fn import_planes(&mut self, planes: &[f32], images: usize, channels: usize) -> CpuValue {
