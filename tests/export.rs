@@ -9,10 +9,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use fisec_ir::Graph;
+use fisec_ir::{
+    Activation, Concat, Conv, Graph, GroupNorm, Linear, Op, Operand, Origin, TimestepEmbedding, ValueType, WeightInfo,
+};
 use fisec_onnx::{Bindings, ExportOptions, Location, SinkError, WeightSink, export};
+use fisec_oracle::{Oracle, Tensor};
 use fisec_runtime::ort::{OnnxRuntime, find_library};
-use fisec_tensor::{Constant, HostTensor};
+use fisec_tensor::{Constant, DType, HostTensor};
 use routes::{ROUTES, data, raised, relative_error};
 
 fn onnx_runtime() -> Option<OnnxRuntime> {
@@ -121,6 +124,184 @@ fn quantised_networks_export_to_what_they_computed() {
         let found = run(&runtime, &folder.path().join("model.onnx"), &inputs);
         assert_close(&found, &expected, 1e-4, name); // f32 sums in another order
     }
+}
+
+/// Adds a weight of deterministic values.
+fn weight(graph: &mut Graph, name: &str, shape: &[usize]) -> Operand {
+    let data = ramp(shape, name.len() + 7 * graph.weights().len()).into();
+    let name = name.to_owned();
+    graph.add_weight(WeightInfo { name, data }).into()
+}
+
+/// A graph with every operator of dense programs, each with everything that fusion can put into it.
+fn every_operator() -> Graph {
+    let mut graph = Graph::new("every");
+    let f32s = |shape: &[usize]| ValueType::full(DType::F32, shape);
+    let named = |name: &str| Origin::imported(name);
+    let input = |graph: &mut Graph, name: &str, shape: &[usize]| {
+        graph.add_value(Op::Input(name.into()), vec![], f32s(shape), named(name))
+    };
+    let (map, low) = (
+        input(&mut graph, "map", &[2, 8, 6, 10]),
+        input(&mut graph, "low", &[2, 8, 3, 5]),
+    );
+    let (text, time) = (input(&mut graph, "text", &[2, 7, 12]), input(&mut graph, "time", &[]));
+    let mut add = |op: Op, operands: Vec<Operand>, shape: &[usize]| {
+        let label = op.name().to_owned();
+        graph.add_value(op, operands, f32s(shape), named(&label))
+    };
+    let embedding = TimestepEmbedding {
+        rows: 2,
+        width: 8,
+        flip_sin_to_cos: true,
+        shift: 0.0,
+        max_period: 10_000.0,
+    };
+    let time = add(Op::TimestepEmbedding(embedding), vec![time.into()], &[2, 8]);
+    let time = add(Op::Activate(Activation::Silu), vec![time.into()], &[2, 8]);
+    let stats = add(Op::GroupNormStats { groups: 4 }, vec![map.into()], &[2, 4, 2]);
+    let affine = [weight(&mut graph, "gamma", &[8]), weight(&mut graph, "beta", &[8])];
+    let (kernel, bias) = (
+        weight(&mut graph, "kernel", &[8, 16, 3, 3]),
+        weight(&mut graph, "bias", &[8]),
+    );
+    let wide = weight(&mut graph, "wide coefficients", &[2, 2, 16]);
+    let gated = [
+        weight(&mut graph, "gated", &[8, 32]),
+        weight(&mut graph, "gated bias", &[32]),
+    ];
+    let [q, k, v] = ["q", "k", "v"].map(|name| weight(&mut graph, name, &[if name == "q" { 8 } else { 12 }, 16]));
+    let back = weight(&mut graph, "back", &[16, 8]);
+    let mut add = |op: Op, operands: Vec<Operand>, shape: &[usize]| {
+        let label = op.name().to_owned();
+        graph.add_value(op, operands, f32s(shape), named(&label))
+    };
+    let coefficients = add(
+        Op::NormCoefficients {
+            groups: 4,
+            epsilon: 1e-5,
+        },
+        vec![stats.into(), affine[0], affine[1]],
+        &[2, 2, 8],
+    );
+    let silu = Activation::Silu;
+    let scaled = add(
+        Op::Affine { activation: silu },
+        vec![map.into(), coefficients.into()],
+        &[2, 8, 6, 10],
+    );
+    let norm = GroupNorm {
+        groups: 2,
+        epsilon: 1e-6,
+        activation: silu,
+    };
+    let normed = add(
+        Op::GroupNorm(norm),
+        vec![scaled.into(), affine[0], affine[1]],
+        &[2, 8, 6, 10],
+    );
+    let fused = Conv {
+        upsample: Some([6, 10]),
+        concat: true,
+        affine: true,
+        activation: silu,
+        vector: true,
+        residual: true,
+        ..Conv::same(3, 1)
+    };
+    let operands = vec![low.into(), low.into(), kernel, bias, wide, time.into(), normed.into()];
+    let map = add(Op::Conv(fused), operands, &[2, 8, 6, 10]);
+    let map = add(Op::AddVector, vec![map.into(), time.into()], &[2, 8, 6, 10]);
+    let tokens = add(Op::Tokens, vec![map.into()], &[2, 60, 8]);
+    let queries = Linear {
+        layer_norm: Some(1e-5),
+        ..Linear::plain(false)
+    };
+    let q = add(
+        Op::Linear(queries),
+        vec![tokens.into(), q, affine[0], affine[1]],
+        &[2, 60, 16],
+    );
+    let [k, v] = [k, v].map(|weight| add(Op::Linear(Linear::plain(false)), vec![text.into(), weight], &[2, 7, 16]));
+    let attention = Op::Attention {
+        heads: 2,
+        scale: 0.3,
+        control: None,
+    };
+    let attended = add(attention, vec![q.into(), k.into(), v.into()], &[2, 60, 16]);
+    let maps = add(
+        Op::AttentionMaps { heads: 2, scale: 0.3 },
+        vec![q.into(), k.into()],
+        &[2, 2, 60, 7],
+    );
+    let residual = Linear {
+        residual: true,
+        ..Linear::plain(false)
+    };
+    let tokens = add(
+        Op::Linear(residual),
+        vec![attended.into(), back, tokens.into()],
+        &[2, 60, 8],
+    );
+    let tokens = add(
+        Op::LayerNorm { epsilon: 1e-5 },
+        vec![tokens.into(), affine[0], affine[1]],
+        &[2, 60, 8],
+    );
+    let whole = Linear {
+        geglu: true,
+        ..Linear::plain(true)
+    };
+    let inside = add(Op::Linear(whole), vec![tokens.into(), gated[0], gated[1]], &[2, 60, 16]);
+    let product = add(
+        Op::Linear(Linear::plain(true)),
+        vec![tokens.into(), gated[0], gated[1]],
+        &[2, 60, 32],
+    );
+    let apart = add(Op::Geglu, vec![product.into()], &[2, 60, 16]);
+    let both = add(Op::Add, vec![inside.into(), apart.into()], &[2, 60, 16]);
+    let split = add(Op::Geglu, vec![both.into()], &[2, 60, 8]);
+    let map = add(Op::Spatial { height: 6, width: 10 }, vec![split.into()], &[2, 8, 6, 10]);
+    let large = add(
+        Op::Upsample { height: 12, width: 20 },
+        vec![map.into()],
+        &[2, 8, 12, 20],
+    );
+    let odd = add(Op::Upsample { height: 5, width: 9 }, vec![low.into()], &[2, 8, 5, 9]);
+    let doubled = add(
+        Op::Concat(Concat { axis: 1 }),
+        vec![large.into(), large.into()],
+        &[2, 16, 12, 20],
+    );
+    let outputs = [("large", doubled), ("odd", odd), ("maps", maps), ("stats", stats)];
+    for (name, value) in outputs {
+        graph.add(Op::Output(name.into()), vec![value.into()], vec![], named(name));
+    }
+    graph
+}
+
+#[test]
+fn every_operator_means_in_onnx_runtime_what_it_means_in_the_oracle() {
+    let Some(runtime) = onnx_runtime() else { return };
+    let (folder, graph) = (tempfile::tempdir().expect("folder"), every_operator());
+    exported(&graph, &ExportOptions::default(), folder.path());
+    let inputs: Tensors = [
+        ("map".to_owned(), ramp(&[2, 8, 6, 10], 1)),
+        ("low".to_owned(), ramp(&[2, 8, 3, 5], 2)),
+        ("text".to_owned(), ramp(&[2, 7, 12], 3)),
+        ("time".to_owned(), HostTensor::from_f32(vec![], vec![321.0])),
+    ]
+    .into();
+    let tensors = inputs
+        .iter()
+        .map(|(name, value)| (name.clone(), Tensor::from_host(value)));
+    let expected = Oracle::new(&graph).inputs(tensors).run().expect("the oracle runs");
+    let expected = expected
+        .outputs
+        .iter()
+        .map(|(name, value)| (name.clone(), value.to_host()));
+    let found = run(&runtime, &folder.path().join("model.onnx"), &inputs);
+    assert_close(&found, &expected.collect(), 1e-4, "every operator"); // f32 against f64
 }
 
 #[test]

@@ -82,7 +82,8 @@ fn decomposed(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let (softmax, _, mut sources) = peel(graph, value_at(graph, id, 0)?);
     let op = onnx(graph, softmax).filter(|op| op.is("Softmax"))?;
     let rank = graph.value_type(softmax).shape.len() as i64;
-    if !matches!(op.int("axis", -1), axis if axis == -1 || axis == rank - 1) {
+    let default = if op.opset < 13 { 1 } else { -1 };
+    if !matches!(op.int("axis", default), axis if axis == -1 || axis == rank - 1) {
         return None;
     }
     let (scores, mut scale, nodes) = peel(graph, value_at(graph, softmax.node, 0)?);

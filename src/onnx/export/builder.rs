@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use fisec_ir::{Attribute, Graph, NodeId, Operand, ValueId, ValueType, WeightId};
+use fisec_ir::{Attribute, Graph, NodeId, Op, Operand, ValueId, ValueType, WeightId};
 use fisec_tensor::{Constant, DType, HostTensor, Shape, Transform};
 
 use super::attributes::{attribute, tensor};
@@ -39,7 +39,7 @@ impl<'a> Builder<'a> {
             name: Some(graph.name().to_owned()),
             ..GraphProto::default()
         };
-        let opsets = BTreeMap::from([(String::new(), OPSET)]);
+        let opsets = BTreeMap::from([(String::new(), standard_opset(graph))]);
         let (names, initializers) = (HashMap::new(), BTreeMap::new());
         Builder {
             graph,
@@ -187,6 +187,16 @@ impl<'a> Builder<'a> {
         self.op("Reshape", &[&x, &dims], &[])
     }
 
+    /// The mean over one axis, which stays with size 1. The axis is an operand since operator set 18.
+    pub fn mean(&mut self, x: &str, axis: i64) -> String {
+        if self.opsets[""] < 18 {
+            let attributes = [("axes", Attribute::Ints(vec![axis])), ("keepdims", Attribute::Int(1))];
+            return self.op("ReduceMean", &[x], &attributes);
+        }
+        let axes = self.ints(&[axis]);
+        self.op("ReduceMean", &[x, &axes], &[("keepdims", Attribute::Int(1))])
+    }
+
     /// `x` with its axes permuted.
     pub fn transpose(&mut self, x: &str, permutation: &[i64]) -> String {
         self.op("Transpose", &[x], &[("perm", Attribute::Ints(permutation.to_vec()))])
@@ -228,6 +238,15 @@ impl<'a> Builder<'a> {
             ..ModelProto::default()
         })
     }
+}
+
+/// The newest standard operator set among the opaque nodes, at least [`OPSET`].
+fn standard_opset(graph: &Graph) -> i64 {
+    let opset = |id: NodeId| match graph.op(id) {
+        Op::Onnx(op) if op.domain.is_empty() => Some(op.opset),
+        _ => None,
+    };
+    graph.ids().into_iter().filter_map(opset).fold(OPSET, i64::max)
 }
 
 /// An ONNX node before it is written.

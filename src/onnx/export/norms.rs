@@ -50,11 +50,10 @@ pub fn group_norm_stats(builder: &mut Builder<'_>, id: NodeId, groups: usize) ->
     let batch = value.shape[0];
     let x = builder.operand(id, 0);
     let grouped = builder.reshape(x, &[batch, groups, value.shape.elements() / batch / groups]);
-    let axes = [("axes", Attribute::Ints(vec![2])), ("keepdims", Attribute::Int(1))];
-    let mean = builder.op("ReduceMean", &[&grouped], &axes);
+    let mean = builder.mean(&grouped, 2);
     let centred = builder.op("Sub", &[&grouped, &mean], &[]);
     let squared = builder.op("Mul", &[&centred, &centred], &[]);
-    let variance = builder.op("ReduceMean", &[&squared], &axes);
+    let variance = builder.mean(&squared, 2);
     builder.op("Concat", &[&mean, &variance], &[("axis", Attribute::Int(2))])
 }
 
