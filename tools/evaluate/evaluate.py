@@ -168,7 +168,7 @@ def draw(rows, found, output, variant):
 
     def strips(chosen, size, note=lambda result: ""):
         return [
-            sheets.strip(known[r["id"]], results.Folder(output / "edits" / r["id"]), variant, size, note(r))
+            sheets.strip(known[r["id"]], results.Folder(output / "edits" / r["id"]), variant, size, note(r), size > 200)
             for r in chosen
         ]
 

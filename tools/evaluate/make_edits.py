@@ -13,7 +13,7 @@ training nor `train_demo/evaluate.py` uses; a short caption may still have been 
 as run lengths (regions.py). A generated picture follows its caption, which says left, middle or right but not to the
 pixel: objects stand up to one latent (8 pixels) beside the render's in either direction, and a midground or fireworks
 have one of two shapes. `changed` is rendered with objects in the centre of that range and the first shape, so overlap
-with it is approximate: a perfect mask of an object one latent away reaches about 0.85.
+with it is approximate: over the list, the same region one latent off on the diagonal reaches 0.78.
 
 Order: one edit of every kind, then the next one of every kind, so any first part of the list is balanced.
 """

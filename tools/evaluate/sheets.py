@@ -1,13 +1,13 @@
-"""Contact sheets: base, region, edited, the same without sparsity, their difference, with the words above."""
+"""Contact sheets: base, region (mask red, truth outlined), edited, the same without sparsity, their difference."""
 
-import textwrap
+import difflib
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import regions
 
-COLUMNS = ("base", "mask red, truth outlined", "edited", "without sparsity", "difference × 4")
+COLUMNS = ("base", "mask", "edited", "dense", "difference x4")
 GAIN, RED, WHITE = 4, np.float32([255, 40, 40]), np.uint8([255, 255, 255])
 
 
@@ -42,19 +42,40 @@ def pictures(row, folder, variant):
     return [base, region, edited, dense, apart]
 
 
-def strip(row, folder, variant, size, note=""):
-    """One edit: its words, its pictures."""
-    font = ImageFont.load_default(max(10, size // 14))
+def changes(base, prompt):
+    """The words that differ: "red house -> jack-o-lantern"."""
+    old, new = base.split(), prompt.split()
+    parts = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    said = [(" ".join(old[a:b]), " ".join(new[c:d])) for tag, a, b, c, d in parts if tag != "equal"]
+    return "; ".join(f"{gone or '(nothing)'} -> {came or '(nothing)'}" for gone, came in said)
+
+
+def wrapped(words, font, width):
+    """Lines no wider than `width` pixels."""
+    lines = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def strip(row, folder, variant, size, note="", full=False):
+    """One edit: what changes (and the whole prompt), its pictures."""
+    font = ImageFont.load_default(max(11, size // 16))
     width, height = size * len(COLUMNS), font.size + 3
-    words = f"{row['id']}{note}:  {row['base']}  →  {row['prompt']}"
-    lines = textwrap.wrap(words, int(width / (0.5 * font.size)))[:3]
-    image = Image.new("RGB", (width, size + 3 * height + 4), "white")
+    lines = wrapped(f"{row['id']}{note}: {changes(row['base'], row['prompt'])}", font, width - 4)[:2]
+    lines += wrapped(row["prompt"], font, width - 4)[:2] if full else []
+    top = height * (4 if full else 2)
+    image = Image.new("RGB", (width, size + top + 6), "white")
     draw = ImageDraw.Draw(image)
     for i, text in enumerate(lines):
         draw.text((2, i * height), text, "black", font)
     for i, picture in enumerate(pictures(row, folder, variant)):
         if picture is not None:
-            image.paste(Image.fromarray(picture).resize((size, size), Image.Resampling.BOX), (i * size, 3 * height))
+            image.paste(Image.fromarray(picture).resize((size, size), Image.Resampling.BOX), (i * size, top))
     return image
 
 

@@ -12,6 +12,8 @@ FIDELITY = (
 SUCCESS = (
     ("success", "success", "percent"),
     ("`--dense`", "dense.success", "percent"),
+    ("prefers new words", "prefers", "percent"),
+    ("`--dense`", "dense.prefers", "percent"),
     ("directional", "directional", "ratio"),
     ("`--dense`", "dense.directional", "ratio"),
     ("image-image", "image", "ratio"),
@@ -34,17 +36,11 @@ COST = (
     ("work of dense", "work", "percent"),
 )
 BY_KIND = {"Fidelity": FIDELITY, "Success": SUCCESS, "Mask and background": MASK, "Cost": COST}
-BY_VARIANT = (
-    FIDELITY[0],
-    FIDELITY[1],
-    FIDELITY[4],
-    SUCCESS[0],
-    SUCCESS[2],
-    SUCCESS[4],
-    *MASK[:1],
-    *MASK[2:],
-    *COST[1::4],
+IN_SHORT = (
+    "sparse_outcome mask_psnr ssim success prefers directional image mask_share iou covered outside_changed".split()
 )
+IN_SHORT += "elsewhere_psnr seconds work".split()
+BY_VARIANT = [column for columns in BY_KIND.values() for column in columns if column[1] in IN_SHORT]
 FORMATS = {
     "percent": lambda x: f"{100 * x:.1f} %",
     "percent3": lambda x: f"{100 * x:.3f} %",

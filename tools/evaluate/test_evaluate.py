@@ -11,6 +11,7 @@ from PIL import Image
 import clip
 import measures
 import regions
+import sheets
 import tables
 import variants
 
@@ -167,3 +168,16 @@ def test_tables_say_over_how_many():
 def test_the_best_edit_is_first():
     found = [result("a", mask_psnr=value) for value in (30.0, 40.0, 35.0)]
     assert [r["figures"]["edit"]["mask_psnr"] for r in tables.ranked(found, "edit")] == [40, 35, 30]
+
+
+def test_a_variant_is_one_row_and_others_stand_beside():
+    found = [result("a", mask_psnr=30.0, success=True, mask_share=0.1)]
+    rows = tables.by_variant(found, variants.chosen(["edit"]), [("masked keys", found, "edit", "dense")]).splitlines()
+    assert len(tables.BY_VARIANT) == len(tables.IN_SHORT)
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| `edit`", "| `dense`", "| masked keys"]
+    assert len({row.count("|") for row in rows}) == 1
+
+
+def test_changes_name_the_words():
+    assert sheets.changes("a red house on grass", "a jack-o-lantern on grass") == "red house -> jack-o-lantern"
+    assert sheets.changes("a dog", "a dog with fireworks") == "(nothing) -> with fireworks"
