@@ -36,10 +36,8 @@ COST = (
     ("work of dense", "work", "percent"),
 )
 BY_KIND = {"Fidelity": FIDELITY, "Success": SUCCESS, "Mask and background": MASK, "Cost": COST}
-IN_SHORT = (
-    "sparse_outcome mask_psnr ssim success prefers directional image mask_share iou covered outside_changed".split()
-)
-IN_SHORT += "elsewhere_psnr seconds work".split()
+IN_SHORT = "sparse_outcome mask_psnr ssim success prefers directional image".split()
+IN_SHORT += "mask_share iou covered outside_changed elsewhere_psnr seconds work".split()
 BY_VARIANT = [column for columns in BY_KIND.values() for column in columns if column[1] in IN_SHORT]
 FORMATS = {
     "percent": lambda x: f"{100 * x:.1f} %",
