@@ -93,11 +93,14 @@ fn skip_layer_norm(call: &Call) -> Answer {
     let width = sum.rows()[1];
     let gamma = call.operand(2)?;
     expect("gamma", gamma, &[width])?;
+    if let Some(beta) = call.optional(3) {
+        expect("beta", beta, &[width])?;
+    }
     let epsilon = call.float("epsilon", 1e-12);
     let y = layer_norm(&sum, Some(gamma), call.optional(3), epsilon);
     let [mean, variance] = row_moments(&sum);
     let mut shape = sum.shape.to_vec();
-    *shape.last_mut().expect("a row") = 1;
+    *shape.last_mut().ok_or("a norm of a scalar")? = 1;
     let deviation = variance
         .iter()
         .map(|variance| 1.0 / (variance + epsilon).sqrt())
@@ -157,7 +160,10 @@ fn multi_head_attention(call: &Call) -> Result<Tensor, String> {
     };
     let [mut q, mut k, mut v]: [Tensor; 3] = parts.try_into().map_err(|_| "packing".to_owned())?;
     if let Some(bias) = call.optional(3) {
-        let [q_width, k_width] = [q.shape[2], k.shape[2]];
+        let ([_, _, q_width], [_, _, k_width]) = (&q.shape[..], &k.shape[..]) else {
+            return Err(format!("queries [{}], keys [{}]", q.shape, k.shape));
+        };
+        let (q_width, k_width) = (*q_width, *k_width);
         let cut = |from: usize, to: usize| {
             bias.data
                 .get(from..to)

@@ -224,7 +224,10 @@ fn reduced(x: &Tensor, over: &[usize], keep: bool, function: impl Fn(&[f64]) -> 
     let order: Vec<usize> = kept.iter().chain(over).copied().collect();
     let rows = permuted(x, &order);
     let width: usize = over.iter().map(|&axis| x.shape[axis]).product();
-    let data: Vec<f64> = rows.data.chunks_exact(width.max(1)).map(function).collect();
+    let count: usize = kept.iter().map(|&axis| x.shape[axis]).product();
+    let data: Vec<f64> = (0..count)
+        .map(|row| function(&rows.data[row * width..(row + 1) * width]))
+        .collect();
     let shape: Shape = match keep {
         true => (0..rank)
             .map(|axis| if over.contains(&axis) { 1 } else { x.shape[axis] })
@@ -263,6 +266,9 @@ fn resize(call: &Call) -> Result<Tensor, String> {
         if old_form { "asymmetric" } else { "half_pixel" },
     );
     let rounding = call.text("nearest_mode", if old_form { "floor" } else { "round_prefer_floor" });
+    if x.data.is_empty() {
+        return Err(format!("[{}] has nothing to resize", x.shape));
+    }
     let mut y = x.clone();
     for (axis, factor) in factors.iter().enumerate() {
         let sources = (0..shape[axis])

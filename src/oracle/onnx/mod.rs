@@ -92,7 +92,14 @@ fn axis(axis: i64, rank: usize) -> Result<usize, String> {
 }
 
 fn axes(list: &[i64], rank: usize) -> Result<Vec<usize>, String> {
-    list.iter().map(|&index| axis(index, rank)).collect()
+    let axes = list
+        .iter()
+        .map(|&index| axis(index, rank))
+        .collect::<Result<Vec<_>, _>>()?;
+    match (1..axes.len()).find(|&later| axes[..later].contains(&axes[later])) {
+        Some(again) => Err(format!("axis {} is named twice", axes[again])),
+        None => Ok(axes),
+    }
 }
 
 /// The element type of ONNX's numbering.

@@ -104,7 +104,7 @@ fn attention(call: &Call) -> Result<Tensor, String> {
         false => call.op.int("q_num_heads", 0),
     };
     let key_heads = if split {
-        operands[1].shape[1] as i64
+        operands[1].shape.get(1).map_or(0, |&heads| heads as i64)
     } else {
         call.op.int("kv_num_heads", heads)
     };

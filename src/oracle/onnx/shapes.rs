@@ -107,9 +107,9 @@ fn tile(call: &Call) -> Result<Tensor, String> {
     let mut tiled = x.clone();
     for (axis, &times) in repeats.iter().enumerate() {
         let mut shape = tiled.shape.to_vec();
-        shape[axis] *= times;
-        let run = shape[axis + 1..].iter().product::<usize>() * tiled.shape[axis];
+        shape[axis] = shape[axis].checked_mul(times).ok_or("the tiles are too many")?;
         checked_elements(&shape)?;
+        let run = shape[axis + 1..].iter().product::<usize>() * tiled.shape[axis];
         let data = tiled
             .data
             .chunks(run.max(1))

@@ -34,7 +34,11 @@ fn reshape(call: &Call) -> Result<Tensor, String> {
             *dim = *x.shape.get(axis).ok_or("`0` copies an axis that is not there")? as i64;
         }
     }
-    let known: i64 = shape.iter().filter(|&&dim| dim != -1).product();
+    let known = shape
+        .iter()
+        .filter(|&&dim| dim != -1)
+        .try_fold(1i64, |known, &dim| known.checked_mul(dim));
+    let known = known.ok_or("the shape is too large")?;
     for dim in shape.iter_mut().filter(|dim| **dim == -1) {
         *dim = (x.data.len() as i64).checked_div(known).unwrap_or(0);
     }
@@ -160,7 +164,8 @@ fn slice(call: &Call) -> Result<Tensor, String> {
     for (index, axis) in axes(&list, rank)?.into_iter().enumerate() {
         let (start, count) = cut(x.shape[axis] as i64, starts[index], ends[index], steps[index])?;
         first += start * strides[axis];
-        strides[axis] *= steps[index];
+        // no stride is followed where only one index is kept
+        strides[axis] = strides[axis].wrapping_mul(steps[index]);
         shape[axis] = count;
     }
     let data = if shape.contains(&0) {
@@ -175,6 +180,7 @@ fn slice(call: &Call) -> Result<Tensor, String> {
 fn cut(dim: i64, start: i64, end: i64, step: i64) -> Result<(i64, usize), String> {
     let from_end = |index: i64| if index < 0 { index.saturating_add(dim) } else { index };
     let (start, end) = match step {
+        _ if dim == 0 => (0, 0),
         0 => return Err("a step of zero".to_owned()),
         1.. => (from_end(start).clamp(0, dim), from_end(end).clamp(0, dim)),
         _ => (from_end(start).clamp(0, dim - 1), from_end(end).clamp(-1, dim - 1)),
@@ -187,7 +193,7 @@ fn split(call: &Call) -> Answer {
     let x = call.operand(0)?;
     let axis = call.axis(0, x.shape.len())?;
     let dim = x.shape[axis];
-    let parts = call.op.int("num_outputs", call.outputs as i64).max(1) as usize;
+    let parts = call.outputs.max(1);
     let lengths = match call.integers(1, "split") {
         Some(list) => dims(&list)?,
         None => {
@@ -197,7 +203,8 @@ fn split(call: &Call) -> Answer {
                 .collect()
         }
     };
-    if lengths.iter().sum::<usize>() != dim {
+    let sum = lengths.iter().try_fold(0usize, |sum, &length| sum.checked_add(length));
+    if sum != Some(dim) {
         return Err(format!("parts of {lengths:?} do not make {dim}"));
     }
     let strides: Vec<i64> = x.shape.strides().into_iter().map(|stride| stride as i64).collect();
@@ -317,15 +324,17 @@ fn pad(call: &Call) -> Result<Tensor, String> {
     for (index, &axis) in named.iter().enumerate() {
         around[axis] = [pads[index], pads[named.len() + index]];
     }
-    let grown: Vec<i64> = (0..rank)
-        .map(|axis| x.shape[axis] as i64 + around[axis][0] + around[axis][1])
-        .collect();
-    let shape = dims(&grown)?;
+    let grown = (0..rank).map(|axis| {
+        (x.shape[axis] as i64)
+            .checked_add(around[axis][0])?
+            .checked_add(around[axis][1])
+    });
+    let shape = dims(&grown.collect::<Option<Vec<i64>>>().ok_or("pads are too large")?)?;
     let count = checked_elements(&shape)?;
     let (own, strides) = (x.shape.strides(), Shape::from(shape.clone()).strides());
     let source = |index: usize| {
         (0..rank).try_fold(0, |at, axis| {
-            let place = (index / strides[axis] % shape[axis]) as i64 - around[axis][0];
+            let place = ((index / strides[axis] % shape[axis]) as i64).saturating_sub(around[axis][0]);
             (0..x.shape[axis] as i64)
                 .contains(&place)
                 .then(|| at + place as usize * own[axis])

@@ -25,8 +25,11 @@ pub(crate) fn group_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, groups: usiz
 /// Mean and biased variance per image and group: `[N, groups, 2]`.
 pub(super) fn stats(x: &Tensor, groups: usize) -> Tensor {
     let [images, channels, pixels] = x.planes();
-    let group = (channels / groups * pixels).max(1);
-    let moments: Vec<f64> = x.data.par_chunks(group).flat_map_iter(moments).collect();
+    let group = channels / groups * pixels;
+    let all = (0..images * groups).into_par_iter();
+    let moments = all
+        .flat_map_iter(|index| moments(&x.data[index * group..(index + 1) * group]))
+        .collect();
     Tensor::typed(DType::F32, [images, groups, 2], moments)
 }
 
