@@ -44,9 +44,14 @@ impl Failure {
                 io::ErrorKind::NotFound => failure.hint("check the path"),
                 io::ErrorKind::PermissionDenied => failure.hint("check the permissions of that path"),
                 io::ErrorKind::StorageFull => failure.hint("free some space or choose another place"),
-                _ => failure,
+                _ => failure.hint("check that the file is what it should be"),
             }
         }
+    }
+
+    /// What went wrong, without the hint.
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// Whether the reader of our output went away, as `head` does.

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use crate::shell::{cargo, root, step};
 use crate::{Failure, setup};
 
-const BASE: &str = "a dog on the left and a red apple on the right on grass under a blue sky";
-const REPLACED: &str = "a cat on the left and a red apple on the right on grass under a blue sky";
-const ADDED: &str = "a dog on the left and a red apple on the right on grass under a blue sky with fireworks";
+const BASE: &str = "a dog on the left and a tree on the right on grass under a blue sky";
+const REPLACED: &str = "a cat on the left and a tree on the right on grass under a blue sky";
+const ADDED: &str = "a dog on the left and a tree on the right on grass under a blue sky with fireworks";
+const SEED: &str = "1";
+const STEPS: &str = "30";
 
 /// Builds, compiles the demo model, makes the images, and says where they are.
 pub fn run() -> Result<(), Failure> {
@@ -61,7 +63,7 @@ impl Demo {
         command
             .arg("run")
             .arg(self.plan())
-            .args(["--prompt", prompt, "--base", base]);
+            .args(["--prompt", prompt, "--base", base, "--seed", SEED, "--steps", STEPS]);
         command.arg("-o").arg(self.folder.join(format!("{name}.png")));
         if base != "none" {
             command.arg("--report").arg(self.folder.join(format!("{name}.html")));

@@ -21,7 +21,7 @@ pub fn read(path: &Path) -> Result<Recorded, Failure> {
         };
         let tensor = tensor(array).map_err(|error| {
             Failure::new(format!("{}, array `{name}`: {error}", path.display()))
-                .hint("save arrays in C order as f32, f64, i64, i32 or bool")
+                .hint("save arrays in C order as f16, f32, f64, i64, i32 or bool")
         })?;
         if let Some(input) = name.strip_prefix("in_") {
             inputs.insert(input.to_owned(), tensor);
@@ -49,6 +49,7 @@ fn tensor<R: io::Read>(array: NpyFile<R>) -> io::Result<HostTensor> {
     };
     let tensor = match plain(&kind) {
         Some(DType::F32) => HostTensor::from_f32(shape, array.into_vec()?),
+        Some(DType::F16) => HostTensor::from_pod::<half::f16>(DType::F16, shape, array.into_vec()?),
         Some(DType::F64) => HostTensor::from_pod::<f64>(DType::F64, shape, array.into_vec()?),
         Some(DType::I64) => HostTensor::from_i64(shape, array.into_vec()?),
         Some(DType::I32) => HostTensor::from_pod::<i32>(DType::I32, shape, array.into_vec()?),
@@ -63,6 +64,7 @@ fn tensor<R: io::Read>(array: NpyFile<R>) -> io::Result<HostTensor> {
 
 fn plain(kind: &TypeStr) -> Option<DType> {
     match kind.to_string().trim_start_matches(['<', '|', '=']) {
+        "f2" => Some(DType::F16),
         "f4" => Some(DType::F32),
         "f8" => Some(DType::F64),
         "i8" => Some(DType::I64),
