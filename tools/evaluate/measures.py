@@ -5,14 +5,14 @@ from skimage.metrics import structural_similarity
 
 
 def psnr(one, other, region=None):
-    """In decibels over the region's pixels; infinite where they are equal, None where there are none."""
+    """In decibels over the region's pixels; None where they are equal or there are none."""
     square = (one.astype(np.float64) - other) ** 2
     if region is not None:
         square = square[region]
     if square.size == 0:
         return None
     mean = square.mean()
-    return float(10 * np.log10(255**2 / mean)) if mean else float("inf")
+    return float(10 * np.log10(255**2 / mean)) if mean else None
 
 
 def ssim(one, other, region=None):

@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
+import figure
 import results
 import sheets
 import tables
@@ -69,6 +70,8 @@ def report(rows, found, chosen, about, few, pictures, others=()):
         "",
         *(f"- `{variant.name}`: `{variant.flags or 'no flags'}`" for variant in chosen),
         "",
+        f"![image-image against directional similarity]({pictures}figure.svg)",
+        "",
         f"## `{main.name}` by kind of edit",
         "",
     ]
@@ -89,11 +92,14 @@ def write(rows, found, chosen, about, output, others, doc):
     """results.json, report.md, sheets; and the report once more as `doc`."""
     (output / "results.json").write_text(json.dumps({"about": about, "edits": found}, indent=1))
     few = draw(rows, found, output, chosen[0])
+    compared = [(v.name, found, v.name) for v in chosen] + [(name, other, main) for name, other, main, _ in others]
+    figure.save(output / "figure.svg", compared)
     (output / "report.md").write_text(report(rows, found, chosen, about, few, "", others))
     if doc:
         sheets_folder = doc.with_suffix("")
         sheets_folder.mkdir(parents=True, exist_ok=True)
-        for name in ("contact.jpg", "best.jpg", "worst.jpg")[: 3 if few else 1]:
-            (sheets_folder / name).write_bytes((output / name).read_bytes())
+        for name in ("figure.svg", "contact.jpg", "best.jpg", "worst.jpg"):
+            if (output / name).exists():
+                (sheets_folder / name).write_bytes((output / name).read_bytes())
         doc.write_text(report(rows, found, chosen, about, few, f"{sheets_folder.name}/", others))
     print(report(rows, found, chosen, about, few, "", others))

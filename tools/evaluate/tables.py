@@ -1,7 +1,5 @@
 """Figures of many edits as markdown tables: means, and over how many where not over all."""
 
-import math
-
 FIDELITY = (
     ("took sparse steps", "sparse_outcome", "percent"),
     ("PSNR in mask", "mask_psnr", "dB"),
@@ -57,8 +55,7 @@ def figure(figures, name):
         return figures["macs"] / figures["macs_dense"] if figures["macs_dense"] else None
     if name in ("psnr", "mask_psnr", "ssim", "mask_ssim") and figures["outcome"] != "sparse":
         return None  # nothing is approximated, nothing to measure
-    value = figures.get(name)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return figures.get(name)
 
 
 def values(results, variant, yardstick, name):

@@ -3,12 +3,14 @@
 import collections
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import clip
+import figure
 import measures
 import regions
 import sheets
@@ -75,7 +77,7 @@ def test_psnr_of_known_errors():
     top[:16] = True
     assert measures.psnr(one, other, top) == pytest.approx(20 * np.log10(25.5))
     assert measures.psnr(one, other) == pytest.approx(20 * np.log10(25.5) + 10 * np.log10(2))
-    assert measures.psnr(one, other, ~top) == float("inf")
+    assert measures.psnr(one, other, ~top) is None
     assert measures.psnr(one, other, np.zeros_like(top)) is None
 
 
@@ -153,7 +155,7 @@ def test_tables_say_over_how_many():
     found = [
         result("a", mask_psnr=30.0, success=True),
         result("a", mask_psnr=40.0, success=False),
-        result("a", mask_psnr=float("inf"), success=True, outcome="dense"),
+        result("a", mask_psnr=None, success=True, outcome="dense"),
         {"kind": "b", "figures": {"edit": {"error": "disk full"}}},
     ]
     edit = variants.chosen(["edit"])[0]
@@ -181,3 +183,14 @@ def test_a_variant_is_one_row_and_others_stand_beside():
 def test_changes_name_the_words():
     assert sheets.changes("a red house on grass", "a jack-o-lantern on grass") == "red house -> jack-o-lantern"
     assert sheets.changes("a dog", "a dog with fireworks") == "(nothing) -> with fireworks"
+
+
+def test_the_figure_has_a_point_per_variant(tmp_path):
+    found = [result("a", directional=0.8, image=0.9), result("a", directional=0.6, image=0.8)]
+    rows = [("size-25", found, "edit"), ("a < b", found, "dense"), ("not run", found, "regenerate")]
+    assert figure.means(found, "edit") == pytest.approx((0.7, 0.85))
+    assert figure.save(tmp_path / "figure.svg", rows)
+    root = ElementTree.parse(tmp_path / "figure.svg").getroot()
+    assert len(root.findall("{*}circle")) == 2
+    assert {"size-25", "a < b"} <= {text.text for text in root.findall("{*}text")}
+    assert not figure.save(tmp_path / "none.svg", rows[2:])

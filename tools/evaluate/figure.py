@@ -1,0 +1,64 @@
+"""Image-image against directional similarity, a point per variant, as an SVG: the paper's Figure A2."""
+
+from html import escape
+
+import tables
+
+WIDTH, HEIGHT, LEFT, BOTTOM = 560, 360, 60, 40
+
+
+def means(results, variant):
+    """(directional, image-image), or None where either is missing."""
+    pairs = [tables.values(results, variant, "", name) for name in ("directional", "image")]
+    return tuple(sum(numbers) / len(numbers) for numbers in pairs) if all(pairs) else None
+
+
+def span(numbers):
+    """A range of multiples of 0.05 with some room around the numbers."""
+    low, high = (min(numbers) - 0.02) // 0.05 * 0.05, (max(numbers) + 0.07) // 0.05 * 0.05
+    return low, max(high, low + 0.1)
+
+
+def draw(points):
+    """`points`: {name: (directional, image-image)}"""
+    (x0, x1), (y0, y1) = (span([point[i] for point in points.values()]) for i in (0, 1))
+
+    def across(x):
+        return LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - 20)
+
+    def down(y):
+        return HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - BOTTOM - 15)
+
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+    ]
+    for i in range(round((x1 - x0) / 0.05) + 1):
+        x = across(x0 + 0.05 * i)
+        lines.append(f'<path d="M{x:.1f} 15V{HEIGHT - BOTTOM}" stroke="#ddd"/>')
+        lines.append(f'<text x="{x:.1f}" y="{HEIGHT - 24}" text-anchor="middle">{x0 + 0.05 * i:.2f}</text>')
+    for i in range(round((y1 - y0) / 0.05) + 1):
+        y = down(y0 + 0.05 * i)
+        lines.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - 20}" stroke="#ddd"/>')
+        lines.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{y0 + 0.05 * i:.2f}</text>')
+    for name, (x, y) in points.items():
+        late = across(x) > WIDTH * 0.7
+        anchor, shift = ("end", -8) if late else ("start", 8)
+        lines.append(f'<circle cx="{across(x):.1f}" cy="{down(y):.1f}" r="4" fill="#c22"/>')
+        lines.append(
+            f'<text x="{across(x) + shift:.1f}" y="{down(y) + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
+        )
+    lines.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 6}" text-anchor="middle">directional similarity</text>')
+    middle = f'y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})"'
+    lines.append(f'<text x="14" {middle}>image-image similarity</text>')
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def save(path, rows):
+    """`rows`: (name, results, variant). Whether there was something to compare."""
+    points = {name: point for name, results, variant in rows if (point := means(results, variant))}
+    if len(points) < 2:
+        return False
+    path.write_text(draw(points))
+    return True
