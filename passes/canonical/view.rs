@@ -172,3 +172,94 @@ pub(super) fn trace_through(
     }
     (source, view)
 }
+
+#[cfg(test)]
+mod tests {
+    use fisec_tensor::{Constant, HostTensor, Transform};
+
+    use super::*;
+
+    /// Source offsets in the order of a layout.
+    fn offsets(layout: &[Factor]) -> Vec<i64> {
+        let Some((outer, inner)) = layout.split_first() else {
+            return vec![0];
+        };
+        let inner = offsets(inner);
+        let shifted = |index: usize| inner.iter().map(move |offset| offset + (index * outer.stride) as i64);
+        (0..outer.size).flat_map(shifted).collect()
+    }
+
+    fn assert_follows(shape: &[usize], steps: &[Step]) {
+        let count: usize = shape.iter().product();
+        let mut data = Constant::from(HostTensor::from_i64(shape.to_vec(), (0..count as i64).collect()));
+        let mut view = View::whole(&shape.to_vec().into());
+        for step in steps {
+            data = data.transformed(match step {
+                Step::Reshape(shape) => Transform::Reshape(shape.clone()),
+                Step::Permute(order) => Transform::Permute(order.clone()),
+            });
+            view = view.then(step).expect("a view");
+        }
+        assert_eq!(offsets(&view.layout()), data.materialize().to_i64_vec(), "{steps:?}");
+    }
+
+    fn reshape(shape: &[usize]) -> Step {
+        Step::Reshape(shape.to_vec().into())
+    }
+
+    fn permute(order: &[usize]) -> Step {
+        Step::Permute(order.to_vec())
+    }
+
+    #[test]
+    fn views_follow_the_data() {
+        assert_follows(
+            &[2, 6, 4],
+            &[reshape(&[2, 6, 2, 2]), permute(&[0, 2, 1, 3]), reshape(&[4, 6, 2])],
+        );
+        assert_follows(
+            &[2, 6, 4],
+            &[
+                reshape(&[2, 6, 2, 2]),
+                permute(&[0, 2, 3, 1]),
+                reshape(&[2, 2, 2, 3, 2]),
+            ],
+        );
+        assert_follows(
+            &[3, 4, 2, 5],
+            &[permute(&[0, 2, 3, 1]), reshape(&[3, 10, 4]), permute(&[2, 0, 1])],
+        );
+        assert_follows(
+            &[1, 4, 1, 6],
+            &[permute(&[0, 3, 2, 1]), reshape(&[6, 4]), permute(&[1, 0])],
+        );
+        assert_follows(&[], &[reshape(&[1, 1]), permute(&[1, 0])]);
+    }
+
+    #[test]
+    fn spellings_of_one_regrouping_are_equal() {
+        let source: Shape = vec![2, 6, 8].into();
+        let layout = |steps: &[Step]| {
+            let view = steps
+                .iter()
+                .try_fold(View::whole(&source), |view, step| view.then(step));
+            view.expect("a view").layout()
+        };
+        let at_once = layout(&[reshape(&[2, 6, 2, 4]), permute(&[0, 2, 3, 1])]);
+        let in_turn = layout(&[
+            reshape(&[2, 6, 2, 4]),
+            permute(&[0, 2, 1, 3]),
+            reshape(&[4, 6, 4]),
+            permute(&[0, 2, 1]),
+            reshape(&[2, 2, 4, 6]),
+        ]);
+        assert_eq!(at_once, in_turn);
+    }
+
+    #[test]
+    fn a_cut_across_axes_is_no_view() {
+        let turned = View::whole(&vec![4, 6].into()).then(&permute(&[1, 0])).expect("a view");
+        assert!(turned.then(&reshape(&[4, 6])).is_none());
+        assert!(turned.then(&reshape(&[6, 2, 2])).is_some());
+    }
+}
