@@ -56,7 +56,8 @@ fn truncated_altered_and_missing_files_of_a_plan() {
 
 #[test]
 fn damaged_images_count_as_forgotten() {
-    let damages: [(&str, fn(&std::path::Path)); 5] = [
+    type Damage = fn(&std::path::Path);
+    let damages: [(&str, Damage); 5] = [
         ("step-003.bin", flip_bit),
         ("step-003.bin", |path| fs::remove_file(path).unwrap()),
         ("latents.bin", flip_bit),
