@@ -100,10 +100,7 @@ fn mutate(graph: &mut Graph, choices: &mut Choices) {
 #[test]
 fn broken_graphs_are_refused_or_kept_opaque() {
     let mut choices = Choices(3);
-    let mut models: Vec<_> = ROUTES
-        .iter()
-        .map(|route| (route.folder().join("model.onnx"), route.bindings()))
-        .collect();
+    let mut models: Vec<_> = ROUTES.iter().map(|route| (route.model(), route.bindings())).collect();
     models.push((
         data().join("nano-pipeline/vae_encoder/model.onnx"),
         Bindings::vae(1, 3, 64, 64),

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -47,9 +48,28 @@ impl Route {
         data().join("onnx").join(self.name)
     }
 
+    /// Its ONNX file, unpacked where it is stored compressed.
+    pub fn model(&self) -> PathBuf {
+        let packed = self.folder().join("model.onnx.gz");
+        if !packed.is_file() {
+            return self.folder().join("model.onnx");
+        }
+        let name = format!("fisec-{}-{}.onnx", self.name, std::process::id());
+        let unpacked = std::env::temp_dir().join(name);
+        if !unpacked.is_file() {
+            let mut model = Vec::new();
+            let mut reader = flate2::read::GzDecoder::new(std::fs::File::open(&packed).unwrap());
+            reader.read_to_end(&mut model).unwrap();
+            let whole = unpacked.with_extension("part");
+            std::fs::write(&whole, model).unwrap();
+            std::fs::rename(&whole, &unpacked).unwrap();
+        }
+        unpacked
+    }
+
     /// The imported and raised graph.
     pub fn raised(&self) -> Graph {
-        raised(&self.folder().join("model.onnx"), &self.bindings())
+        raised(&self.model(), &self.bindings())
     }
 
     /// The sizes it was recorded at.
