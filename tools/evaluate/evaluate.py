@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -125,6 +126,7 @@ def run(rows, chosen, about_path, arguments):
     about = {"settings": shlex.join(settings(arguments)), "fisec": fisec.version(), "program": fisec.hash()}
     same_settings(about_path, about)
     runner = Runner(fisec, chosen, lambda text: print(text, file=sys.stderr, flush=True))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that remembered images are removed
     todo = selected(rows, arguments)
     for i, row in enumerate(todo):
         runner.log(f"{i + 1}/{len(todo)} {row['id']}: {row['base']} -> {row['prompt']}")

@@ -10,6 +10,7 @@ import sheets
 import tables
 
 HERE = Path(__file__).parent
+PART = " A part of the list: too few edits for a verdict."
 
 
 def beside(texts, found):
@@ -59,8 +60,8 @@ def report(rows, found, chosen, about, few, pictures, others=()):
     lines = [
         "# Edit quality",
         "",
-        f"{len(found)} of {len(rows)} edits of `tools/evaluate/edits.json`, {about['settings']}; {about['fisec']}; "
-        f"plan {about['plan'][:16]}; judge `{about['judge']}`; {about['machine']}.",
+        f"{len(found)} of {len(rows)} edits of `tools/evaluate/edits.json`; {about['fisec']}, plan {about['plan'][:16]},",
+        f"judge `{about['judge']}`; {about['machine']}." + PART * (len(found) < len(rows)),
         "",
         f"    {command(about, chosen)}",
         "",
