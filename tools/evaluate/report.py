@@ -60,8 +60,8 @@ def report(rows, found, chosen, about, few, pictures, others=()):
     lines = [
         "# Edit quality",
         "",
-        f"{len(found)} of {len(rows)} edits of `tools/evaluate/edits.json`; {about['fisec']}, plan {about['plan'][:16]},",
-        f"judge `{about['judge']}`; {about['machine']}." + PART * (len(found) < len(rows)),
+        f"{len(found)} of {len(rows)} edits of `tools/evaluate/edits.json`; {about['fisec']},",
+        f"plan {about['plan'][:16]}, judge `{about['judge']}`; {about['machine']}." + PART * (len(found) < len(rows)),
         "",
         f"    {command(about, chosen)}",
         "",
