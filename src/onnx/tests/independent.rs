@@ -8,7 +8,9 @@ use onnx_protobuf::ModelProto;
 use protobuf::Message;
 
 fn data(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/data")
+        .join(path)
 }
 
 /// Shape, element type as ONNX numbers it, and a hash of the little-endian bytes.
@@ -16,7 +18,11 @@ type Weight = (Vec<i64>, i32, String);
 
 /// Initializers whose bytes stand in the file as they are.
 fn independently(model: &ModelProto) -> BTreeMap<String, Weight> {
-    let stored = model.graph.initializer.iter().filter(|tensor| !tensor.raw_data.is_empty());
+    let stored = model
+        .graph
+        .initializer
+        .iter()
+        .filter(|tensor| !tensor.raw_data.is_empty());
     stored
         .map(|tensor| {
             let hash = blake3::hash(&tensor.raw_data).to_hex().to_string();
@@ -30,13 +36,29 @@ fn compare(file: &str, bindings: &Bindings) {
     let model = ModelProto::parse_from_bytes(&std::fs::read(&path).expect("a file")).expect("onnx-protobuf reads it");
     let graph = import(&path, bindings).expect("imports").graph;
     let names: Vec<String> = graph.inputs().iter().map(|(_, name)| (*name).to_owned()).collect();
-    let initializers: Vec<&str> = model.graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
-    let inputs = model.graph.input.iter().map(|input| input.name.as_str()).filter(|name| !initializers.contains(name));
+    let initializers: Vec<&str> = model
+        .graph
+        .initializer
+        .iter()
+        .map(|tensor| tensor.name.as_str())
+        .collect();
+    let inputs = model
+        .graph
+        .input
+        .iter()
+        .map(|input| input.name.as_str())
+        .filter(|name| !initializers.contains(name));
     assert_eq!(names, inputs.collect::<Vec<_>>(), "{file}: inputs");
     let weights = independently(&model);
-    assert!(weights.len() > 20, "{file}: {} weights are too few to mean anything", weights.len());
+    assert!(
+        weights.len() > 20,
+        "{file}: {} weights are too few to mean anything",
+        weights.len()
+    );
     for (name, expected) in weights {
-        let weight = graph.weight_named(&name).unwrap_or_else(|| panic!("{file}: `{name}` is missing"));
+        let weight = graph
+            .weight_named(&name)
+            .unwrap_or_else(|| panic!("{file}: `{name}` is missing"));
         let tensor = graph.weight(weight).data.materialize();
         let dims = tensor.shape().iter().map(|&dim| dim as i64).collect();
         let hash = blake3::hash(tensor.data()).to_hex().to_string();
