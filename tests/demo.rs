@@ -19,6 +19,7 @@ use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Binding, Executor};
 use fisec_tensor::{DType, HostTensor, Mask};
 use support::compare::relative_error;
+use support::masks::masks;
 use support::unet::{BATCH, Random};
 
 const UNET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/unet/model.onnx");
@@ -124,16 +125,12 @@ fn check(side: usize, masks: &[(&str, Mask)]) {
 #[test]
 fn edits_of_the_demo_model_equal_the_oracle() {
     let side = 24;
-    let corner = Mask::from_fn(side, side, |y, x| (y, x) == (0, side - 1));
-    check(
-        side,
-        &[("15 %", representative_mask(side, side, 0.15)), ("corner", corner)],
-    );
+    let shares = [("5 %", 0.05), ("15 %", 0.15), ("30 %", 0.30)];
+    let shares = shares.map(|(name, share)| (name, representative_mask(side, side, share)));
+    check(side, &[masks(side, side, 1), shares.to_vec()].concat());
 }
 
-/// `cargo test --test demo -- --ignored`: the size that the demo runs at.
 #[test]
-#[ignore = "minutes in the oracle"]
 fn edits_of_the_demo_model_equal_the_oracle_at_full_size() {
     check(
         64,
