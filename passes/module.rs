@@ -15,6 +15,9 @@ use crate::sparse::Sparsity;
 use crate::widen_floats::widen_floats;
 use crate::{PassError, Pipeline};
 
+/// Latents that three levels can halve without a remainder.
+const EVEN: usize = 8;
+
 /// The programs of a model, before lowering.
 #[derive(Clone, Debug)]
 pub struct Module {
@@ -62,6 +65,7 @@ impl Module {
         table: &CostTable,
         pipeline: &mut Pipeline<'_>,
     ) -> Result<Option<Module>, CompileError> {
+        fits_its_size(&dense)?;
         dense.set_name("guide");
         pipeline.run("widen_floats", &mut dense, widen_floats)?;
         pipeline.run("fold_upsample", &mut dense, fold_upsample)?;
@@ -217,4 +221,24 @@ fn reasons(levels: &Levels, sparse_levels: usize, asked: bool, times: &[f64]) ->
             }
         })
         .collect()
+}
+
+/// Refuses sizes at which the maps of the model do not meet: exporters that saw even sizes write upsampling by a factor.
+fn fits_its_size(dense: &Graph) -> Result<(), PassError> {
+    let sample = Roles::of(dense).ok().and_then(|roles| dense.input(&roles.sample));
+    let Some([_, _, height, width]) = sample.map(|value| &dense.value_type(value).shape[..]) else {
+        return Ok(());
+    };
+    let halves = height.is_multiple_of(EVEN) && width.is_multiple_of(EVEN);
+    if halves || fisec_ir::verify::verify(dense).is_ok() {
+        return Ok(());
+    }
+    Err(PassError {
+        pass: "import",
+        node: "the first concatenation with a skip".into(),
+        message: format!(
+            "the model does not work at {width}x{height} latents: upsampled maps are larger than their skips"
+        ),
+        hint: Some("its upsampling factors are fixed: give a width and height that are multiples of 64 pixels".into()),
+    })
 }

@@ -146,3 +146,12 @@ fn other_targets_are_refused() {
     assert_fails(&output, 1, "tpu");
     assert!(plan().exists());
 }
+
+#[test]
+fn sizes_that_the_model_cannot_halve_are_refused() {
+    let machine = Machine::new();
+    let target = machine.path("p.plan");
+    let output = machine.run(&["compile", NANO, "--size", "136x72", "-o", target.to_str().unwrap()]);
+    assert_fails(&output, 1, "multiples of 64");
+    assert!(!target.exists());
+}
