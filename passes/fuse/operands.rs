@@ -36,18 +36,10 @@ pub fn set_conv(graph: &mut Graph, id: NodeId, fused: Conv, given: &[(ConvOperan
     let Op::Conv(old) = graph.op(id).clone() else {
         unreachable!("a convolution")
     };
-    let operands = CONV_ORDER
-        .into_iter()
-        .filter(|&which| fused.operand_index(which).is_some())
-        .map(|which| {
-            let anew = given
-                .iter()
-                .find(|(name, _)| *name == which)
-                .map(|(_, operand)| *operand);
-            anew.or_else(|| conv_operand(graph, id, &old, which))
-                .expect("given or there before")
-        });
-    let operands = operands.collect();
+    let operands = reassembled(&CONV_ORDER, given, |which| {
+        let wanted = fused.operand_index(which).is_some();
+        wanted.then(|| conv_operand(graph, id, &old, which))
+    });
     graph.set_op(id, Op::Conv(fused));
     graph.set_operands(id, operands);
 }
@@ -57,20 +49,29 @@ pub fn set_linear(graph: &mut Graph, id: NodeId, fused: Linear, given: &[(Linear
     let Op::Linear(old) = graph.op(id).clone() else {
         unreachable!("a linear")
     };
-    let operands = LINEAR_ORDER
-        .into_iter()
-        .filter(|&which| fused.operand_index(which).is_some())
-        .map(|which| {
-            let anew = given
-                .iter()
-                .find(|(name, _)| *name == which)
-                .map(|(_, operand)| *operand);
-            anew.or_else(|| linear_operand(graph, id, &old, which))
-                .expect("given or there before")
-        });
-    let operands = operands.collect();
+    let operands = reassembled(&LINEAR_ORDER, given, |which| {
+        let wanted = fused.operand_index(which).is_some();
+        wanted.then(|| linear_operand(graph, id, &old, which))
+    });
     graph.set_op(id, Op::Linear(fused));
     graph.set_operands(id, operands);
+}
+
+/// The operands in `order` that are wanted. `before` is `None` for an unwanted one, else what stood there so far.
+fn reassembled<Name: Copy + PartialEq>(
+    order: &[Name],
+    given: &[(Name, Operand)],
+    before: impl Fn(Name) -> Option<Option<Operand>>,
+) -> Vec<Operand> {
+    let wanted = order.iter().filter_map(|&which| Some((which, before(which)?)));
+    wanted
+        .map(|(which, before)| {
+            let anew = given.iter().find(|(name, _)| *name == which);
+            anew.map(|(_, operand)| *operand)
+                .or(before)
+                .expect("given or there before")
+        })
+        .collect()
 }
 
 /// Notes that `id` now also computes `absorbed`.
