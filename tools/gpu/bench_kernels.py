@@ -160,6 +160,9 @@ def bench_conv(backend, size, scale):
             mask = levels(share, size)[level]
             pixels, _, index = geo.extended(mask, geo.tap_pixels(mask, mask.shape))
             live, rows, k = len(index), 2 * len(index), 9 * cin
+            what = f"{mask.shape[0]}^2 {cin}->{cout} {share:.0%} rows {rows}"
+            if backend.case not in what:
+                continue
             source = backend.random(2 * len(pixels), cin)
             weights = [backend.random(k // 64, cout, 64) for _ in range(copies(k * cout * 2) // scale + 1)]
             output, tables = backend.random(rows, cout), backend.place(geo.as_int32(index))
@@ -173,7 +176,7 @@ def bench_conv(backend, size, scale):
             peer = median_us(lambda j: torch.mm(a, flat[j % len(flat)], out=out), launches)
             report(
                 "conv3x3",
-                f"{mask.shape[0]}^2 {cin}->{cout} {share:.0%} rows {rows}",
+                what,
                 rows * k * cout,
                 ours,
                 peer,
@@ -198,6 +201,9 @@ def bench_linear(backend, size, scale):
         for share in backend.shares:
             live = int(levels(share, size)[level].sum())
             rows = 2 * live
+            what = f"{cin}->{cout}{' geglu' if gated else ''} {share:.0%} rows {rows}"
+            if backend.case not in what:
+                continue
             source, output = backend.random(rows, cin), backend.random(rows, cout)
             weights = [backend.random(cin // 64, cout, 64) for _ in range(copies(cin * cout * 2) // scale + 1)]
             p = conv_params(
@@ -221,7 +227,7 @@ def bench_linear(backend, size, scale):
             peer = median_us(lambda j: torch.mm(source, flat[j % len(flat)], out=out), launches)
             report(
                 "linear",
-                f"{cin}->{cout}{' geglu' if gated else ''} {share:.0%} rows {rows}",
+                what,
                 rows * cin * cout,
                 ours,
                 peer,
@@ -235,6 +241,9 @@ def bench_attention(backend, size, scale):
         for share in backend.shares:
             mask = levels(share, size)[level]
             queries, keys, width = int(mask.sum()), 77 if cross else mask.size, heads * 64
+            what = f"{'cross' if cross else 'self'} heads {heads} queries {queries} keys {keys} {share:.0%}"
+            if backend.case not in what:
+                continue
             q, output = backend.random(2 * queries, width), backend.random(2 * queries, width)
             kv, new = backend.random(2 * keys, 2 * width), backend.random(2 * queries, 2 * width)
             kept = backend.place(geo.as_int32((~mask.ravel()).nonzero()[0]))
@@ -300,7 +309,7 @@ def bench_attention(backend, size, scale):
             peer = median_us(lambda j: F.scaled_dot_product_attention(hq, hk, hv), 12)
             report(
                 "attention",
-                f"{'cross' if cross else 'self'} heads {heads} queries {queries} keys {keys} {share:.0%}",
+                what,
                 4 * queries * keys * width,
                 tried[detail],
                 peer,
@@ -412,6 +421,7 @@ def main():
     parser.add_argument("--json")
     parser.add_argument("--only", nargs="+", default=["pointwise", "conv", "linear", "attention"])
     parser.add_argument("--shares", nargs="+", type=float, default=SHARES)
+    parser.add_argument("--case", default="", help="cases whose name holds this")
     parser.add_argument("--no-overlap", action="store_true", help="without programmatic dependent launch")
     parser.add_argument(
         "--emulate", action="store_true", help="run every launch once, small, without a GPU: checks this script only"
@@ -419,7 +429,7 @@ def main():
     args = parser.parse_args()
     backend = la.Emulated(args.cubins) if args.emulate else la.Device(args.cubins)
     size, scale = (8, 5) if args.emulate else (96, 1)
-    backend.overlap, backend.shares = not args.no_overlap, args.shares
+    backend.overlap, backend.shares, backend.case = not args.no_overlap, args.shares, args.case
     backend.workspace_floats = 1 << (22 if args.emulate else 26)
     backend.workspace = backend.place(torch.zeros(backend.workspace_floats))
     backend.random = lambda *shape: backend.place(torch.randn(shape, device="cpu" if args.emulate else "cuda").half())

@@ -3,6 +3,7 @@
 
     tools/gpu/check_kernels.py --cubins target/cubins            on a GPU
     tools/gpu/check_kernels.py --cubins target/cubins --emulate  on a CPU, small shapes
+    compute-sanitizer python3 tools/gpu/check_kernels.py --alone  on a GPU, small shapes, without PyTorch's own kernels
 
 Outputs start as NaN, so an element that no thread wrote fails the comparison; every launch runs twice and must give
 the same bits. Error is ||out - ref|| / ||ref||. The bound, 2e-3, is four times the rounding of one f16 operand chain
@@ -26,8 +27,8 @@ results = []
 class Bench:
     """Random tensors on the backend, launches run twice on poisoned outputs, verdicts."""
 
-    def __init__(self, backend, seed=0):
-        self.backend = backend
+    def __init__(self, backend, seed=0, only=""):
+        self.backend, self.only = backend, only
         self.random = torch.Generator().manual_seed(seed)  # of choices
         self.noise = torch.Generator(backend.device).manual_seed(seed)
 
@@ -45,6 +46,8 @@ class Bench:
 
     def check(self, name, launches, outputs, tolerance=TOLERANCE):
         """outputs: list of (tensor, float64 reference). Launches write them; run twice."""
+        if self.only not in name:
+            return
         bits = []
         for _ in range(2):
             for tensor, _ in outputs:
@@ -406,7 +409,7 @@ def group_norm_case(b, total, channels, groups=32, updated=False, images=2):
     def live(x):
         grouped = x.reshape(images, total, groups, -1)
         mean, var = grouped.mean((1, 3)), grouped.var((1, 3), unbiased=False)
-        return torch.stack([mean, (var + epsilon).rsqrt()], -1)
+        return torch.stack([mean, var], -1)
 
     chunks = 6
     affine, statistics = (
@@ -475,7 +478,7 @@ def group_norm_case(b, total, channels, groups=32, updated=False, images=2):
     launches.append(("group_norm", "group_norm_statistics", (groups, images, 1), 128, 0, stats))
     reference = live(full)
     per_channel = reference.repeat_interleave(width // groups, 1)
-    scale = per_channel[..., 1] * gamma.double()
+    scale = (per_channel[..., 1] + epsilon).rsqrt() * gamma.double()
     shift = beta.double() - per_channel[..., 0] * scale
     b.check(
         f"group_norm {total} x {'+'.join(map(str, channels))}{' updated' if updated else ''}",
@@ -619,9 +622,10 @@ def small(b):
         attention_case(b, "d64_wgmma", 37, 77, 2, room=4)
         attention_case(b, "d64_wgmma_narrow", 70, 600, 1, splits=3)
         attention_case(b, "d64_wgmma", 90, 256, 2, splits=2, fresh=90)
-    for variant in ["d32", "d40", "d64", "d64_wide", "d80", "d96", "d128", "d160"]:
+    for variant in ["d8", "d16", "d24", "d32", "d40", "d48", "d64", "d64_wide", "d80", "d96", "d128", "d160"]:
         attention_case(b, variant, 37, 77, 2)
     attention_case(b, "d64", 70, 200, 1, splits=3, room=3)
+    attention_case(b, "d8", 20, 130, 3, splits=2, fresh=60)
     attention_case(b, "d40", 20, 130, 1, splits=2, fresh=60)
     attention_case(b, "d64", 40, 130, 1, fresh=130)
     attention_case(b, "d64_wide", 130, 130, 1, splits=2)
@@ -661,7 +665,7 @@ def large(b):
             conv_case(b, entry, 48, [640], 640, share=0.05, splits=5, cluster=True)
             linear_case(b, entry, 57, 1280, 5120, splits=2, cluster=True)
     hopper = ["d64_wgmma", "d64_wgmma_wide", "d64_wgmma_narrow"] if b.backend.architecture == "90a" else []
-    for variant in ["d32", "d40", "d64", "d64_wide", "d80", "d96", "d128", "d160", *hopper]:
+    for variant in ["d8", "d16", "d24", "d32", "d40", "d48", "d64", "d64_wide", "d80", "d96", "d128", "d160", *hopper]:
         attention_case(b, variant, 461, 1000, 3, splits=1)
         attention_case(b, variant, 100, 9216, 2, splits=4, room=5)
         attention_case(b, variant, 461, 2304, 2, splits=2, fresh=461)
@@ -679,13 +683,13 @@ def main():
     parser.add_argument("--cubins", default="target/cubins")
     parser.add_argument("--emulate", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--small", action="store_true", help="small shapes on the GPU too, e.g. under compute-sanitizer"
-    )
+    parser.add_argument("--alone", action="store_true", help="small shapes on a GPU; references on the CPU")
+    parser.add_argument("--only", default="", help="cases whose name holds this")
     args = parser.parse_args()
     began = time.time()
-    b = Bench(la.Emulated(args.cubins) if args.emulate else la.Device(args.cubins), args.seed)
-    small(b) if args.emulate or args.small else large(b)
+    backend = la.Emulated if args.emulate else la.Driver if args.alone else la.Device
+    b = Bench(backend(args.cubins), args.seed, args.only)
+    small(b) if args.emulate or args.alone else large(b)
     bad = [r for r in results if not r[3]]
     print(
         f"{len(results) - len(bad)} of {len(results)} pass, worst error {max(r[1] for r in results):.2e},",

@@ -5,8 +5,8 @@
 
 Writes <out>/<kernel>.sm_<arch>.cubin and <out>/report.json (registers, spills, shared memory per entry).
 Fails on any warning of the assembler about spills. nvcc comes from NVIDIA's wheels on PyPI, pinned below,
-unpacked into .runtime/cuda (or the folder in FISEC_NVCC_HOME). --emulate also builds <out>/<kernel>.so with
-the host compiler, for `check_kernels.py --emulate`.
+unpacked into .runtime/cuda (or the folder in FISEC_NVCC_HOME). --emulate also builds, with the host compiler,
+<out>/emulated: the same sources for the CPU and a libcuda.so.1 that runs them; `--arch` without a value builds nothing else.
 """
 
 import argparse
@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+
+from emulate import build as emulate
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "kernels" / "cuda"
@@ -99,42 +101,10 @@ def compile_one(home, source, arch, out):
     return cubin.name, run.returncode, run.stderr, entries(run.stderr)
 
 
-def build_emulated(home, source, out):
-    """The same source for the host: parameters by reference, so that any entry can be called with a pointer."""
-    name = source.parent.name
-    text = re.sub(r"const __grid_constant__ (\w+) p", r"const \1& p", source.read_text())
-    with tempfile.TemporaryDirectory() as folder:
-        host = pathlib.Path(folder) / f"{name}.cpp"
-        host.write_text(f'#line 1 "{source}"\n' + text)
-        subprocess.run(
-            [
-                "g++",
-                "-std=c++17",
-                "-O2",
-                "-g",
-                "-fPIC",
-                "-shared",
-                "-w",
-                "-fno-strict-aliasing",
-                "-DFISEC_EMULATE",
-                "-I",
-                KERNELS / "include",
-                "-I",
-                pathlib.Path(__file__).parent / "emulate",
-                "-isystem",
-                home / "include",
-                host,
-                "-o",
-                out / f"{name}.so",
-            ],
-            check=True,
-        )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=pathlib.Path, default=ROOT / "target" / "cubins")
-    parser.add_argument("--arch", nargs="+", default=ARCHS)
+    parser.add_argument("--arch", nargs="*", default=ARCHS)
     parser.add_argument("--only", nargs="+", help="names of kernel folders")
     parser.add_argument("--emulate", action="store_true")
     args = parser.parse_args()
@@ -158,8 +128,7 @@ def main():
             print(f"{cubin}: " + ", ".join(f"{k} {v['registers']}r" for k, v in found.items()))
     (args.out / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True))
     if args.emulate:
-        for source in sources:
-            build_emulated(home, source, args.out)
+        emulate.build(sources, KERNELS / "include", home, args.out / "emulated")
     sys.exit(1 if failed else 0)
 
 

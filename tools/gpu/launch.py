@@ -1,6 +1,6 @@
-"""Launch the cubins of kernels/cuda from Python: parameter structs, packing, and two backends.
+"""Launch the cubins of kernels/cuda from Python: parameter structs, packing, and three backends.
 
-`Device` runs them on the GPU through the driver; `Emulated` runs the host build of the same sources.
+`Device` runs them on the GPU beside PyTorch, `Driver` on the GPU alone; `Emulated` runs the host build of the same sources.
 Tensors are PyTorch's; the structs below mirror kernels/cuda/include and each kernel.cu byte for byte.
 """
 
@@ -189,44 +189,6 @@ def interleave_gate(weights):
     return torch.cat([value.reshape(split), gate.reshape(split)], -2).reshape(weights.shape)
 
 
-class Emulated:
-    """Runs the host build. Tensors end at a page that must not be touched, so reads and writes past the end crash."""
-
-    device, architecture = "cpu", None
-
-    def __init__(self, cubins):
-        self.entries = {}
-        for path in pathlib.Path(cubins).glob("*.so"):
-            library = ctypes.CDLL(str(path.resolve()))
-            self.entries[path.stem] = library
-
-    def launch(self, kernel, entry, grid, threads, shared, params, overlap=False, cluster=1):
-        library = self.entries[kernel]
-        size = (ctypes.c_int * 3)(*grid)
-        if library.emulate_launch(
-            ctypes.cast(getattr(library, entry), ctypes.c_void_p), size, threads, shared, ctypes.byref(params), cluster
-        ):
-            raise RuntimeError(f"{entry}: a block's threads wait for each other for ever")
-
-    def synchronize(self):
-        pass
-
-    @staticmethod
-    def place(tensor):
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-        libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        size = max(16, -(-tensor.numel() * tensor.element_size() // 16) * 16)
-        pages = -(-size // 4096)
-        base = libc.mmap(None, (pages + 1) * 4096, 3, 0x22, -1, 0)
-        libc.mprotect(base + pages * 4096, 4096, 0)
-        raw = np.ctypeslib.as_array(ctypes.cast(base + pages * 4096 - size, ctypes.POINTER(ctypes.c_uint8)), (size,))
-        flat = torch.from_numpy(raw)[: tensor.numel() * tensor.element_size()].view(tensor.dtype)
-        flat.copy_(tensor.reshape(-1))
-        return flat.view(tensor.shape)
-
-
 class _Attribute(ctypes.Structure):
     _fields_ = [("id", ctypes.c_uint), ("pad", ctypes.c_uint), ("value", ctypes.c_uint * 16)]
 
@@ -239,17 +201,26 @@ class _Config(ctypes.Structure):
     ]
 
 
-class Device:
-    """Runs the cubins on PyTorch's current device and stream."""
+class Driver:
+    """Runs the cubins through the driver alone. Tensors are PyTorch's CPU ones in pinned memory, which the GPU reads where it
+    lies: slow, but no kernel of PyTorch's runs, so that compute-sanitizer looks at ours only."""
 
-    device = "cuda"
+    device, library = "cpu", "libcuda.so.1"
 
     def __init__(self, cubins):
-        torch.zeros(1, device="cuda")  # makes the context
-        self.driver, self.cubins = ctypes.CDLL("libcuda.so.1"), pathlib.Path(cubins)
+        self.cubins = pathlib.Path(cubins)
+        self.driver = ctypes.CDLL(self.library.format(cubins=self.cubins.resolve()))
         self.functions, self.shared = {}, {}
-        major, _ = torch.cuda.get_device_capability()
-        self.architecture = {8: "80", 9: "90a", 10: "100a"}[major]
+        self.make_context()
+        major = ctypes.c_int()
+        self.check(self.driver.cuDeviceGetAttribute(ctypes.byref(major), 75, 0), "compute capability")
+        self.architecture = {8: "80", 9: "90a", 10: "100a"}[major.value]
+
+    def make_context(self):
+        context = ctypes.c_void_p()
+        self.check(self.driver.cuInit(0), "cuInit")
+        self.check(self.driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0), "context")
+        self.check(self.driver.cuCtxSetCurrent(context), "context")
 
     def check(self, status, what):
         if status:
@@ -278,13 +249,44 @@ class Device:
         wanted = [_Attribute(6, 0, (ctypes.c_uint * 16)(1))] * overlap  # PROGRAMMATIC_STREAM_SERIALIZATION
         wanted += [_Attribute(4, 0, (ctypes.c_uint * 16)(1, 1, cluster))] * (cluster > 1)  # CLUSTER_DIMENSION
         attributes = (_Attribute * 2)(*wanted)
-        config = _Config(*grid, threads, 1, 1, shared, torch.cuda.current_stream().cuda_stream, attributes, len(wanted))
+        config = _Config(*grid, threads, 1, 1, shared, self.stream(), attributes, len(wanted))
         arguments = (ctypes.c_void_p * 1)(ctypes.addressof(params))
         self.check(self.driver.cuLaunchKernelEx(ctypes.byref(config), function, arguments, None), entry)
+
+    def stream(self):
+        return None
+
+    def synchronize(self):
+        self.check(self.driver.cuCtxSynchronize(), "synchronize")
+
+    def place(self, tensor):
+        size = max(16, tensor.numel() * tensor.element_size())
+        memory = ctypes.c_void_p()
+        self.check(self.driver.cuMemHostAlloc(ctypes.byref(memory), ctypes.c_size_t(size), 3), "pinned memory")
+        raw = np.ctypeslib.as_array(ctypes.cast(memory, ctypes.POINTER(ctypes.c_uint8)), (size,))
+        flat = torch.from_numpy(raw)[: tensor.numel() * tensor.element_size()].view(tensor.dtype)
+        return flat.copy_(tensor.reshape(-1)).view(tensor.shape)
+
+
+class Emulated(Driver):
+    """Runs the host build of the same sources, through a driver that needs no GPU."""
+
+    library = "{cubins}/emulated/libcuda.so.1"
+
+
+class Device(Driver):
+    """Runs the cubins on PyTorch's current device and stream."""
+
+    device = "cuda"
+
+    def make_context(self):
+        torch.zeros(1, device="cuda")
+
+    def stream(self):
+        return torch.cuda.current_stream().cuda_stream
 
     def synchronize(self):
         torch.cuda.synchronize()
 
-    @staticmethod
-    def place(tensor):
+    def place(self, tensor):
         return tensor.cuda()

@@ -117,8 +117,12 @@ struct Attention {
   extern "C" __global__ void __launch_bounds__(kThreads) attention_##NAME(const __grid_constant__ AttentionParams p) { \
     Attention<D, MF>::run(p);                                                                                        \
   }
+KERNEL(d8, 8, 1)
+KERNEL(d16, 16, 1)
+KERNEL(d24, 24, 1)
 KERNEL(d32, 32, 1)
 KERNEL(d40, 40, 1)
+KERNEL(d48, 48, 1)
 KERNEL(d64, 64, 1)
 KERNEL(d64_wide, 64, 2)
 KERNEL(d80, 80, 1)
@@ -159,8 +163,12 @@ __device__ void combine(const AttentionParams& p) {
   extern "C" __global__ void __launch_bounds__(128) attention_combine_d##D(const __grid_constant__ AttentionParams p) { \
     combine<D>(p);                                                                                                             \
   }
+COMBINE(8)
+COMBINE(16)
+COMBINE(24)
 COMBINE(32)
 COMBINE(40)
+COMBINE(48)
 COMBINE(64)
 COMBINE(80)
 COMBINE(96)

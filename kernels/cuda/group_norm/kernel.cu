@@ -63,10 +63,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) group_norm_sums(const __g
 struct StatisticsParams {
   uint64_t added;          // f32 [images][added_chunks][2][channels], from group_norm_sums
   uint64_t removed;        // likewise: what these rows were when `recorded` was taken; 0: live statistics
-  Address recorded;        // f32 [images][groups][2] mean, rstd; read where `removed` is set
-  Address statistics;      // f32 [images][groups][2] mean, rstd: written; absent: not
-  Address affine;          // f32 [images][2][channels] scale, shift: written
-  uint64_t gamma, beta;    // f16 [channels]
+  Address recorded;        // f32 [images][groups][2] mean, biased variance; read where `removed` is set
+  Address statistics;      // f32 [images][groups][2] mean, biased variance: written; absent: not
+  Address affine;          // f32 [images][2][channels] scale, shift: written; absent: not
+  uint64_t gamma, beta;    // f16 [channels]; unused without `affine`
   uint64_t slots;
   Count rows;              // of one image, over which the statistics are
   int32_t channels, groups, added_chunks, removed_chunks;
@@ -110,16 +110,18 @@ extern "C" __global__ void __launch_bounds__(128) group_norm_statistics(const __
   square = block_sum(square, shared);
   if (p.removed) {
     const float* recorded = resolve<const float>(p.recorded, slots) + (size_t(image) * p.groups + group) * 2;
-    double mean = recorded[0], rstd = recorded[1];
+    double mean = recorded[0], variance = recorded[1];
     sum += mean * count;
-    square += (1.0 / (rstd * rstd) - p.epsilon + mean * mean) * count;
+    square += (variance + mean * mean) * count;
   }
-  double mean = sum / count, variance = fmax(square / count - mean * mean, 0.0), rstd = 1.0 / sqrt(variance + p.epsilon);
+  double mean = sum / count, variance = fmax(square / count - mean * mean, 0.0);
   float* statistics = resolve<float>(p.statistics, slots);
   if (statistics && threadIdx.x == 0) {
     statistics[(size_t(image) * p.groups + group) * 2] = float(mean);
-    statistics[(size_t(image) * p.groups + group) * 2 + 1] = float(rstd);
+    statistics[(size_t(image) * p.groups + group) * 2 + 1] = float(variance);
   }
+  if (!present(p.affine)) return;
+  double rstd = 1.0 / sqrt(variance + p.epsilon);
   float* affine = resolve<float>(p.affine, slots) + size_t(image) * 2 * p.channels + first;
   const __half* gamma = reinterpret_cast<const __half*>(p.gamma) + first;
   const __half* beta = reinterpret_cast<const __half*>(p.beta) + first;
