@@ -32,7 +32,13 @@ pub fn run() -> Result<(), Failure> {
             "CUDA kernels compile",
             Command::new("python3")
                 .current_dir(root())
-                .args(["tools/gpu/compile.py"]),
+                .args(["tools/gpu/compile.py", "--emulate"]),
+        )?;
+        step(
+            "a CUDA driver without a GPU",
+            Command::new("python3")
+                .current_dir(root())
+                .args(["tools/gpu/emulate/test_driver.py", "target/cubins/emulated"]),
         )?;
     }
     step(
