@@ -157,3 +157,17 @@ def unpacked(graph):
             name, scale = node.input[:2]
             tensors[name] = dequantize(tensors[name], tensors.pop(scale), axis)
     return {n: t.astype(np.float32) if t.dtype == np.float16 else t for n, t in tensors.items()}
+
+
+def parameters(graph, shapes):
+    """`{torch name: f32 array}` for the names in `shapes` (torch name -> shape) that the packed graph holds.
+
+    In torch's layout: the exporter transposes what a MatMul multiplies by and makes a norm's gain [C,1,1].
+    """
+    multiplied = {name for node in graph.node if node.op_type == "MatMul" for name in node.input}
+    found = {}
+    for name, array in unpacked(graph).items():
+        if name in shapes:
+            array = array.T if multiplied & {name, f"{name}.f32"} else array
+            found[name] = np.array(array, order="C").reshape(shapes[name])
+    return found

@@ -28,7 +28,7 @@ from masked_unet import MaskedUNet, Rules, pyramid
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "export"))
 from onnx_pipeline import OnnxPipeline  # noqa: E402
-from onnx_weights import unpacked  # noqa: E402
+from onnx_weights import parameters  # noqa: E402
 
 BASE = "a dog on the left and a red apple on the right on grass under a blue sky"
 PROMPT = "a castle on the left and a red apple on the right on grass under a blue sky"
@@ -42,17 +42,9 @@ def load_unet(folder):
     config = json.loads((folder / "unet" / "config.json").read_text())
     unet = UNet2DConditionModel.from_config(config).eval()
     graph = onnx.load(folder / "unet" / "model.onnx").graph
-    tensors = {n.removeprefix("unet."): t for n, t in unpacked(graph).items()}
-    state = {n: _as_parameter(tensors[n], p.shape, n) for n, p in unet.state_dict().items()}
-    unet.load_state_dict(state)
+    found = parameters(graph, {name: p.shape for name, p in unet.state_dict().items()})
+    unet.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
     return unet
-
-
-def _as_parameter(array, shape, name):
-    """Undoes the exporter's layout: MatMul weights are transposed, norm gains are [C,1,1]; Gemm weights are not."""
-    linear_by_matmul = array.ndim == 2 and "time_emb" not in name
-    array = array.T if linear_by_matmul else array
-    return torch.from_numpy(np.array(array)).reshape(shape)
 
 
 def ellipse(size):

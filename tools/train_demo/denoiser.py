@@ -129,11 +129,10 @@ def sample(unet, text_encoder, ids, empty_ids, seeds, steps=50, guidance=5.0, ba
         schedule = copy.deepcopy(scheduler())
         schedule.set_timesteps(steps)
         x = noise(seeds[start : start + batch], device)
-        with autocast(device.type):
-            context = torch.cat([text_encoder(empty_ids.expand_as(part)), text_encoder(part)])
-            for t in schedule.timesteps:
-                v = unet(torch.cat([x, x]), t.to(device), context, return_dict=False)[0].float()
-                without, given = v.chunk(2)
-                x = schedule.step(without + guidance * (given - without), t, x).prev_sample
+        context = torch.cat([text_encoder(empty_ids.expand_as(part)), text_encoder(part)])
+        for t in schedule.timesteps:
+            v = unet(torch.cat([x, x]), t.to(device), context, return_dict=False)[0].float()
+            without, given = v.chunk(2)
+            x = schedule.step(without + guidance * (given - without), t, x).prev_sample
         parts.append(x)
     return torch.cat(parts)

@@ -1,13 +1,17 @@
 """What the trained model can do, in figures and in contact sheets.
 
     python evaluate.py FOLDER --sprites sprites.npz [--prompts 200] [--per-kind 8] [--device cuda]
+    python evaluate.py ../../models/demo --judge ../../models/demo-judge --sprites sprites.npz --output out
 
-Writes FOLDER/metrics.json, samples.jpg, edits.jpg, reconstructions.jpg. Scenes, prompts and seeds here are held out:
-training draws from other random seeds.
+FOLDER is what train.py wrote, or an export of it: then its packed weights are what is measured, in f32 (on a GPU tf32).
+Writes metrics.json, samples.jpg, edits.jpg, reconstructions.jpg, and misses.jpg: the pictures that the judge finds
+wrong. Scenes, prompts and seeds here are held out: training draws from other random seeds.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import time
 
 import numpy as np
@@ -19,9 +23,8 @@ import denoiser
 import edits
 import folder as folders
 import judge as judging
-import text_encoder as text
-import tokenizer
 import vae as autoencoder
+from onnx_judge import OnnxJudge
 from render import Renderer
 from world import caption, load_casts, sample_many
 
@@ -47,19 +50,29 @@ def outside_psnr(before, after, region):
 
 
 class Evaluation:
-    def __init__(self, vae, scale, unet, text_encoder, encode, casts, renderer, device, log=print):
+    """`fast`: compute in bf16 where the device is a GPU."""
+
+    def __init__(self, vae, scale, unet, text_encoder, encode, casts, renderer, device, log=print, fast=False):
         self.vae, self.scale, self.unet, self.text_encoder = vae, scale, unet, text_encoder
         self.encode, self.casts, self.renderer, self.device, self.log = encode, casts, renderer, device, log
-        self.metrics = {}
+        self.metrics, self.fast = {}, fast
 
     def ids(self, texts):
         return torch.tensor(self.encode(texts), device=self.device)
 
     def generate(self, texts, seeds, steps=50, batch=100):
-        latents = denoiser.sample(
-            self.unet, self.text_encoder, self.ids(texts), self.ids([""]), seeds, steps, batch=batch
-        )
-        return autoencoder.decode(self.vae, latents / self.scale)
+        with self.precision():
+            latents = denoiser.sample(
+                self.unet, self.text_encoder, self.ids(texts), self.ids([""]), seeds, steps, batch=batch
+            )
+            return autoencoder.decode(self.vae, latents / self.scale)
+
+    def reconstructed(self, images):
+        with self.precision():
+            return autoencoder.decode(self.vae, autoencoder.encode(self.vae, images))
+
+    def precision(self):
+        return autoencoder.autocast(self.device) if self.fast else contextlib.nullcontext()
 
     def preview(self, path, count=36, columns=6, steps=50):
         _, texts = held_out(count, self.casts)
@@ -67,14 +80,13 @@ class Evaluation:
 
     def reconstructions(self, path, count=200, sheet=8):
         scenes, _ = held_out(count, self.casts)
-        scores = torch.cat(
-            [autoencoder.psnr(self.vae, self.renderer(part)) for part in np.array_split(scenes, max(1, count // 20))]
-        )
+        with self.precision():
+            parts = np.array_split(scenes, max(1, count // 20))
+            scores = torch.cat([autoencoder.psnr(self.vae, self.renderer(part)) for part in parts])
         self.metrics["vae_psnr_mean"], self.metrics["vae_psnr_min"] = scores.mean().item(), scores.min().item()
         self.log(f"vae psnr over {count} held-out scenes: mean {scores.mean():.2f} min {scores.min():.2f}")
         images = self.renderer(scenes[:sheet]).float()
-        again = autoencoder.decode(self.vae, autoencoder.encode(self.vae, images))
-        save_sheet(path, torch.cat([images, again]), sheet // 2, 256)
+        save_sheet(path, torch.cat([images, self.reconstructed(images)]), sheet // 2, 256)
 
     def draw_prompts(self, count, steps=50):
         _, self.texts = held_out(count, self.casts)
@@ -111,36 +123,58 @@ class Evaluation:
     @torch.no_grad()
     def judge_all(self, judge, retrieval=1000, among=20):
         """The judge's own accuracy on held-out renders, then what it says of the generated pictures."""
+        self.see = lambda images: torch.cat([judge.image(part.float()) for part in images.split(50)])
+        self.read = lambda texts: judge.text(self.ids(texts))
+        self.judge_itself(retrieval)
+        drawn, said = self.see(self.drawn), self.read(self.texts)
+        self.right = judging.ranked_first(drawn, said, min(among, len(drawn)))
+        self.metrics[f"prompts_right_among_{among}"] = float(np.mean(self.right))
+        self.judge_edits()
+        self.log({k: round(v, 4) for k, v in self.metrics.items() if isinstance(v, float)})
 
-        def see(images):
-            return torch.cat([judge.image(part.float()) for part in images.split(50)])
-
+    def judge_itself(self, retrieval):
         scenes, texts = held_out(retrieval, self.casts)
-        said = judge.text(self.ids(texts))
-        seen, seen_again = [], []
+        said, seen, seen_again = self.read(texts), [], []
         for part in np.array_split(scenes, max(1, retrieval // 40)):
             images = self.renderer(part).float()
-            seen.append(see(images))
-            seen_again.append(see(autoencoder.decode(self.vae, autoencoder.encode(self.vae, images))))
-        self.metrics["judge_among_100_renders"] = judging.retrieval(torch.cat(seen), said, min(100, retrieval))
-        self.metrics["judge_among_100_reconstructions"] = judging.retrieval(
-            torch.cat(seen_again), said, min(100, retrieval)
+            seen.append(self.see(images))
+            seen_again.append(self.see(self.reconstructed(images)))
+        for name, vectors in (("renders", seen), ("reconstructions", seen_again)):
+            share = judging.retrieval(torch.cat(vectors), said, min(100, retrieval))
+            self.metrics[f"judge_among_100_{name}"] = share
+
+    def judge_edits(self):
+        old, new = (self.read([pair[i] for pair in self.said]) for i in range(2))
+        before, after = self.see(self.before), self.see(self.after)
+        rendered = [self.see(self.renderer([e[side] for e in self.edits])) for side in (1, 2)]
+        of_edits = dict(
+            edits_closer_to_new_words=((after - before) * new).sum(1) > 0,
+            edited_prefers_new_words=(after * (new - old)).sum(1) > 0,
+            base_prefers_old_words=(before * (old - new)).sum(1) > 0,
+            renders_prefer_own_words=torch.stack(
+                [(rendered[0] * (old - new)).sum(1) > 0, (rendered[1] * (new - old)).sum(1) > 0]
+            )
+            .float()
+            .mean(0),
+            directional_similarity=F.cosine_similarity(after - before, new - old),
+            image_similarity=(after * before).sum(1),
         )
-        drawn = see(self.drawn)
-        self.metrics[f"prompts_right_among_{among}"] = judging.retrieval(
-            drawn, judge.text(self.ids(self.texts)), min(among, len(drawn))
-        )
-        old, new = (judge.text(self.ids([pair[i] for pair in self.said])) for i in range(2))
-        before, after = see(self.before), see(self.after)
-        self.metrics["edits_closer_to_new_words"] = ((after * new).sum(1) > (before * new).sum(1)).float().mean().item()
-        self.metrics["edited_prefers_new_words"] = ((after * new).sum(1) > (after * old).sum(1)).float().mean().item()
-        self.metrics["base_prefers_old_words"] = ((before * old).sum(1) > (before * new).sum(1)).float().mean().item()
-        rendered = [see(self.renderer([e[side] for e in self.edits])) for side in (1, 2)]
-        self.metrics["renders_prefer_own_words"] = (
-            ((rendered[0] * old).sum(1) > (rendered[0] * new).sum(1)).float().mean()
-            + ((rendered[1] * new).sum(1) > (rendered[1] * old).sum(1)).float().mean()
-        ).item() / 2
-        self.log({k: round(v, 4) for k, v in self.metrics.items() if isinstance(v, float)})
+        self.preferring = of_edits["edited_prefers_new_words"]
+        self.metrics["edits_by_kind"] = {kind: {} for kind in edits.KINDS}
+        for name, values in of_edits.items():
+            self.metrics[name] = values.float().mean().item()
+            for kind in edits.KINDS:
+                mine = torch.tensor([edit[0] == kind for edit in self.edits], device=values.device)
+                self.metrics["edits_by_kind"][kind][name] = values[mine].float().mean().item()
+
+    def show_misses(self, path):
+        """Prompts whose caption was not ranked first, then edits (before, after) that prefer the old words."""
+        prompts = [i for i, right in enumerate(self.right) if not right]
+        missed = [i for i, right in enumerate(self.preferring.tolist()) if not right]
+        self.metrics["misses"] = [self.texts[i] for i in prompts] + [" -> ".join(self.said[i]) for i in missed]
+        pictures = [self.drawn[i] for i in prompts] + [p for i in missed for p in (self.before[i], self.after[i])]
+        if pictures:
+            save_sheet(path, torch.stack(pictures), 4, 256)
 
     def save(self, path):
         json.dump(self.metrics, open(path, "w"), indent=1)
@@ -150,27 +184,30 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("folder")
     arguments.add_argument("--sprites", required=True)
+    arguments.add_argument("--output", help="where the figures go [FOLDER]")
+    arguments.add_argument("--judge", help="folder that export_judge.py wrote [FOLDER/judge, in torch]")
     arguments.add_argument("--prompts", type=int, default=200)
     arguments.add_argument("--per-kind", type=int, default=8)
     arguments.add_argument("--steps", type=int, default=50)
     arguments.add_argument("--retrieval", type=int, default=1000)
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = arguments.parse_args()
-    began = time.time()
-    encode, casts = tokenizer.load(f"{arguments.folder}/tokenizer"), load_casts(arguments.sprites)
-    vocabulary = encode([""])[0][-1] + 1
-    vae, unet, text_encoder = autoencoder.build(), denoiser.build(), text.build(vocabulary)
-    scale = folders.load_vae(arguments.folder, vae)
-    folders.load_denoiser(arguments.folder, unet, text_encoder)
-    modules = [module.to(arguments.device).eval() for module in (vae, unet, text_encoder)]
-    evaluation = Evaluation(
-        modules[0], scale, *modules[1:], encode, casts, Renderer(arguments.sprites, arguments.device), arguments.device
-    )
-    evaluation.reconstructions(f"{arguments.folder}/reconstructions.jpg", arguments.prompts)
-    evaluation.preview(f"{arguments.folder}/samples.jpg", min(36, arguments.prompts), steps=arguments.steps)
+    began, output = time.time(), arguments.output or arguments.folder
+    os.makedirs(output, exist_ok=True)
+    torch.set_float32_matmul_precision("high")
+    casts, renderer = load_casts(arguments.sprites), Renderer(arguments.sprites, arguments.device)
+    *networks, encode = folders.load(arguments.folder, arguments.device)
+    if arguments.judge:
+        judge = OnnxJudge(arguments.judge)
+    else:
+        judge = folders.load_judge(arguments.folder, encode([""])[0][-1] + 1).to(arguments.device)
+    evaluation = Evaluation(*networks, encode, casts, renderer, arguments.device)
+    evaluation.reconstructions(f"{output}/reconstructions.jpg", arguments.prompts)
     evaluation.draw_prompts(arguments.prompts, arguments.steps)
+    save_sheet(f"{output}/samples.jpg", evaluation.drawn[:36], 6)
     evaluation.draw_edits(arguments.per_kind, arguments.steps)
-    evaluation.compare_edits(f"{arguments.folder}/edits.jpg")
-    evaluation.judge_all(folders.load_judge(arguments.folder, vocabulary).to(arguments.device), arguments.retrieval)
-    evaluation.save(f"{arguments.folder}/metrics.json")
+    evaluation.compare_edits(f"{output}/edits.jpg")
+    evaluation.judge_all(judge, arguments.retrieval)
+    evaluation.show_misses(f"{output}/misses.jpg")
+    evaluation.save(f"{output}/metrics.json")
     print(f"{time.time() - began:.0f} s")

@@ -16,7 +16,6 @@ import shutil
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import helper, numpy_helper
 
@@ -25,6 +24,7 @@ import folder as folders
 import tokenizer
 from evaluate import held_out
 from judge import retrieval
+from onnx_judge import OnnxJudge
 from render import Renderer
 from world import load_casts
 
@@ -88,20 +88,6 @@ def export(module, example, path, given, got):
     )
     pack(path)
     print(f"{path} {os.path.getsize(path) / 1024:.0f} KiB")
-
-
-class OnnxJudge:
-    def __init__(self, folder):
-        self.image_session, self.text_session = (
-            onnxruntime.InferenceSession(f"{folder}/{name}_encoder.onnx", providers=["CPUExecutionProvider"])
-            for name in ("image", "text")
-        )
-
-    def image(self, images):
-        return torch.from_numpy(self.image_session.run(None, {"pixel_values": images.numpy()})[0])
-
-    def text(self, ids):
-        return torch.from_numpy(self.text_session.run(None, {"input_ids": np.array(ids, np.int64)})[0])
 
 
 def measure(judge, encode, casts, renderer, count):

@@ -1,4 +1,4 @@
-"""The trained pipeline as a diffusers folder, fp16, and back."""
+"""The trained pipeline as a diffusers folder, fp16, and back; back also from an export of it (`../export`)."""
 
 import json
 import os
@@ -7,8 +7,11 @@ import shutil
 from safetensors.torch import load_file, save_file
 
 import denoiser
+import exported
 import judge as judging
 import text_encoder as text
+import tokenizer
+import vae as autoencoder
 
 
 def half(module):
@@ -52,6 +55,9 @@ def save_denoiser(folder, unet, text_encoder, tokenizer_folder, vocabulary):
 
 def load_vae(folder, vae):
     """Fills the autoencoder; returns its scaling factor."""
+    if exported.is_export(folder):
+        exported.fill(vae, folder, "vae_encoder", "vae_decoder")
+        return json.load(open(f"{folder}/vae_decoder/config.json"))["scaling_factor"]
     vae.load_state_dict(
         {k: v.float() for k, v in load_file(f"{folder}/vae/diffusion_pytorch_model.safetensors").items()}
     )
@@ -59,8 +65,22 @@ def load_vae(folder, vae):
 
 
 def load_denoiser(folder, unet, text_encoder):
+    if exported.is_export(folder):
+        exported.fill(unet, folder, "unet")
+        exported.fill(text_encoder, folder, "text_encoder")
+        return
     for module, path in ((unet, "unet/diffusion_pytorch_model"), (text_encoder, "text_encoder/model")):
         module.load_state_dict({k: v.float() for k, v in load_file(f"{folder}/{path}.safetensors").items()})
+
+
+def load(folder, device):
+    """(autoencoder, scaling factor, U-Net, text encoder, tokenizer: texts -> ids), ready to run."""
+    encode = tokenizer.load(f"{folder}/tokenizer")
+    vae, unet, text_encoder = autoencoder.build(), denoiser.build(), text.build(encode([""])[0][-1] + 1)
+    scale = load_vae(folder, vae)
+    load_denoiser(folder, unet, text_encoder)
+    vae, unet, text_encoder = (module.to(device).eval() for module in (vae, unet, text_encoder))
+    return vae, scale, unet, text_encoder, encode
 
 
 def save_judge(folder, judge):

@@ -138,12 +138,17 @@ def train(judge, pictures, captions, seconds, batch, log, steps=None):
 
 
 @torch.no_grad()
-def retrieval(seen, said, among):
-    """Share of pictures whose own caption scores highest among it and `among` - 1 others drawn at random."""
-    scores, n, right = seen @ said.T, len(seen), 0
+def ranked_first(seen, said, among):
+    """Of every picture, whether its own caption scores highest among it and `among` - 1 others drawn at random."""
+    scores, n, right = seen @ said.T, len(seen), []
     generator = torch.Generator().manual_seed(0)
     for i in range(n):
         others = torch.randperm(n - 1, generator=generator)[: among - 1]
         others = others + (others >= i)
-        right += bool(scores[i, i] > scores[i, others.to(scores.device)].max())
-    return right / n
+        right.append(bool(scores[i, i] > scores[i, others.to(scores.device)].max()))
+    return right
+
+
+def retrieval(seen, said, among):
+    """Share of pictures whose own caption is ranked first."""
+    return sum(ranked_first(seen, said, among)) / len(seen)

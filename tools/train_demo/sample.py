@@ -9,8 +9,6 @@ import torch
 
 import denoiser
 import folder as folders
-import text_encoder as text
-import tokenizer
 import vae as autoencoder
 from evaluate import save_sheet
 
@@ -25,11 +23,7 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=512, help="of each picture in the sheet")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    encode = tokenizer.load(f"{arguments.folder}/tokenizer")
-    vae, unet, text_encoder = autoencoder.build(), denoiser.build(), text.build(encode([""])[0][-1] + 1)
-    scale = folders.load_vae(arguments.folder, vae)
-    folders.load_denoiser(arguments.folder, unet, text_encoder)
-    vae, unet, text_encoder = (module.to(arguments.device).eval() for module in (vae, unet, text_encoder))
+    vae, scale, unet, text_encoder, encode = folders.load(arguments.folder, arguments.device)
     ids, empty = (torch.tensor(encode(texts), device=arguments.device) for texts in (arguments.prompts, [""]))
     seeds = [arguments.seed] * len(ids)
     latents = denoiser.sample(unet, text_encoder, ids, empty, seeds, arguments.steps, arguments.guidance)

@@ -109,10 +109,8 @@ class Run:
         return parallel.agree(time.time() - BEGAN, self.device)
 
     def evaluation(self):
-        renderer = self.renderer
-        return Evaluation(
-            self.vae, self.scale, self.unet, self.text_encoder, self.encode_text, self.casts, renderer, self.device, log
-        )
+        networks = (self.vae, self.scale, self.unet, self.text_encoder)
+        return Evaluation(*networks, self.encode_text, self.casts, self.renderer, self.device, log, fast=True)
 
     def train_vae(self):
         seconds = self.arguments.vae_seconds
@@ -238,8 +236,9 @@ class Run:
             images = self.renderer(flat[i : i + batch])
             pictures[i : i + batch, 0] = pictures[i : i + batch, 1] = small(images)
             if time.time() - began < self.arguments.bank_seconds:
-                latents = autoencoder.encode(self.vae, images)
-                pictures[i : i + batch, 1] = small(autoencoder.decode(self.vae, latents, batch))
+                with autoencoder.autocast(self.device):
+                    latents = autoencoder.encode(self.vae, images)
+                    pictures[i : i + batch, 1] = small(autoencoder.decode(self.vae, latents, batch))
                 again = i + len(images)
         log(f"judge: {len(flat)} pictures, {again} of them also reconstructed, {time.time() - began:.0f} s")
         return pictures.unflatten(0, (-1, 2))

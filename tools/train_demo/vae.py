@@ -106,18 +106,14 @@ def fast_encoder(vae, compiled=True):
 
 @torch.no_grad()
 def encode(vae, images):
-    with autocast(images.device.type):
-        return vae.encode(prepare(images)).latent_dist.mean.float()
+    return vae.encode(prepare(images)).latent_dist.mean.float()
 
 
 @torch.no_grad()
 def decode(vae, latents, batch=16):
     """Unscaled latents to images in 0..1."""
-    parts = []
-    for part in latents.split(batch):
-        with autocast(part.device.type):
-            parts.append(vae.decode(part.float()).sample.float().add(1).div(2).clamp(0, 1))
-    return torch.cat(parts)
+    decoded = (vae.decode(part.float()).sample for part in latents.split(batch))
+    return torch.cat([part.float().add(1).div(2).clamp(0, 1) for part in decoded])
 
 
 @torch.no_grad()
