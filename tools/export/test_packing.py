@@ -13,7 +13,7 @@ from torch import nn
 from components import Component
 from exporters import torchscript
 from onnx_graph import share_equal_nodes
-from onnx_weights import dequantize, pack, quantize, restore_torch_names, unpacked, weight_axes
+from onnx_weights import dequantize, pack, parameters, quantize, restore_torch_names, unpacked, weight_axes
 
 
 class Everything(nn.Module):
@@ -84,6 +84,15 @@ class Packing(unittest.TestCase):
             del node.attribute[:]
         for a, b in zip(packed, run(self.model, self.ids)):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+    def test_a_packed_graph_gives_its_parameters_in_torch_layout(self):
+        state = {name: value.numpy() for name, value in self.component.owner.state_dict().items()}
+        pack(self.model.graph, "int8", 100)
+        found = parameters(self.model.graph, {name: value.shape for name, value in state.items()})
+        self.assertEqual(found.keys(), state.keys())
+        for name, value in state.items():
+            rows, got = value.reshape(len(value), -1), found[name].reshape(len(value), -1)
+            self.assertTrue((np.abs(got - rows).mean(1) <= np.abs(rows).max(1) / 127).all(), name)
 
     def test_clipping_never_loses_to_the_largest_magnitude(self):
         weight = np.random.default_rng(0).standard_t(3, (16, 400)).astype(np.float32)
