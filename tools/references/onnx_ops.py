@@ -1,11 +1,12 @@
 """Reference results of single ONNX operators, for the tests of the oracle.
 
-    python onnx_ops.py ../../src/oracle/tests/data/onnx_ops.json
+    python onnx_ops.py ../../src/oracle/tests/data/onnx_ops.json.gz
 
 Every case is one node on small random data, computed by ONNX Runtime where it has the operator on the CPU, else by the
 reference evaluator of the `onnx` package. Needs onnx, onnxruntime, numpy.
 """
 
+import gzip
 import json
 import sys
 
@@ -226,6 +227,7 @@ for op, inputs, opset, domain, outputs, attributes in CASES:
             "by": by,
         }
     )
-with open(sys.argv[1], "w") as file:
-    file.write("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
+text = "[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n"
+with open(sys.argv[1], "wb") as file:
+    file.write(gzip.compress(text.encode(), mtime=0))
 print(len(cases), "cases,", sum(case["by"] == "onnxruntime" for case in cases), "by ONNX Runtime")

@@ -16,7 +16,7 @@ fi
 $python samplers.py $data/samplers
 $python noise.py $data/noise
 $python clip_tokenizer.py $data/tokens/clip
-$python tokens.py $data/tokens/clip $data/tokens/clip.json
-$python tokens.py $demo/tokenizer $data/tokens/demo.json
+$python tokens.py $data/tokens/clip $data/tokens/clip.json.gz
+$python tokens.py $demo/tokenizer $data/tokens/demo.json.gz
 $python emulate.py $data/nano-pipeline $data/emulation/nano --sparse-levels 4 0 8 --live-inside
 $python emulate.py $demo $data/emulation/demo --type f16

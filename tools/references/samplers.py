@@ -2,7 +2,7 @@
 
     python samplers.py OUT_FOLDER
 
-Writes samplers.json and samplers.f32 (little-endian f32). A tiny latent [1,4,2,2] (`initial`) is multiplied by
+Writes samplers.json.gz and samplers.f32.gz (little-endian f32). A tiny latent [1,4,2,2] (`initial`) is multiplied by
 init_noise_sigma and denoised by a model that is no network:
 
     output of call i = 0.8 * noise[i] + 0.2 * scaled input          (f32)
@@ -15,6 +15,7 @@ second timestep comes twice.
 """
 
 import argparse
+import gzip
 import itertools
 import json
 from pathlib import Path
@@ -128,10 +129,12 @@ def main():
         blobs.append(values.ravel())
         offset += values.size
     out.mkdir(parents=True, exist_ok=True)
-    np.concatenate(blobs).astype("<f4").tofile(out / "samplers.f32")
+    values = np.concatenate(blobs).astype("<f4").tobytes()
+    (out / "samplers.f32.gz").write_bytes(gzip.compress(values, mtime=0))
     lines = ",\n".join(json.dumps(c) for c in described)
     head = json.dumps({"diffusers": diffusers.__version__, "initial": 0, "noise": 16, "calls": CALLS, "shape": SHAPE})
-    (out / "samplers.json").write_text(f'{head[:-1]}, "cases": [\n{lines}\n]}}\n')
+    text = f'{head[:-1]}, "cases": [\n{lines}\n]}}\n'
+    (out / "samplers.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     print(f"{len(described)} cases, {offset * 4} bytes")
 
 

@@ -1,6 +1,6 @@
 """Records how transformers tokenises prompts with a model's tokenizer.
 
-    python tokens.py TOKENIZER_FOLDER OUT.json
+    python tokens.py TOKENIZER_FOLDER OUT.json.gz
 
 1,020 prompts: sentences of the demo world, what people type (case, punctuation, numbers, contractions, weights in
 parentheses), many scripts, emoji, combining and invisible characters, odd whitespace, special tokens as text, nothing
@@ -9,6 +9,7 @@ begin token and end with the end token; the padding that fills them up to `lengt
 """
 
 import argparse
+import gzip
 import hashlib
 import json
 import random
@@ -163,7 +164,8 @@ def main():
     entries = [record(tokenizer, p) for p in prompts()]
     lines = ",\n".join(json.dumps(e, separators=(",", ":")) for e in entries)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(f'{json.dumps(head)[:-1]}, "prompts": [\n{lines}\n]}}\n')
+    text = f'{json.dumps(head)[:-1]}, "prompts": [\n{lines}\n]}}\n'
+    args.out.write_bytes(gzip.compress(text.encode(), mtime=0))
     long = sum(e[2] > head["length"] for e in entries)
     print(f"{len(entries)} prompts, {long} of them too long, {args.out.stat().st_size} bytes")
 

@@ -1,6 +1,10 @@
 //! Samplers equal diffusers' step by step: records of `tools/references/samplers.py`.
 
+use std::fs::File;
+use std::io::Read;
+
 use fisec_diffusion::samplers::{Sampler, SamplerConfig, SamplerKind, restore};
+use flate2::read::GzDecoder;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -12,8 +16,10 @@ struct Records {
 impl Records {
     fn read() -> Self {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/samplers");
-        let index = serde_json::from_str(&std::fs::read_to_string(format!("{folder}/samplers.json")).unwrap()).unwrap();
-        let bytes = std::fs::read(format!("{folder}/samplers.f32")).unwrap();
+        let unpacked = |name| GzDecoder::new(File::open(format!("{folder}/{name}")).unwrap());
+        let index = serde_json::from_reader(unpacked("samplers.json.gz")).unwrap();
+        let mut bytes = Vec::new();
+        unpacked("samplers.f32.gz").read_to_end(&mut bytes).unwrap();
         let values = bytes
             .chunks_exact(4)
             .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))

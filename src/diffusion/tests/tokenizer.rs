@@ -1,8 +1,10 @@
 //! Token ids equal transformers': records of `tools/references/tokens.py`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use fisec_diffusion::Tokenizer;
+use flate2::read::GzDecoder;
 use serde_json::Value;
 
 fn repository(path: &str) -> PathBuf {
@@ -10,7 +12,7 @@ fn repository(path: &str) -> PathBuf {
 }
 
 fn check(folder: &Path, records: &str) {
-    let records: Value = serde_json::from_str(&std::fs::read_to_string(repository(records)).unwrap()).unwrap();
+    let records: Value = serde_json::from_reader(GzDecoder::new(File::open(repository(records)).unwrap())).unwrap();
     let length = records["length"].as_u64().unwrap() as usize;
     let tokenizer = Tokenizer::open(folder, length).unwrap();
     let prompts = records["prompts"].as_array().unwrap();
@@ -39,12 +41,12 @@ fn check(folder: &Path, records: &str) {
 
 #[test]
 fn words_of_the_demo_model_are_equal() {
-    check(&repository("models/demo/tokenizer"), "tests/data/tokens/demo.json");
+    check(&repository("models/demo/tokenizer"), "tests/data/tokens/demo.json.gz");
 }
 
 #[test]
 fn byte_pairs_of_clip_are_equal() {
-    check(&repository("tests/data/tokens/clip"), "tests/data/tokens/clip.json");
+    check(&repository("tests/data/tokens/clip"), "tests/data/tokens/clip.json.gz");
 }
 
 #[test]
@@ -57,7 +59,7 @@ fn vocabulary_and_merges_alone_are_enough() {
         )
         .unwrap();
     }
-    check(folder.path(), "tests/data/tokens/clip.json");
+    check(folder.path(), "tests/data/tokens/clip.json.gz");
 }
 
 #[test]
