@@ -1,6 +1,8 @@
 //! Recognise SiLU, GELU and quick GELU, and fold SiLU into the group norm before it.
 //!
-//! Before: `Mul(%x, Sigmoid(%x))`; `Mul(Mul(%x, Add(Erf(Div(%x, 1.414)), 1)), 0.5)`.  After: `silu %x`; `gelu %x`.
+//! Before: `Mul(%x, Sigmoid(%x))`, `Div(%x, Add(Exp(Neg(%x)), 1))`.  After: `silu %x`.
+//!
+//! Before: `Mul(Mul(%x, Add(Erf(Div(%x, 1.414)), 1)), 0.5)`.  After: `gelu %x`.
 
 use fisec_ir::{Activation, Attribute, Graph, GroupNorm, NodeId, Op, Operand, ValueId};
 
@@ -17,6 +19,7 @@ pub fn raise_activation(graph: &mut Graph) -> Result<Changes, PassError> {
         let Op::Onnx(op) = rewriter.graph.op(id) else { continue };
         let found = match (op.domain.as_str(), op.op_type.as_str()) {
             ("", "Mul") => sigmoid_product(rewriter.graph, id).or_else(|| erf_product(rewriter.graph, id)),
+            ("", "Div") => exponential_quotient(rewriter.graph, id),
             ("", "Gelu" | "Swish") | ("com.microsoft", "Gelu" | "QuickGelu") => operator(rewriter.graph, id),
             _ => None,
         };
@@ -49,6 +52,21 @@ fn sigmoid_product(graph: &Graph, id: NodeId) -> Option<Found> {
         let (of, factor) = scaled(graph, inner)?;
         (of == x && close(factor, 1.702)).then(|| (Activation::QuickGelu, x, vec![inner.node, gate.node]))
     })
+}
+
+/// `x / (1 + exp(-x))`: SiLU of exporters without a sigmoid.
+fn exponential_quotient(graph: &Graph, id: NodeId) -> Option<Found> {
+    let (x, sum) = (value_at(graph, id, 0)?, value_at(graph, id, 1)?);
+    let (exponential, one) = is(graph, sum, "Add").then(|| with_scalar(graph, sum.node))??;
+    if !is(graph, exponential, "Exp") || one != 1.0 {
+        return None;
+    }
+    let exponent = value_at(graph, exponential.node, 0)?;
+    let negated = match is(graph, exponent, "Neg") {
+        true => value_at(graph, exponent.node, 0)?,
+        false => scaled(graph, exponent).filter(|&(_, factor)| factor == -1.0)?.0,
+    };
+    (negated == x).then(|| (Activation::Silu, x, vec![exponent.node, exponential.node, sum.node]))
 }
 
 /// Products of `x`, `1 + erf(x / sqrt(2))` and constants that multiply to one half, in any order.

@@ -21,7 +21,7 @@ graph g
 output %0, "y"
 "#;
 
-fn drop_upsample(name: &str, graph: &mut Graph) -> Result<(), String> {
+fn drop_upsample(name: &str, _: &[String], graph: &mut Graph) -> Result<(), String> {
     if name != "drop_upsample" {
         return Err(format!("unknown pass `{name}`"));
     }
@@ -109,6 +109,24 @@ fn the_oracle_judges_input_and_result() {
     )
     .unwrap_err();
     assert!(matches!(error, FileTestError::Oracle(message) if message == "they differ"));
+}
+
+#[test]
+fn options_reach_the_passes() {
+    let source = TEST.replace(
+        "test passes\n",
+        "test passes\noptions: sparse_levels=1 keys=full ; for people\n",
+    );
+    let pass = |name: &str, options: &[String], graph: &mut Graph| {
+        assert_eq!(options, ["sparse_levels=1", "keys=full"]);
+        drop_upsample(name, options, graph)
+    };
+    let executors = Executors {
+        pass: &pass,
+        ..executors()
+    };
+    check(&source, executors).unwrap();
+    assert_eq!(bless(&source, executors).unwrap(), source);
 }
 
 #[test]

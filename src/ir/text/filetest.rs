@@ -7,6 +7,7 @@
 //! test passes
 //! test oracle tol=1e-9 ; sums in another order
 //! passes: freeze_norm, fuse_conv
+//! options: sparse_levels=1
 //!
 //! graph edit
 //! …
@@ -17,6 +18,7 @@
 //! …
 //! ```
 //!
+//! `options:` are words for passes that need more than the graph; what they mean is the runner's affair.
 //! `test oracle` evaluates both graphs on the same data and compares their outputs. With `FISEC_BLESS=1` in the
 //! environment [`run_folder`] rewrites the expectations, for a person to read before committing.
 
@@ -28,8 +30,8 @@ use super::{ParseError, parse, print};
 use crate::Graph;
 use crate::verify::verify;
 
-/// Runs the pass of this name over a graph.
-pub type RunPass<'a> = &'a dyn Fn(&str, &mut Graph) -> Result<(), String>;
+/// Runs the pass of this name, with the file's options, over a graph.
+pub type RunPass<'a> = &'a dyn Fn(&str, &[String], &mut Graph) -> Result<(), String>;
 
 /// Compares the outputs of two graphs within a relative tolerance.
 pub type Compare<'a> = &'a dyn Fn(&Graph, &Graph, f64) -> Result<(), String>;
@@ -88,6 +90,7 @@ pub enum FileTestError {
 struct Test {
     head: String,
     passes: Vec<String>,
+    options: Vec<String>,
     compare_text: bool,
     tolerance: Option<f64>,
     input: String,
@@ -153,7 +156,7 @@ fn transformed(test: &Test, executors: Executors) -> Result<Graph, FileTestError
             pass: pass.clone(),
             message,
         };
-        (executors.pass)(pass, &mut graph).map_err(failed)?;
+        (executors.pass)(pass, &test.options, &mut graph).map_err(failed)?;
         verified(pass, &graph)?;
     }
     if let Some(tolerance) = test.tolerance {
@@ -225,6 +228,7 @@ fn directive(test: &mut Test, words: &[&str], line: &str) -> Result<(), String> 
             test.passes
                 .extend(names.filter(|name| !name.is_empty()).map(str::to_owned));
         }
+        ["options:", options @ ..] => test.options.extend(options.iter().map(|word| (*word).to_owned())),
         _ => return Err(format!("unknown directive `{}`", line.trim())),
     }
     Ok(())
