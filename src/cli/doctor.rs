@@ -6,7 +6,7 @@ use std::process::Command;
 use clap::Args;
 use fisec_plan::Bundle;
 use fisec_runtime::cache::default_home;
-use fisec_runtime::ort::OnnxRuntime;
+use fisec_runtime::ort::{OnnxRuntime, Provider};
 use serde_json::{Value, json};
 use sysinfo::{Disks, System};
 
@@ -165,6 +165,7 @@ fn onnx_runtime(report: &mut Report) -> Result<(), Failure> {
             let text = format!("{library} ({})", runtime.build_info());
             let value = json!({ "library": library, "build": runtime.build_info() });
             report.add("onnxruntime", "ONNX Runtime", text, value);
+            providers(&runtime, report);
             Ok(())
         }
         Err(error) => {
@@ -172,4 +173,17 @@ fn onnx_runtime(report: &mut Report) -> Result<(), Failure> {
             Err(error.into())
         }
     }
+}
+
+/// What ONNX Runtime could compute with, and what it does.
+fn providers(runtime: &OnnxRuntime, report: &mut Report) {
+    let offered = Provider::ALL.into_iter().filter(|provider| provider.is_offered());
+    let offered: Vec<&str> = offered.map(Provider::name).collect();
+    let text = format!(
+        "{} in use, offered: {} (choose with FISEC_ORT_PROVIDER)",
+        runtime.provider(),
+        offered.join(", ")
+    );
+    let value = json!({ "in_use": runtime.provider().name(), "offered": offered });
+    report.add("providers", "  provider", text, value);
 }

@@ -27,6 +27,9 @@ pub enum RuntimeError {
         /// its message
         reason: String,
     },
+    /// `FISEC_ORT_PROVIDER` names nothing that exists.
+    #[error("FISEC_ORT_PROVIDER: {0}")]
+    Provider(String),
     /// A tensor has another type or shape than its reader expects.
     #[error("{what} should be {expected_dtype}[{expected}], got {dtype}[{shape}]")]
     Mismatch {

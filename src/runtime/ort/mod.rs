@@ -3,9 +3,11 @@
 //! The library is loaded at run time; nothing here needs it at build time.
 
 mod library;
+mod provider;
 mod session;
 mod tensor;
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
@@ -15,6 +17,7 @@ use ::ort::logging::LogLevel;
 use crate::RuntimeError;
 
 pub use library::find_library;
+pub use provider::Provider;
 pub use session::{Outlet, Session};
 
 /// The loaded ONNX Runtime library. One per process: later loads return the first.
@@ -22,16 +25,27 @@ pub use session::{Outlet, Session};
 pub struct OnnxRuntime {
     environment: Environment,
     library: PathBuf,
+    provider: Provider,
 }
 
 static LOADED: OnceLock<OnnxRuntime> = OnceLock::new();
 static LOADING: Mutex<()> = Mutex::new(());
 
 impl OnnxRuntime {
-    /// Loads the library that [`find_library`] finds.
+    /// Loads the library that [`find_library`] finds. Sessions compute with the provider that `FISEC_ORT_PROVIDER` names,
+    /// on the CPU where it is not set.
     pub fn load() -> Result<Self, RuntimeError> {
         let library = find_library().ok_or(RuntimeError::OnnxRuntimeMissing)?;
-        Self::load_from(&library)
+        let loaded = Self::load_from(&library)?;
+        match env::var("FISEC_ORT_PROVIDER") {
+            Ok(name) => Ok(loaded.with_provider(name.parse().map_err(RuntimeError::Provider)?)),
+            Err(_) => Ok(loaded),
+        }
+    }
+
+    /// The same library, its sessions computing with `provider` where that is possible.
+    pub fn with_provider(self, provider: Provider) -> Self {
+        OnnxRuntime { provider, ..self }
     }
 
     /// Loads `library`, unless one is loaded already.
@@ -54,13 +68,20 @@ impl OnnxRuntime {
         let loaded = OnnxRuntime {
             environment,
             library: library.to_path_buf(),
+            provider: Provider::Cpu,
         };
         Ok(LOADED.get_or_init(|| loaded).clone())
     }
 
-    /// Opens a model. External initializers are memory-mapped beside it. `threads`: 0 takes every core.
+    /// Opens a model. External initializers are memory-mapped beside it. `threads`: 0 takes every core. Where the provider
+    /// cannot be used, the next simpler one is: [`Session::provider`] and [`Session::fallback`] say so.
     pub fn session(&self, model: &Path, threads: usize) -> Result<Session, RuntimeError> {
-        Session::open(&self.environment, model, threads)
+        Session::open(&self.environment, model, threads, self.provider)
+    }
+
+    /// What sessions are to compute with.
+    pub fn provider(&self) -> Provider {
+        self.provider
     }
 
     /// The library in use.

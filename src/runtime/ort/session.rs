@@ -8,6 +8,7 @@ use ::ort::session::{OutputSelector, RunOptions, SessionInputValue, SessionOutpu
 use ::ort::value::ValueType;
 use fisec_tensor::{DType, HostTensor};
 
+use super::Provider;
 use super::tensor::{aligned_copy, element_type, from_value, to_value};
 use crate::RuntimeError;
 
@@ -18,6 +19,8 @@ pub struct Session {
     model: String,
     inputs: Vec<Outlet>,
     outputs: Vec<Outlet>,
+    provider: Provider,
+    fallback: Option<String>,
 }
 
 /// An input or output of a model.
@@ -32,15 +35,19 @@ pub struct Outlet {
 }
 
 impl Session {
-    pub(super) fn open(environment: &Environment, model: &Path, threads: usize) -> Result<Self, RuntimeError> {
+    pub(super) fn open(
+        environment: &Environment,
+        model: &Path,
+        threads: usize,
+        wanted: Provider,
+    ) -> Result<Self, RuntimeError> {
         let name = model.display().to_string();
         let fail = |error: ::ort::Error| RuntimeError::OnnxRuntime {
             action: format!("cannot open `{name}`"),
             reason: error.to_string(),
         };
-        let session = configure(environment, threads)
-            .and_then(|mut builder| builder.commit_from_file(model))
-            .map_err(fail)?;
+        let (provider, builder, fallback) = first_usable(environment, threads, wanted).map_err(fail)?;
+        let session = { builder }.commit_from_file(model).map_err(fail)?;
         let inputs = session.inputs().iter().map(outlet).collect::<Result<_, _>>()?;
         let outputs = session.outputs().iter().map(outlet).collect::<Result<_, _>>()?;
         Ok(Session {
@@ -48,7 +55,19 @@ impl Session {
             model: name,
             inputs,
             outputs,
+            provider,
+            fallback,
         })
+    }
+
+    /// What the model is computed with.
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// Why that is not the provider that was asked for.
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
     }
 
     /// Inputs in the model's order.
@@ -91,6 +110,28 @@ impl Session {
             })
             .collect()
     }
+}
+
+/// A session's options with the first provider that can be registered, and why those before it cannot.
+fn first_usable(
+    environment: &Environment,
+    threads: usize,
+    wanted: Provider,
+) -> ::ort::Result<(Provider, SessionBuilder, Option<String>)> {
+    let mut refusals = Vec::new();
+    for &provider in wanted.fallbacks() {
+        let registered = match provider.is_offered() {
+            true => configure(environment, threads)?
+                .with_execution_providers(provider.dispatches())
+                .map_err(|error| error.to_string()),
+            false => Err("this build of fisec or of ONNX Runtime does not have it".to_owned()),
+        };
+        match registered {
+            Ok(builder) => return Ok((provider, builder, (!refusals.is_empty()).then(|| refusals.join("; ")))),
+            Err(reason) => refusals.push(format!("{provider}: {reason}")),
+        }
+    }
+    Err(::ort::Error::new(refusals.join("; ")))
 }
 
 /// Threads that wait for work sleep: between two islands the cores belong to fisec's own kernels.

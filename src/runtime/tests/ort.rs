@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use fisec_runtime::RuntimeError;
-use fisec_runtime::ort::{OnnxRuntime, Session};
+use fisec_runtime::ort::{OnnxRuntime, Provider, Session};
 use fisec_tensor::{DType, HostTensor};
 
 fn nano_unet() -> PathBuf {
@@ -85,4 +85,33 @@ fn a_missing_model_and_a_wrong_output_are_errors() {
     let sample = input_for(&session, "sample");
     let wrong = session.run(&[("sample", &sample)], &["no such output"]).unwrap_err();
     assert!(matches!(wrong, RuntimeError::OnnxRuntime { .. }));
+}
+
+/// Passes with and without a GPU: where a provider is missing the CPU computes the same, and the session says why.
+#[test]
+fn a_provider_that_cannot_be_used_gives_way_to_the_cpu() {
+    let runtime = OnnxRuntime::load().unwrap();
+    let reference = run_on(&mut runtime.session(&nano_unet(), 2).unwrap());
+    for provider in [Provider::Cuda, Provider::TensorRt] {
+        let mut session = runtime
+            .clone()
+            .with_provider(provider)
+            .session(&nano_unet(), 2)
+            .unwrap();
+        assert_eq!(session.fallback().is_none(), session.provider() == provider);
+        let result = run_on(&mut session);
+        if session.provider() == Provider::Cpu {
+            let reason = session.fallback().unwrap();
+            assert!(reason.contains(provider.name()), "{reason}");
+            assert_eq!(result, reference);
+        }
+    }
+}
+
+fn run_on(session: &mut Session) -> Vec<HostTensor> {
+    let names: Vec<String> = session.inputs().iter().map(|outlet| outlet.name.clone()).collect();
+    let tensors: Vec<HostTensor> = names.iter().map(|name| input_for(session, name)).collect();
+    let inputs: Vec<(&str, &HostTensor)> = names.iter().map(String::as_str).zip(&tensors).collect();
+    let output = session.outputs()[0].name.clone();
+    session.run(&inputs, &[&output]).unwrap()
 }
