@@ -113,7 +113,7 @@ def best_of(backend, p, rows, weights, taps, entries, launches):
     tried = {}
     total_tiles = taps * (-(-p.channels[0] // 64))
     for entry in entries:
-        if "wgmma" in entry and backend.architecture not in (None, "90a"):
+        if "wgmma" in entry and backend.architecture != "90a":
             continue
         bm, bn = la.CONV_TILES[entry][:2]
         blocks = -(-rows // bm) * -(-p.cout // bn)
@@ -141,6 +141,18 @@ def best_of(backend, p, rows, weights, taps, entries, launches):
                     )
 
             tried[f"{entry}/{'cluster' if cluster else ''}{splits}"] = round(median_us(once, launches), 2)
+    p.splits, p.workspace = 1, backend.workspace.data_ptr()
+    for entry in la.CONV_STREAM if backend.architecture == "90a" else []:
+        bm, bn = la.CONV_STREAM[entry][:2]
+        units = -(-rows // bm) * -(-p.cout // bn) * total_tiles
+        for blocks in {min(132, units), min(132, max(1, units // 6)), min(132, max(1, units // 12))}:
+            shape = la.stream_conv_launch(entry, p, blocks)
+
+            def stream(j):
+                p.weights = weights[j % len(weights)].data_ptr()
+                backend.launch("sparse_conv_stream", entry, *shape, p, backend.overlap)
+
+            tried[f"{entry}/{blocks}"] = round(median_us(stream, launches), 2)
     detail = min(tried, key=tried.get)
     return tried[detail], detail, tried
 
@@ -272,7 +284,7 @@ def bench_attention(backend, size, scale):
             tried = {}
             for variant in la.ATTENTION_D64:
                 kernel = "attention_wgmma" if "wgmma" in variant else "attention"
-                if kernel == "attention_wgmma" and backend.architecture not in (None, "90a"):
+                if kernel == "attention_wgmma" and backend.architecture != "90a":
                     continue
                 for splits in [1, 2, 3, 4, 6, 8]:
                     blocks = math.prod(la.attention_launch(variant, p, queries)[0][:2])
@@ -298,6 +310,16 @@ def bench_attention(backend, size, scale):
 
                     tried[f"{variant}/{splits}"] = round(median_us(once, 12), 2)
                 p.splits = 1
+            for variant in la.ATTENTION_STREAM if backend.architecture == "90a" else []:
+                for blocks in [132, 66]:
+                    grid, threads, shared = la.stream_attention_launch(variant, blocks)
+
+                    def stream(j):
+                        backend.launch(
+                            "attention_stream", f"attention_{variant}", grid, threads, shared, p, backend.overlap
+                        )
+
+                    tried[f"{variant}/{blocks}"] = round(median_us(stream, 12), 2)
             detail = min(tried, key=tried.get)
 
             def heads_first(t, offset=0):

@@ -79,8 +79,38 @@ def dense_conv(x, weights, stride, upsample):
     return F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=stride, padding=k // 2).permute(0, 2, 3, 1)
 
 
+def how(splits, cluster, blocks):
+    return f"blocks {blocks}" if blocks else f"cluster {splits}" if cluster else f"splits {splits}"
+
+
+def conv_launches(entry, p, rows, cluster, blocks):
+    """One launch, or two where parts of K are added by a second kernel."""
+    if blocks:
+        return [("sparse_conv_stream", entry, *la.stream_conv_launch(entry, p, blocks), p)]
+    if cluster:
+        p.workspace = 0
+    kernel = "sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv"
+    launches = [(kernel, entry, *la.conv_launch(entry, p, rows), p, False, p.splits if cluster else 1)]
+    if p.splits > 1 and not cluster:
+        launches.append(("sparse_conv", "sparse_conv_reduce", (7, 1, 1), 256, 0, p))
+    return launches
+
+
 def conv_case(
-    b, entry, size, channels, cout, share=0.2, kernel=3, stride=1, upsample=1, splits=1, seed=0, images=2, cluster=False
+    b,
+    entry,
+    size,
+    channels,
+    cout,
+    share=0.2,
+    kernel=3,
+    stride=1,
+    upsample=1,
+    splits=1,
+    seed=0,
+    images=2,
+    cluster=False,
+    blocks=0,
 ):
     """A conv over active pixels of frozen-normed input, with every epilogue part, next layer's norm included."""
     fine = geo.blob_mask(size, size, share, seed)
@@ -103,7 +133,8 @@ def conv_case(
     live_on_device, table_on_device = b.place(torch.tensor([live], dtype=torch.int32)), b.place(geo.as_int32(table))
     spare = 5
     output, normed = b.poison(images * live, cout), b.poison(images * (live + spare), cout)
-    workspace = b.poison(splits * images * live * cout, dtype=torch.float32)
+    parts = la.stream_conv_floats(entry, blocks) if blocks else splits * images * live * cout
+    workspace = b.poison(parts, dtype=torch.float32)
     p = la.ConvParams(
         source=(la.Address * 2)(*[la.at(s) for s in source], *[la.at(None)] * (2 - len(source))),
         channels=(la.i32 * 2)(*channels),
@@ -135,20 +166,7 @@ def conv_case(
         affine_channels=cout,
         flags=la.NORMED_SILU,
     )
-    if cluster:
-        p.workspace = 0
-    launches = [
-        (
-            "sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv",
-            entry,
-            *la.conv_launch(entry, p, images * live),
-            p,
-            False,
-            splits if cluster else 1,
-        )
-    ]
-    if splits > 1 and not cluster:
-        launches.append(("sparse_conv", "sparse_conv_reduce", (7, 1, 1), 256, 0, p))
+    launches = conv_launches(entry, p, images * live, cluster, blocks)
     dense = dense_conv(x.double().reshape(images, *source_mask.shape, cin), weights.double(), stride, upsample)
     y = (
         dense[:, torch.from_numpy(active).to(dense.device)]
@@ -158,12 +176,12 @@ def conv_case(
     )
     next_input = F.silu(y * affine[:, 0, None].double() + affine[:, 1, None].double())
     layer = f"{size}^2 {'+'.join(map(str, channels))}->{cout} {kernel}x{kernel} s{stride} up{upsample}"
-    what = f"{entry} {layer} rows {live} {'cluster' if cluster else 'splits'} {splits}"
+    what = f"{entry} {layer} rows {live} {how(splits, cluster, blocks)}"
     inside = normed.view(images, live + spare, cout)[:, :live]
     b.check(what, launches, [(output, y.reshape(-1, cout)), (inside, next_input)])
 
 
-def linear_case(b, entry, live, cin, cout, splits=1, images=2, cluster=False):
+def linear_case(b, entry, live, cin, cout, splits=1, images=2, cluster=False, blocks=0):
     """A feed-forward's first half: no table, gated epilogue, rows scattered into a map."""
     x = b.tensor(images * live, cin)
     weights, bias = b.tensor(1, cin, 2 * cout, scale=cin**-0.5), b.tensor(2 * cout)
@@ -171,10 +189,8 @@ def linear_case(b, entry, live, cin, cout, splits=1, images=2, cluster=False):
     map_rows = live + 9
     where = torch.randperm(map_rows, generator=b.random)[:live].sort().values
     destination = b.place(where.int())
-    output, workspace = (
-        b.poison(images * map_rows, cout),
-        b.poison(splits * images * live * 2 * cout, dtype=torch.float32),
-    )
+    parts = la.stream_conv_floats(entry, blocks) if blocks else splits * images * live * 2 * cout
+    output, workspace = b.poison(images * map_rows, cout), b.poison(parts, dtype=torch.float32)
     p = la.ConvParams(
         source=(la.Address * 2)(la.at(x), la.at(None)),
         channels=(la.i32 * 2)(cin, 0),
@@ -200,24 +216,11 @@ def linear_case(b, entry, live, cin, cout, splits=1, images=2, cluster=False):
         output_stride=cout,
         flags=la.GEGLU,
     )
-    if cluster:
-        p.workspace = 0
-    launches = [
-        (
-            "sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv",
-            entry,
-            *la.conv_launch(entry, p, images * live),
-            p,
-            False,
-            splits if cluster else 1,
-        )
-    ]
-    if splits > 1 and not cluster:
-        launches.append(("sparse_conv", "sparse_conv_reduce", (5, 1, 1), 256, 0, p))
+    launches = conv_launches(entry, p, images * live, cluster, blocks)
     full = x.double() @ weights[0].double() + bias.double()
     value, gate = full.chunk(2, -1)
     b.check(
-        f"{entry} linear+geglu rows {live} {cin}->{cout} {'cluster' if cluster else 'splits'} {splits}",
+        f"{entry} linear+geglu rows {live} {cin}->{cout} {how(splits, cluster, blocks)}",
         launches,
         [(_Picked(output.view(images, map_rows, cout), where), (value * F.gelu(gate)).reshape(images, live, cout))],
     )
@@ -239,7 +242,7 @@ class _Picked:
         return self.clone().double()
 
 
-def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0, fresh=0):
+def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0, fresh=0, blocks=0):
     """Keys of a map, `fresh` of them replaced by packed rows; then queries are picked from a map too."""
     dim = int(variant.split("_")[0][1:])
     width = heads * dim
@@ -254,7 +257,8 @@ def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0,
     picked = torch.randperm(queries + spare, generator=b.random)[:queries].sort().values
     query_map = b.place(picked.int())
     output = b.poison(images * queries, width)
-    partial = b.poison(splits * images * queries * heads * (dim + 2), dtype=torch.float32)
+    parts = splits * images * queries * heads * (dim + 2)
+    partial = b.poison(la.stream_attention_floats(variant, blocks) if blocks else parts, dtype=torch.float32)
     p = la.AttentionParams(
         query=la.at(q),
         key=la.at(kv),
@@ -277,8 +281,9 @@ def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0,
         splits=splits,
         scale_log2=dim**-0.5 * math.log2(math.e),
     )
-    kernel = "attention_wgmma" if "wgmma" in variant else "attention"
-    launches = [(kernel, f"attention_{variant}", *la.attention_launch(variant, p, queries), p)]
+    kernel = "attention_stream" if blocks else "attention_wgmma" if "wgmma" in variant else "attention"
+    shape = la.stream_attention_launch(variant, blocks) if blocks else la.attention_launch(variant, p, queries)
+    launches = [(kernel, f"attention_{variant}", *shape, p)]
     if splits > 1:
         launches.append(("attention", f"attention_combine_d{dim}", (11, 1, 1), 128, 0, p))
 
@@ -290,7 +295,7 @@ def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0,
     k, v = whole.chunk(2, 2)
     reference = F.scaled_dot_product_attention(heads_first(q[:, picked.to(q.device)]), heads_first(k), heads_first(v))
     b.check(
-        f"attention_{variant} queries {queries} keys {keys} fresh {fresh} heads {heads} splits {splits}",
+        f"attention_{variant} queries {queries} keys {keys} fresh {fresh} heads {heads} {f'blocks {blocks}' if blocks else f'splits {splits}'}",
         launches,
         [(output, reference.transpose(1, 2).reshape(images * queries, width))],
     )
@@ -610,18 +615,26 @@ def small(b):
     conv_case(b, "sparse_conv_128x128", 12, [64], 136, splits=4)
     linear_case(b, "sparse_conv_64x64", 33, 72, 40)
     linear_case(b, "sparse_conv_64x160", 33, 128, 80, splits=2)
-    if b.backend.architecture in (None, "90a"):
+    if b.backend.architecture == "90a":
         conv_case(b, "sparse_conv_wgmma_128x160", 14, [64], 320, share=0.4)
         conv_case(b, "sparse_conv_wgmma_128x160", 9, [72, 40], 168, share=0.5, splits=2)
         linear_case(b, "sparse_conv_wgmma_64x160", 70, 328, 80)
         linear_case(b, "sparse_conv_64x64", 33, 328, 40, splits=4, cluster=True)
         conv_case(b, "sparse_conv_wgmma_128x160", 9, [72, 40], 168, share=0.5, splits=3, cluster=True)
         conv_case(b, "sparse_conv_wgmma_192x160", 18, [64], 168, share=0.5)
+        conv_case(b, "sparse_conv_stream_192x160", 18, [64], 168, share=0.7, blocks=5)
+        conv_case(b, "sparse_conv_stream_128x160", 9, [72, 40], 168, share=0.5, blocks=7)
+        linear_case(b, "sparse_conv_stream_192x160", 150, 72, 168, blocks=3)
+        linear_case(b, "sparse_conv_stream_128x160", 33, 328, 40, blocks=9)
         attention_case(b, "d64_wgmma", 130, 333, 1)
         attention_case(b, "d64_wgmma_wide", 130, 333, 1)
         attention_case(b, "d64_wgmma", 37, 77, 2, room=4)
         attention_case(b, "d64_wgmma_narrow", 70, 600, 1, splits=3)
         attention_case(b, "d64_wgmma", 90, 256, 2, splits=2, fresh=90)
+        attention_case(b, "d64_stream_192", 200, 600, 1, blocks=7)
+        attention_case(b, "d64_stream_192", 200, 256, 2, blocks=3, fresh=90)
+        attention_case(b, "d64_stream_128", 37, 77, 2, room=4, blocks=2)
+        attention_case(b, "d64_stream_128", 130, 400, 1, blocks=30, fresh=130)
     for variant in ["d8", "d16", "d24", "d32", "d40", "d48", "d64", "d64_wide", "d80", "d96", "d128", "d160"]:
         attention_case(b, variant, 37, 77, 2)
     attention_case(b, "d64", 70, 200, 1, splits=3, room=3)
@@ -664,12 +677,28 @@ def large(b):
             conv_case(b, entry, 24, [1280, 1280], 1280, share=0.1, splits=8, cluster=True)
             conv_case(b, entry, 48, [640], 640, share=0.05, splits=5, cluster=True)
             linear_case(b, entry, 57, 1280, 5120, splits=2, cluster=True)
+    for entry in la.CONV_STREAM if b.backend.architecture == "90a" else []:
+        for blocks in [132, 47]:
+            conv_case(b, entry, 96, [640, 320], 320, share=0.15, blocks=blocks)
+            conv_case(b, entry, 96, [320], 320, share=1.0, blocks=blocks)
+            conv_case(b, entry, 48, [640], 640, share=0.3, stride=2, blocks=blocks)
+            conv_case(b, entry, 48, [1280], 1280, share=0.15, upsample=2, blocks=blocks)
+            conv_case(b, entry, 37, [72, 40], 136, share=0.4, images=1, blocks=blocks)
+            linear_case(b, entry, 480, 320, 1280, blocks=blocks)
+            linear_case(b, entry, 4608, 320, 1280, blocks=blocks)
+            linear_case(b, entry, 57, 1280, 5120, blocks=blocks)
     hopper = ["d64_wgmma", "d64_wgmma_wide", "d64_wgmma_narrow"] if b.backend.architecture == "90a" else []
     for variant in ["d8", "d16", "d24", "d32", "d40", "d48", "d64", "d64_wide", "d80", "d96", "d128", "d160", *hopper]:
         attention_case(b, variant, 461, 1000, 3, splits=1)
         attention_case(b, variant, 100, 9216, 2, splits=4, room=5)
         attention_case(b, variant, 461, 2304, 2, splits=2, fresh=461)
         attention_case(b, variant, 461, 77, 5)
+    for variant in la.ATTENTION_STREAM if b.backend.architecture == "90a" else []:
+        for blocks in [132, 57]:
+            attention_case(b, variant, 461, 1000, 3, blocks=blocks)
+            attention_case(b, variant, 461, 9216, 5, blocks=blocks, fresh=461)
+            attention_case(b, variant, 173, 576, 20, blocks=blocks, fresh=173)
+            attention_case(b, variant, 2304, 2304, 10, blocks=blocks)
     move_case(b, 96, 320)
     group_norm_case(b, 9216, [320])
     group_norm_case(b, 9216, [640, 320], updated=True)

@@ -146,9 +146,11 @@ CONV_TILES = {
     "sparse_conv_wgmma_128x160": (128, 160, 384, 5),
     "sparse_conv_wgmma_192x160": (192, 160, 512, 5),
 }
+CONV_STREAM = {"sparse_conv_stream_192x160": (192, 160, 512, 5), "sparse_conv_stream_128x160": (128, 160, 384, 5)}
 # variant -> queries of a block; 64 where not named
 ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128, "d64_wgmma_wide": 192}
 ATTENTION_D64 = ["d64", "d64_wide", "d64_wgmma", "d64_wgmma_wide", "d64_wgmma_narrow"]
+ATTENTION_STREAM = {"d64_stream_192": (192, 4), "d64_stream_128": (128, 5)}  # -> queries of a tile, stages
 
 
 def conv_launch(entry, params, bucket_rows):
@@ -166,6 +168,29 @@ def attention_launch(variant, params, bucket_queries):
     if "wgmma" in variant:
         return grid, 2 * block + 128, (8 * 64 + block) * 128 + 128
     return grid, 128, 4 * 64 * ((dim + 15) // 16 * 2 | 1) * 16
+
+
+def stream_conv_launch(entry, params, blocks):
+    """`blocks` share the work: as many as the GPU has multiprocessors, or fewer. The struct's splits is 1."""
+    bm, bn, threads, stages = CONV_STREAM[entry]
+    return (blocks, 1, 1), threads, stages * (bm + bn) * 128 + 128 + bm * params.taps * 4
+
+
+def stream_conv_floats(entry, blocks):
+    """Size of `workspace`."""
+    bm, bn, _, _ = CONV_STREAM[entry]
+    return blocks * bm * bn
+
+
+def stream_attention_launch(variant, blocks):
+    """`blocks` share the work: as many as the GPU has multiprocessors, or fewer. The struct's splits is 1."""
+    queries, stages = ATTENTION_STREAM[variant]
+    return (blocks, 1, 1), 2 * queries + 128, stages * 2 * 128 * 128 + 2 * queries * 128 + 128
+
+
+def stream_attention_floats(variant, blocks):
+    """Size of `partial`."""
+    return blocks * 9 * 4 * 2 * ATTENTION_STREAM[variant][0]
 
 
 def pack_weights(weights, channels):

@@ -36,7 +36,7 @@ struct Attention {
     DYNAMIC_SHARED(memory);
     let_next_kernel_start();
     wait_for_previous_kernel();
-    AttentionBlock block(p, D);
+    AttentionBlock block(p, D, blockIdx.y);
     int first = blockIdx.x * kQueries, lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * 16 * MF;
     if (first >= block.queries) return;
     load<kQueries>(memory, block.query, [&](int r) {
@@ -114,7 +114,7 @@ struct Attention {
 };
 
 #define KERNEL(NAME, D, MF)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(kThreads) attention_##NAME(const __grid_constant__ AttentionParams p) { \
+  extern "C" __global__ void __launch_bounds__(kThreads, 2) attention_##NAME(const __grid_constant__ AttentionParams p) { \
     Attention<D, MF>::run(p);                                                                                        \
   }
 KERNEL(d8, 8, 1)

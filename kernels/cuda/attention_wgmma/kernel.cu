@@ -7,18 +7,6 @@
 
 constexpr int D = 64, kStages = 4, kTile = kKeys * kLine;
 
-// COUNT rows as swizzled 128-byte lines, zeros where there is no row: at(r) is row r's head, or null.
-template <int COUNT, int THREADS, typename At>
-FISEC_DEVICE void load_lines(unsigned char* tile, const __half* anywhere, At at) {
-  int thread = threadIdx.x % THREADS, chunk = thread % 8;
-  tile += swizzled(thread / 8, chunk);  // rows of one thread are a multiple of eight apart: the same swizzle
-#pragma unroll
-  for (int j = 0; j < COUNT / (THREADS / 8); ++j) {
-    const __half* row = at(thread / 8 + j * (THREADS / 8));
-    cp_async16(tile + j * (THREADS / 8) * kLine, row ? row + chunk * 8 : anywhere, row ? 16 : 0);
-  }
-}
-
 template <int GROUPS>
 struct WarpgroupAttention {
   static constexpr int kQueries = GROUPS * 64, kMultiply = GROUPS * 128, kFetch = 128;
@@ -125,7 +113,7 @@ struct WarpgroupAttention {
     }
     __syncthreads();
     wait_for_previous_kernel();
-    AttentionBlock block(p, D);
+    AttentionBlock block(p, D, blockIdx.y);
     int first = blockIdx.x * kQueries;
     if (first >= block.queries) return;
     if (threadIdx.x >= kMultiply) {

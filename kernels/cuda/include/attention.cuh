@@ -25,7 +25,7 @@ struct AttentionParams {
 };
 static_assert(sizeof(AttentionParams) == 216);
 
-constexpr int kKeys = 64;  // keys per tile
+constexpr int kKeys = 64;  // keys per tile, where a kernel does not say otherwise
 
 // A tile of one head's keys: `left` rows, if not more than a tile holds; row r is map[r], or r.
 struct KeyTile {
@@ -44,54 +44,66 @@ struct AttentionBlock {
   RowIndex query_row;
   const __half *key, *fresh_key;
   const int32_t* key_map;
-  int queries, keys, fresh, image, head, map_tiles, begin, end;  // tiles: of the map, then [begin, end) of map and fresh ones together
+  int queries, keys, fresh, image, head, map_tiles, tiles, begin, end;  // tiles: of the map, all; [begin, end) is this block's share
 
-  FISEC_DEVICE AttentionBlock(const AttentionParams& params, int dim) : p(params) {
+  // `index`: of a head of an image, image by image.
+  FISEC_DEVICE AttentionBlock(const AttentionParams& params, int dim, int index, int keys_per_tile = kKeys) : p(params), tile_keys(keys_per_tile) {
     const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
     queries = resolve(p.queries);
     keys = resolve(p.keys), fresh = resolve(p.fresh);
     RowIndex key_row = resolve(p.key_rows, keys);
     key_map = key_row.map;
-    image = blockIdx.y / p.heads, head = blockIdx.y - image * p.heads;
+    image = index / p.heads, head = index - image * p.heads;
     int column = head * dim;
     query = resolve<const __half>(p.query, slots) + column;
     query_row = resolve(p.query_rows, queries);
     key = resolve<const __half>(p.key, slots) + size_t(image) * key_row.image_rows * p.key_stride + column;
     fresh_key = resolve<const __half>(p.fresh_key, slots) + size_t(image) * fresh * p.fresh_stride + column;
-    map_tiles = (keys + kKeys - 1) / kKeys;
-    int tiles = map_tiles + (fresh + kKeys - 1) / kKeys;
+    map_tiles = (keys + tile_keys - 1) / tile_keys;
+    tiles = map_tiles + (fresh + tile_keys - 1) / tile_keys;
     begin = tiles * blockIdx.z / p.splits, end = tiles * (blockIdx.z + 1) / p.splits;
   }
 
   FISEC_DEVICE KeyTile tile(int t) const {
     if (t >= map_tiles) {
-      int first = (t - map_tiles) * kKeys;
+      int first = (t - map_tiles) * tile_keys;
       return {fresh_key + size_t(first) * p.fresh_stride, nullptr, p.fresh_stride, p.fresh_value_offset, fresh - first};
     }
-    int first = t * kKeys;
+    int first = t * tile_keys;
     if (key_map) return {key, key_map + first, p.key_stride, p.value_offset, keys - first};
     return {key + size_t(first) * p.key_stride, nullptr, p.key_stride, p.value_offset, keys - first};
   }
-  FISEC_DEVICE int keys_left(int t) const { return t < map_tiles ? keys - t * kKeys : fresh - (t - map_tiles) * kKeys; }
+  // Key r of tile t: its row in the map or among the fresh ones, -1 past the end.
+  FISEC_DEVICE int key_row(int t, int r) const {
+    if (r >= keys_left(t)) return -1;
+    if (t >= map_tiles) return (t - map_tiles) * tile_keys + r;
+    return key_map ? key_map[t * tile_keys + r] : t * tile_keys + r;
+  }
+  FISEC_DEVICE int keys_left(int t) const { return t < map_tiles ? keys - t * tile_keys : fresh - (t - map_tiles) * tile_keys; }
+
+ private:
+  int tile_keys;
 };
 
 // Scores of keys past the last one become -inf. `left`: keys from the tile's first on.
-FISEC_DEVICE void drop_tail(float (&scores)[kKeys / 8][4], int left, int lane) {
-  if (left >= kKeys) return;
+template <int NF>
+FISEC_DEVICE void drop_tail(float (&scores)[NF][4], int left, int lane) {
+  if (left >= NF * 8) return;
 #pragma unroll
-  for (int n = 0; n < kKeys / 8; ++n)
+  for (int n = 0; n < NF; ++n)
 #pragma unroll
     for (int j = 0; j < 4; ++j)
       if (n * 8 + lane % 4 * 2 + (j & 1) >= left) scores[n][j] = -INFINITY;
 }
 
 // Running softmax: scores become weights relative to the highest score so far; older sums must fade by `fade`.
-FISEC_DEVICE void soften(float (&scores)[kKeys / 8][4], float scale_log2, float (&highest)[2], float (&weight)[2], float (&fade)[2]) {
+template <int NF>
+FISEC_DEVICE void soften(float (&scores)[NF][4], float scale_log2, float (&highest)[2], float (&weight)[2], float (&fade)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float top = highest[half];
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) top = fmaxf(top, fmaxf(scores[n][half * 2], scores[n][half * 2 + 1]));
+    for (int n = 0; n < NF; ++n) top = fmaxf(top, fmaxf(scores[n][half * 2], scores[n][half * 2 + 1]));
     top = fmaxf(top, shuffle_xor(top, 1));
     top = fmaxf(top, shuffle_xor(top, 2));
     // a row with no finite score keeps -inf: shift by 0 then, so that -inf - -inf never makes a NaN
@@ -100,7 +112,7 @@ FISEC_DEVICE void soften(float (&scores)[kKeys / 8][4], float scale_log2, float 
     highest[half] = top;
     float total = 0.0f;
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n)
+    for (int n = 0; n < NF; ++n)
 #pragma unroll
       for (int j = half * 2; j < half * 2 + 2; ++j) {
         scores[n][j] = exp2_fast(fmaf(scores[n][j], scale_log2, -shift));
@@ -119,7 +131,8 @@ FISEC_DEVICE void fade_sums(float (&sums)[DF][4], const float (&fade)[2]) {
 }
 
 // Weights of 16 keys from 8 * n on, as the left operand of a 16-deep product.
-FISEC_DEVICE void weights_of(const float (&scores)[kKeys / 8][4], int n, uint32_t (&a)[4]) {
+template <int NF>
+FISEC_DEVICE void weights_of(const float (&scores)[NF][4], int n, uint32_t (&a)[4]) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     __half2 pair = __floats2half2_rn(scores[n + j / 2][j % 2 * 2], scores[n + j / 2][j % 2 * 2 + 1]);

@@ -27,6 +27,18 @@ constexpr int kLine = kTileK * 2;
 // 16-byte chunk `chunk` of line `row`, XOR-swizzled so that eight lines of a column touch all 32 banks.
 FISEC_DEVICE int swizzled(int row, int chunk) { return row * kLine + ((chunk ^ (row & 7)) << 4); }
 
+// COUNT rows as swizzled 128-byte lines, zeros where there is no row: at(r) is row r's head, or null.
+template <int COUNT, int THREADS, typename At>
+FISEC_DEVICE void load_lines(unsigned char* tile, const __half* anywhere, At at) {
+  int thread = threadIdx.x % THREADS, chunk = thread % 8;
+  tile += swizzled(thread / 8, chunk);  // rows of one thread are a multiple of eight apart: the same swizzle
+#pragma unroll
+  for (int j = 0; j < COUNT / (THREADS / 8); ++j) {
+    const __half* row = at(thread / 8 + j * (THREADS / 8));
+    cp_async16(tile + j * (THREADS / 8) * kLine, row ? row + chunk * 8 : anywhere, row ? 16 : 0);
+  }
+}
+
 FISEC_DEVICE int tiles_of(int channels) { return (channels + kTileK - 1) / kTileK; }
 FISEC_DEVICE int k_tiles(const ConvParams& p) { return p.taps * (tiles_of(p.channels[0]) + tiles_of(p.channels[1])); }
 
@@ -35,7 +47,7 @@ template <int BM, int THREADS>
 FISEC_DEVICE void load_row_table(const ConvParams& p, int live, int first_row, int32_t* rows) {
   const int32_t* table = reinterpret_cast<const int32_t*>(p.table);
   int source_rows = resolve(p.source_rows, live).image_rows;
-  for (int j = threadIdx.x; j < BM * p.taps; j += THREADS) {
+  for (int j = threadIdx.x % THREADS; j < BM * p.taps; j += THREADS) {
     int r = j / p.taps, tap = j - r * p.taps;
     int source = -1;
     if (first_row + r < p.images * live) {

@@ -55,6 +55,16 @@ class Finish {
       for (int j = 0; j < 8; ++j) v[j] *= gelu(gate[j]);
       column /= 2;
     }
+    rest(image, row, column, v);
+  }
+
+  FISEC_DEVICE bool gated() const { return e.flags & kGeglu; }
+  // The bias of `column` (even) and the next one.
+  FISEC_DEVICE float2 bias_pair(int column) const {
+    return bias ? __half22float2(*reinterpret_cast<const __half2*>(bias + column)) : make_float2(0.0f, 0.0f);
+  }
+  // What is left to do behind bias and gate: eight values from `column` of the output on.
+  FISEC_DEVICE void rest(int image, int row, int column, float (&v)[8]) const {
     add(v, time, size_t(image) * e.time_stride + column);
     if (residual) add(v, residual, residual_row(image, row) * e.residual_stride + column);
     if (output) store8(output + output_row(image, row) * e.output_stride + column, pack(v));

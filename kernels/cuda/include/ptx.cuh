@@ -64,6 +64,18 @@ FISEC_DEVICE float4 load_from_block(const float* shared, int rank) {
   return v;
 }
 
+// A flag in global memory that one block raises for another, which started no later than it. Before: all threads that wrote what the flag
+// speaks of have called publish_to_blocks and met. After: the waiting thread's block meets, and reads with load_published.
+FISEC_DEVICE void publish_to_blocks() { __threadfence(); }
+FISEC_DEVICE void raise_flag(int* flag) { asm volatile("st.release.gpu.global.b32 [%0], 1;" ::"l"(flag) : "memory"); }
+FISEC_DEVICE void await_flag(int* flag) {  // and lowers it
+  int raised;
+  do asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(raised) : "l"(flag) : "memory");
+  while (!raised);
+  *flag = 0;
+}
+FISEC_DEVICE float4 load_published(const float4* p) { return __ldcg(p); }
+
 // Programmatic dependent launch: a kernel launched with the attribute may start while the one before it drains.
 // Everything that an earlier kernel of the graph writes is read after wait_for_previous_kernel; weights and
 // index tables, written when the mask was bound, may be read before. Every thread block must call it,

@@ -46,6 +46,26 @@ FISEC_DEVICE void wgmma64(float (&d)[8][4], uint64_t a, uint64_t b) {
       "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3])
       : "l"(a), "l"(b), "n"(ADD));
 }
+// d[64 x 128] (+)= a[64 x 16] b[128 x 16]^T, both in shared memory. ADD 0: d is overwritten.
+template <int ADD>
+FISEC_DEVICE void wgmma128(float (&d)[16][4], uint64_t a, uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+      "%64, %65, %66, 1, 1, 0, 0;"
+      : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]), "+f"(d[1][2]), "+f"(d[1][3]),
+      "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]), "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]),
+      "+f"(d[4][0]), "+f"(d[4][1]), "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
+      "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]), "+f"(d[7][2]), "+f"(d[7][3]),
+      "+f"(d[8][0]), "+f"(d[8][1]), "+f"(d[8][2]), "+f"(d[8][3]), "+f"(d[9][0]), "+f"(d[9][1]), "+f"(d[9][2]), "+f"(d[9][3]),
+      "+f"(d[10][0]), "+f"(d[10][1]), "+f"(d[10][2]), "+f"(d[10][3]), "+f"(d[11][0]), "+f"(d[11][1]), "+f"(d[11][2]), "+f"(d[11][3]),
+      "+f"(d[12][0]), "+f"(d[12][1]), "+f"(d[12][2]), "+f"(d[12][3]), "+f"(d[13][0]), "+f"(d[13][1]), "+f"(d[13][2]), "+f"(d[13][3]),
+      "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3])
+      : "l"(a), "l"(b), "n"(ADD));
+}
 // d[64 x 64] += a[64 x 16] b[16 x 64], a in registers as four mma16816 stacked, b 16 lines of 64 columns.
 FISEC_DEVICE void wgmma64(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   asm volatile(
@@ -108,6 +128,12 @@ FISEC_DEVICE void bulk_copy(void* shared, const void* global, int bytes, uint64_
 // __syncthreads of the first THREADS threads alone.
 template <int THREADS>
 FISEC_DEVICE void sync_first() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
+
+// Two-sided barriers 2..15 of THREADS threads: some wait, others only say that they were here.
+template <int THREADS>
+FISEC_DEVICE void named_wait(int name) { asm volatile("bar.sync %0, %1;" ::"r"(name), "n"(THREADS) : "memory"); }
+template <int THREADS>
+FISEC_DEVICE void named_arrive(int name) { asm volatile("bar.arrive %0, %1;" ::"r"(name), "n"(THREADS) : "memory"); }
 
 // Registers move between warpgroups of unlike work; all four warps of a group call it. The kernel needs a register cap, the roles one if/else.
 template <int REGISTERS>

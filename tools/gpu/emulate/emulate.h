@@ -26,6 +26,10 @@ inline void __syncthreads() { emulate::meet(emulate::block_meeting[emulate::bloc
 // bar.sync 1: the first THREADS threads.
 template <int THREADS>
 void sync_first() { emulate::meet(emulate::named_meeting[emulate::block_of_cluster()][1], THREADS); }
+template <int THREADS>
+void named_wait(int name) { emulate::meet(emulate::named_meeting[emulate::block_of_cluster()][name], THREADS); }
+template <int THREADS>
+void named_arrive(int name) { emulate::attend(emulate::named_meeting[emulate::block_of_cluster()][name], THREADS); }
 template <int>
 void keep_registers() {}
 template <int>
@@ -47,6 +51,14 @@ inline float4 load_from_block(const float* shared, int rank) {
   const unsigned char* mine = emulate::shared[emulate::block_of_cluster()];
   return *reinterpret_cast<const float4*>(emulate::shared[rank] + (reinterpret_cast<const unsigned char*>(shared) - mine));
 }
+// Blocks run one after another: a flag of a later one is never raised.
+inline void publish_to_blocks() {}
+inline void raise_flag(int* flag) { *flag = 1; }
+inline void await_flag(int* flag) {
+  while (!*flag) emulate::yield();
+  *flag = 0;
+}
+inline float4 load_published(const float4* p) { return *p; }
 inline void wait_for_previous_kernel() {}
 inline void let_next_kernel_start() {}
 

@@ -59,6 +59,11 @@ emulate_switch:
 inline void yield() { emulate_switch(&fibers[current].top, scheduler); }
 inline int block_of_cluster() { return current / threads; }
 
+// Counts a thread that does not wait.
+inline void attend(Meeting& meeting, int size) {
+  progress = true;
+  if (++meeting.arrived == size) meeting.arrived = 0, ++meeting.phase;
+}
 // Waits for `size` threads of `meeting`; the last to come runs `act` over everybody's slots.
 template <typename Act>
 void meet(Meeting& meeting, int size, int index, void* slot, Act act) {

@@ -80,6 +80,8 @@ void note_product(float* d, uint64_t a, uint64_t b, bool add) { my_products().op
 inline void wgmma160(float (&d)[80], uint64_t a, uint64_t b) { note_product<160>(d, a, b, true); }
 template <int ADD>
 void wgmma64(float (&d)[8][4], uint64_t a, uint64_t b) { note_product<64>(d[0], a, b, ADD); }
+template <int ADD>
+void wgmma128(float (&d)[16][4], uint64_t a, uint64_t b) { note_product<128>(d[0], a, b, ADD); }
 inline void wgmma64(float (&d)[8][4], const uint32_t (&a)[4], uint64_t b) {
   my_products().open.push_back({d[0], 0, b, {a[0], a[1], a[2], a[3]}, 64, true, true});
 }
