@@ -4,7 +4,7 @@
     tools/gpu/compile.py [-o target/cubins] [--arch 80 90a 100a] [--only NAME ...] [--emulate]
 
 Writes <out>/<kernel>.sm_<arch>.cubin and <out>/report.json (registers, spills, shared memory per entry).
-Fails on any warning of the assembler about spills. nvcc comes from NVIDIA's wheels on PyPI, pinned below,
+Fails on spills and on warpgroup products that the assembler serialises. nvcc comes from NVIDIA's wheels on PyPI, pinned below,
 unpacked into .runtime/cuda (or the folder in FISEC_NVCC_HOME). --emulate also builds, with the host compiler,
 <out>/emulated: the same sources for the CPU and a libcuda.so.1 that runs them; `--arch` without a value builds nothing else.
 """
@@ -120,11 +120,14 @@ def main():
         for cubin, status, log, found in pool.map(lambda job: compile_one(home, *job, args.out), jobs):
             report[cubin] = found
             spills = {k: v for k, v in found.items() if v["spill_stores"] or v["spill_loads"] or v["stack"]}
+            slow = [line for line in log.splitlines() if "(C75" in line]  # the assembler waits for products too early
+            for line in slow:
+                print(f"error: {cubin}: {line}", file=sys.stderr)
             if status or "error" in log:
                 print(f"error: {cubin} does not compile\n{log}", file=sys.stderr)
             for entry, use in spills.items():
                 print(f"error: {entry} in {cubin} spills: {use}", file=sys.stderr)
-            failed |= bool(status or spills)
+            failed |= bool(status or spills or slow)
             print(f"{cubin}: " + ", ".join(f"{k} {v['registers']}r" for k, v in found.items()))
     (args.out / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True))
     if args.emulate:
