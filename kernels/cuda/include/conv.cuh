@@ -113,6 +113,7 @@ FISEC_DEVICE void collect(const float* sums, int blocks, float (&v)[8]) {
   if (blocks == 1) return load8(sums, v);
 #pragma unroll
   for (int j = 0; j < 8; ++j) v[j] = 0.0f;
+#pragma unroll 4  // loads in flight
   for (int rank = 0; rank < blocks; ++rank) {
     float4 a = load_from_block(sums, rank), b = load_from_block(sums + 4, rank);
     v[0] += a.x, v[1] += a.y, v[2] += a.z, v[3] += a.w, v[4] += b.x, v[5] += b.y, v[6] += b.z, v[7] += b.w;

@@ -48,14 +48,16 @@ class Finish {
 
   // v: eight sums from `column` of row `row` of `image`; gate: the eight behind them, looked at where width() is 16.
   FISEC_DEVICE void operator()(int image, int row, int column, float (&v)[8], float (&gate)[8]) const {
-    add(v, bias, column);
-    if (e.flags & kGeglu) {
-      add(gate, bias, column + 8);
+    int wide = column;
+    if (gated()) column /= 2;
+    Addends addends = fetch(image, row, column);
+    add(v, load(bias, wide));
+    if (gated()) {
+      add(gate, load(bias, wide + 8));
 #pragma unroll
       for (int j = 0; j < 8; ++j) v[j] *= gelu(gate[j]);
-      column /= 2;
     }
-    rest(image, row, column, v);
+    rest(image, row, column, v, addends);
   }
 
   FISEC_DEVICE bool gated() const { return e.flags & kGeglu; }
@@ -63,10 +65,18 @@ class Finish {
   FISEC_DEVICE float2 bias_pair(int column) const {
     return bias ? __half22float2(*reinterpret_cast<const __half2*>(bias + column)) : make_float2(0.0f, 0.0f);
   }
+  // What is added behind bias and gate, fetched before it is needed: one wait for all of it.
+  struct Addends {
+    Half8 time, residual;
+  };
+  FISEC_DEVICE Addends fetch(int image, int row, int column) const {
+    return {load(time, size_t(image) * e.time_stride + column),
+            residual ? load8(residual + residual_row(image, row) * e.residual_stride + column) : Half8{}};
+  }
   // What is left to do behind bias and gate: eight values from `column` of the output on.
-  FISEC_DEVICE void rest(int image, int row, int column, float (&v)[8]) const {
-    add(v, time, size_t(image) * e.time_stride + column);
-    if (residual) add(v, residual, residual_row(image, row) * e.residual_stride + column);
+  FISEC_DEVICE void rest(int image, int row, int column, float (&v)[8], const Addends& addends) const {
+    add(v, addends.time);
+    add(v, addends.residual);
     if (output) store8(output + output_row(image, row) * e.output_stride + column, pack(v));
     if (!normed) return;
     if (affine) {
@@ -77,10 +87,10 @@ class Finish {
   }
 
  private:
-  FISEC_DEVICE static void add(float (&v)[8], const __half* tensor, size_t offset) {
-    if (!tensor) return;
+  FISEC_DEVICE static Half8 load(const __half* tensor, size_t offset) { return tensor ? load8(tensor + offset) : Half8{}; }
+  FISEC_DEVICE static void add(float (&v)[8], const Half8& more) {
     float t[8];
-    unpack(load8(tensor + offset), t);
+    unpack(more, t);
 #pragma unroll
     for (int j = 0; j < 8; ++j) v[j] += t[j];
   }

@@ -68,6 +68,6 @@ FISEC_DEVICE void finish_pairs(const Finish& finish, int live, int total, int ro
     int r = row + 8 * (both ? lane % 2 : half), column = first_column + 8 * (block + (both ? lane / 2 : lane));
     if (r >= total || column >= columns) continue;
     ImageRow at(r, live);
-    finish.rest(at.image, at.row, column, v);
+    finish.rest(at.image, at.row, column, v, finish.fetch(at.image, at.row, column));
   }
 }

@@ -108,6 +108,16 @@ KERNEL(64, 160, 32, 80, 4, 2)
 KERNEL(128, 128, 64, 64, 3, 2)
 KERNEL(64, 64, 32, 32, 4, 3)
 
+FISEC_DEVICE void add_planes(const float* partial, size_t plane, int planes, float (&v)[8]) {
+#pragma unroll 8  // loads in flight
+  for (int s = 0; s < planes; ++s) {
+    float add[8];
+    load8(partial + s * plane, add);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] += add[i];
+  }
+}
+
 // Adds the splits of K in their order, so that equal inputs give equal bits, and finishes. 256 threads, grid-stride.
 extern "C" __global__ void __launch_bounds__(256) sparse_conv_reduce(const __grid_constant__ ConvParams p) {
   let_next_kernel_start();
@@ -119,16 +129,9 @@ extern "C" __global__ void __launch_bounds__(256) sparse_conv_reduce(const __gri
   for (int j = blockIdx.x * 256 + threadIdx.x; j < total * per_row; j += gridDim.x * 256) {
     int r = j / per_row, c = (j - r * per_row) * width;
     const float* partial = reinterpret_cast<const float*>(p.workspace) + size_t(r) * p.cout + c;
-    float v[8] = {}, gate[8] = {}, add[8];
-    for (int s = 0; s < p.splits; ++s) {
-      load8(partial + s * plane, add);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) v[i] += add[i];
-      if (width == 8) continue;
-      load8(partial + s * plane + 8, add);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) gate[i] += add[i];
-    }
+    float v[8] = {}, gate[8] = {};
+    add_planes(partial, plane, p.splits, v);
+    if (width == 16) add_planes(partial + 8, plane, p.splits, gate);
     ImageRow at(r, live);
     finish(at.image, at.row, c, v, gate);
   }
