@@ -42,7 +42,11 @@ FISEC_DEVICE void load_lines(unsigned char* tile, const __half* anywhere, At at)
 FISEC_DEVICE int tiles_of(int channels) { return (channels + kTileK - 1) / kTileK; }
 FISEC_DEVICE int k_tiles(const ConvParams& p) { return p.taps * (tiles_of(p.channels[0]) + tiles_of(p.channels[1])); }
 
-// Source rows of a tile of BM outputs, [taps][BM], into shared memory. Rows past the last output read nothing (-1).
+// The 128 threads that gather take 16 rows at once, eight lanes a row.
+constexpr int kGatherRows = 16;
+
+// Source rows of a tile of BM outputs into shared memory, [taps][16][BM / 16]: row r is entry r / 16 of line r % 16, so that a thread's lie side
+// by side. Rows past the last output read nothing (-1).
 template <int BM, int THREADS>
 FISEC_DEVICE void load_row_table(const ConvParams& p, int live, int first_row, int32_t* rows) {
   const int32_t* table = reinterpret_cast<const int32_t*>(p.table);
@@ -55,7 +59,7 @@ FISEC_DEVICE void load_row_table(const ConvParams& p, int live, int first_row, i
       source = table ? table[at.row * p.taps + tap] : at.row;
       if (source >= 0) source += at.image * source_rows;
     }
-    rows[tap * BM + r] = source;
+    rows[tap * BM + r % kGatherRows * (BM / kGatherRows) + r / kGatherRows] = source;
   }
 }
 
@@ -79,22 +83,27 @@ struct Sources {
 };
 
 // Starts the copies of BM gathered lines of 64 channels. Missing rows and channels become zeros.
-template <int BM, int THREADS>
+template <int BM>
 FISEC_DEVICE void gather_tile(const ConvParams& p, const Sources& source, const Walk& walk, const int32_t* rows, unsigned char* tile) {
+  constexpr int kMine = BM / kGatherRows;
   bool which = walk.tile >= walk.tiles0;
-  int thread = threadIdx.x % THREADS, chunk = thread % 8;
+  int thread = threadIdx.x % 128, chunk = thread % 8;
   int channel = (walk.tile - (which ? walk.tiles0 : 0)) * kTileK + chunk * 8;
   bool inside = channel < p.channels[which];
-  const __half* base = (which ? source.second : source.first) + (inside ? channel : 0);
-  uint32_t stride = p.source_stride[which];
-  rows += walk.tap * BM + thread / 8;
+  const char* base = reinterpret_cast<const char*>((which ? source.second : source.first) + (inside ? channel : 0));
+  uint32_t stride = p.source_stride[which] * 2;
+  // all rows first: a copy lets no later load pass it, and each would wait for the one before
+  int mine[kMine];
+  const int4* line = reinterpret_cast<const int4*>(rows + walk.tap * BM + thread / 8 * kMine);
 #pragma unroll
-  for (int j = 0; j < BM / (THREADS / 8); ++j) {
-    int row = rows[j * (THREADS / 8)];
-    bool real = inside && row >= 0;
-    const __half* from = base + (real ? uint32_t(row) * stride : 0u);
-    cp_async16(tile + swizzled(thread / 8 + j * (THREADS / 8), chunk), from, real ? 16 : 0);
+  for (int j = 0; j < kMine; j += 4) {
+    int4 four = line[j / 4];
+    mine[j] = four.x, mine[j + 1] = four.y, mine[j + 2] = four.z, mine[j + 3] = four.w;
   }
+  tile += swizzled(thread / 8, chunk);  // rows of one thread are a multiple of eight apart: the same swizzle
+#pragma unroll
+  for (int j = 0; j < kMine; ++j)
+    cp_async16(tile + j * kGatherRows * kLine, base + uint64_t(uint32_t(max(mine[j], 0))) * stride, inside && mine[j] >= 0 ? 16 : 0);
 }
 
 // This block's partial sums, one plane of the workspace.
@@ -120,19 +129,33 @@ FISEC_DEVICE void collect(const float* sums, int blocks, float (&v)[8]) {
   }
 }
 
-// This block's rows of the tile (a cluster's blocks share them), WIDTH columns at a time.
+// This block's rows of the tile (a cluster's blocks share them), WIDTH columns at a time. What is added to the next ones is on its way meanwhile.
 template <int BM, int BN, int THREADS, int WIDTH>
 FISEC_DEVICE void finish_tile(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const float* sums, int pitch) {
   constexpr int kPerRow = BN / WIDTH;
-  int begin = BM * blockIdx.z / p.splits * kPerRow, end = BM * (blockIdx.z + 1) / p.splits * kPerRow;
-  for (int j = begin + threadIdx.x; j < end; j += THREADS) {
+  int rows = min(BM, p.images * live - first_row), columns = min(BN, p.cout - first_column);
+  struct Unit {
+    int r, c;
+    bool real;
+    ImageRow at;
+    Finish::Addends addends;
+  };
+  int end = BM * (blockIdx.z + 1) / p.splits * kPerRow;
+  auto prepare = [&](int j) {
     int r = j / kPerRow, c = (j - r * kPerRow) * WIDTH;
-    if (first_row + r >= p.images * live || first_column + c >= p.cout) continue;
+    Unit unit = {r, c, j < end && r < rows && c < columns, ImageRow(first_row + min(r, rows - 1), live), {}};
+    if (unit.real) unit.addends = finish.fetch(unit.at.image, unit.at.row, first_column + c);
+    return unit;
+  };
+  int j = BM * blockIdx.z / p.splits * kPerRow + threadIdx.x;
+  for (Unit next = prepare(j); j < end; j += THREADS) {
+    Unit unit = next;
+    next = prepare(j + THREADS);
+    if (!unit.real) continue;
     float v[8], gate[8];
-    collect(sums + r * pitch + c, p.splits, v);
-    if (WIDTH == 16) collect(sums + r * pitch + c + 8, p.splits, gate);
-    ImageRow at(first_row + r, live);
-    finish(at.image, at.row, first_column + c, v, gate);
+    collect(sums + unit.r * pitch + unit.c, p.splits, v);
+    if (WIDTH == 16) collect(sums + unit.r * pitch + unit.c + 8, p.splits, gate);
+    finish(unit.at.image, unit.at.row, first_column + unit.c, v, gate, unit.addends);
   }
 }
 

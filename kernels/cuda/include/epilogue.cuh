@@ -46,16 +46,25 @@ class Finish {
   // Columns taken at once: a gated pair of vectors is 16 wide.
   FISEC_DEVICE int width() const { return e.flags & kGeglu ? 16 : 8; }
 
-  // v: eight sums from `column` of row `row` of `image`; gate: the eight behind them, looked at where width() is 16.
-  FISEC_DEVICE void operator()(int image, int row, int column, float (&v)[8], float (&gate)[8]) const {
-    int wide = column;
-    if (gated()) column /= 2;
-    Addends addends = fetch(image, row, column);
-    add(v, load(bias, wide));
+  // What is added to eight columns, fetched before it is needed: one wait for all of it.
+  struct Addends {
+    Half8 bias, gate_bias, time, residual;
+  };
+  // For eight sums from `column` of row `row` of `image` on, or for sixteen where width() is 16.
+  FISEC_DEVICE Addends fetch(int image, int row, int column) const {
+    Addends a = fetch_rest(image, row, gated() ? column / 2 : column);
+    a.bias = load(bias, column);
+    if (gated()) a.gate_bias = load(bias, column + 8);
+    return a;
+  }
+  // v: those eight; gate: the eight behind them, looked at where width() is 16.
+  FISEC_DEVICE void operator()(int image, int row, int column, float (&v)[8], float (&gate)[8], const Addends& addends) const {
+    add(v, addends.bias);
     if (gated()) {
-      add(gate, load(bias, wide + 8));
+      add(gate, addends.gate_bias);
 #pragma unroll
       for (int j = 0; j < 8; ++j) v[j] *= gelu(gate[j]);
+      column /= 2;
     }
     rest(image, row, column, v, addends);
   }
@@ -65,15 +74,13 @@ class Finish {
   FISEC_DEVICE float2 bias_pair(int column) const {
     return bias ? __half22float2(*reinterpret_cast<const __half2*>(bias + column)) : make_float2(0.0f, 0.0f);
   }
-  // What is added behind bias and gate, fetched before it is needed: one wait for all of it.
-  struct Addends {
-    Half8 time, residual;
-  };
-  FISEC_DEVICE Addends fetch(int image, int row, int column) const {
-    return {load(time, size_t(image) * e.time_stride + column),
-            residual ? load8(residual + residual_row(image, row) * e.residual_stride + column) : Half8{}};
-  }
   // What is left to do behind bias and gate: eight values from `column` of the output on.
+  FISEC_DEVICE Addends fetch_rest(int image, int row, int column) const {
+    Addends a = {};
+    a.time = load(time, size_t(image) * e.time_stride + column);
+    if (residual) a.residual = load8(residual + residual_row(image, row) * e.residual_stride + column);
+    return a;
+  }
   FISEC_DEVICE void rest(int image, int row, int column, float (&v)[8], const Addends& addends) const {
     add(v, addends.time);
     add(v, addends.residual);

@@ -50,24 +50,45 @@ FISEC_DEVICE void add_bias(const Finish& finish, int column, int cout, float* su
 // COUNT blocks of eight columns from `first_column` of the output on, of rows `row` and `row` + 8: sums[n * 4 ..] are the lane's pairs of the two.
 // Every lane of the warp calls it.
 template <int COUNT>
-FISEC_DEVICE void finish_pairs(const Finish& finish, int live, int total, int row, int first_column, int columns, float* sums) {
-  int lane = threadIdx.x % 4;
+class PairFinish {
+ public:
+  FISEC_DEVICE PairFinish(const Finish& finish_, int live_, int total_, int row_, int first_column_, int columns_)
+      : finish(finish_), live(live_), total(total_), row(row_), first_column(first_column_), columns(columns_), lane(threadIdx.x % 4) {}
+
+  FISEC_DEVICE void operator()(const float* sums) const {
+    Finish::Addends next = fetch(0);
 #pragma unroll
-  for (int unit = 0; unit < COUNT * 2; unit += 4) {  // a unit: a block's row, or that row + 8; blocks first, so that stores are long
-    float pairs[4][2], v[8];
-    // the last blocks may be two instead of four: then both of their rows
-    constexpr int kLong = COUNT / 4 * 8;
-    bool both = unit >= kLong;
-    int block = both ? kLong / 2 : unit / 8 * 4, half = both ? 0 : unit / 4 % 2;
+    for (int turn = 0; turn < kTurns; ++turn) {
+      Finish::Addends addends = next;
+      float pairs[4][2], v[8];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      int n = both ? block + k / 2 : block + k, h = both ? k % 2 : half;
-      pairs[k][0] = sums[n * 4 + h * 2], pairs[k][1] = sums[n * 4 + h * 2 + 1];
+      for (int k = 0; k < 4; ++k) {
+        int n = first_block(turn) + (both(turn) ? k / 2 : k), half = both(turn) ? k % 2 : turn % 2;
+        pairs[k][0] = sums[n * 4 + half * 2], pairs[k][1] = sums[n * 4 + half * 2 + 1];
+      }
+      exchange(pairs, lane, v);
+      if (turn + 1 < kTurns) next = fetch(turn + 1);  // this turn's sums are done with: there are registers
+      if (!real(turn)) continue;
+      ImageRow at(row_of(turn), live);
+      finish.rest(at.image, at.row, column_of(turn), v, addends);
     }
-    exchange(pairs, lane, v);
-    int r = row + 8 * (both ? lane % 2 : half), column = first_column + 8 * (block + (both ? lane / 2 : lane));
-    if (r >= total || column >= columns) continue;
-    ImageRow at(r, live);
-    finish.rest(at.image, at.row, column, v, finish.fetch(at.image, at.row, column));
   }
-}
+
+ private:
+  // A turn takes four blocks of one row, so that stores are long; where two blocks are left, both of their rows.
+  static constexpr int kTurns = COUNT / 2, kLong = COUNT / 4 * 2;
+  static_assert(COUNT % 2 == 0, "two blocks are the least");
+  FISEC_DEVICE static constexpr bool both(int turn) { return turn >= kLong; }
+  FISEC_DEVICE static constexpr int first_block(int turn) { return both(turn) ? kLong * 2 : turn / 2 * 4; }
+  FISEC_DEVICE int row_of(int turn) const { return row + 8 * (both(turn) ? lane % 2 : turn % 2); }
+  FISEC_DEVICE int column_of(int turn) const { return first_column + 8 * (first_block(turn) + (both(turn) ? lane / 2 : lane)); }
+  FISEC_DEVICE bool real(int turn) const { return row_of(turn) < total && column_of(turn) < columns; }
+  FISEC_DEVICE Finish::Addends fetch(int turn) const {
+    if (!real(turn)) return {};
+    ImageRow at(row_of(turn), live);
+    return finish.fetch_rest(at.image, at.row, column_of(turn));
+  }
+
+  const Finish& finish;
+  int live, total, row, first_column, columns, lane;
+};

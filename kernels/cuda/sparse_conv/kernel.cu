@@ -12,11 +12,11 @@ struct Conv {
   static constexpr int kPitch = BN + 8;  // of the f32 staging: 8 words apart, so float2 stores of 8 rows miss each other's banks
   static constexpr int MF = WM / 16, NF = WN / 8;
   static_assert(BM * kPitch * 4 <= STAGES * kStage, "the staged tile reuses the pipeline's memory");
-  static_assert(BM % (kThreads / 8) == 0 && WN % 16 == 0, "whole copies and whole ldmatrix");
+  static_assert(kThreads == 128 && WN % 16 == 0, "who gathers; whole ldmatrix");
 
   __device__ static void load_stage(const ConvParams& p, const Sources& source, const Walk& walk, int k_tile, int first_column,
                                     const int32_t* rows, unsigned char* stage, bool gathered, bool weights) {
-    if (gathered) gather_tile<BM, kThreads>(p, source, walk, rows, stage);
+    if (gathered) gather_tile<BM>(p, source, walk, rows, stage);
     if (!weights) return;
     // weights are stored swizzled, so a tile is one run of lines
     const unsigned char* lines = reinterpret_cast<const unsigned char*>(p.weights) + (size_t(k_tile) * p.cout + first_column) * kLine;
@@ -129,10 +129,11 @@ extern "C" __global__ void __launch_bounds__(256) sparse_conv_reduce(const __gri
   for (int j = blockIdx.x * 256 + threadIdx.x; j < total * per_row; j += gridDim.x * 256) {
     int r = j / per_row, c = (j - r * per_row) * width;
     const float* partial = reinterpret_cast<const float*>(p.workspace) + size_t(r) * p.cout + c;
+    ImageRow at(r, live);
+    Finish::Addends addends = finish.fetch(at.image, at.row, c);
     float v[8] = {}, gate[8] = {};
     add_planes(partial, plane, p.splits, v);
     if (width == 16) add_planes(partial + 8, plane, p.splits, gate);
-    ImageRow at(r, live);
-    finish(at.image, at.row, c, v, gate);
+    finish(at.image, at.row, c, v, gate, addends);
   }
 }

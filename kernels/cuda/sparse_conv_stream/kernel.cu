@@ -68,7 +68,7 @@ struct StreamConv {
       for (int k = segment.begin; k < segment.end; ++k, walk.next(), ring.next()) {
         barrier_wait(shared.empty + ring.stage, ring.parity ^ 1);
         if (leader && k >= early) fetch_weights(p, shared, ring.stage, k, place.first_column);
-        gather_tile<BM, kFetch>(p, source, walk, shared.rows, shared.tiles + ring.stage * kStage);
+        gather_tile<BM>(p, source, walk, shared.rows, shared.tiles + ring.stage * kStage);
         barrier_arrive_after_copies(shared.full + ring.stage);
       }
     }
@@ -122,10 +122,10 @@ struct StreamConv {
     int row = place.first_row + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, pair = place.first_column + threadIdx.x % 4 * 2;
     if (finish.gated()) {
       gate_sums<BN / 16>(finish, pair, p.cout, sums);
-      finish_pairs<BN / 16>(finish, live, live * p.images, row, place.first_column / 2, p.cout / 2, sums);
+      PairFinish<BN / 16>(finish, live, live * p.images, row, place.first_column / 2, p.cout / 2)(sums);
     } else {
       add_bias<BN / 8>(finish, pair, p.cout, sums);
-      finish_pairs<BN / 8>(finish, live, live * p.images, row, place.first_column, p.cout, sums);
+      PairFinish<BN / 8>(finish, live, live * p.images, row, place.first_column, p.cout)(sums);
     }
   }
 

@@ -43,7 +43,7 @@ struct WarpgroupConv {
     for (int k = begin, s = 0, parity = 1; k < end; ++k, walk.next()) {
       barrier_wait(shared.empty + s, parity);
       if (leader && k >= begin + STAGES) fetch_weights(p, shared, s, k, first_column);
-      gather_tile<BM, kFetch>(p, source, walk, shared.rows, shared.tiles + s * kStage);
+      gather_tile<BM>(p, source, walk, shared.rows, shared.tiles + s * kStage);
       barrier_arrive_after_copies(shared.full + s);
       if (++s == STAGES) s = 0, parity ^= 1;
     }
