@@ -7,6 +7,7 @@
 use fisec_ir::{Graph, NodeId, Op, Operand, ValueId, WeightInfo};
 use fisec_tensor::{Constant, HostTensor};
 
+use super::fit_upsample::fit_upsample;
 use super::infer_shapes::{infer_node, shape_range};
 use super::sequences::slice_of_sequence;
 use super::{evaluate, order};
@@ -20,6 +21,9 @@ pub fn fold_constants(graph: &mut Graph) -> Result<Changes, PassError> {
     for id in order(graph, PASS)? {
         slice_of_sequence(graph, id);
         changes += infer_node(graph, id)?;
+        if fit_upsample(graph, id) != Changes(0) {
+            changes += infer_node(graph, id)?;
+        }
         let Some(values) = known_values(graph, id) else {
             continue;
         };

@@ -4,6 +4,7 @@
 //! What no pass recognises stays an opaque [`Op::Onnx`](fisec_ir::Op::Onnx) node.
 
 mod evaluate;
+mod fit_upsample;
 mod fold_constants;
 mod infer_shapes;
 mod lower_contrib;

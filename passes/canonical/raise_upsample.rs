@@ -36,7 +36,8 @@ fn raise(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     Some(())
 }
 
-fn is_nearest(op: &OnnxOp, whole: bool) -> bool {
+/// Whether a resize reads row `floor(i * H / height)`; `whole` says that the factor is a whole number.
+pub(super) fn is_nearest(op: &OnnxOp, whole: bool) -> bool {
     let text = |name: &str, default: &'static str| match op.attributes.get(name) {
         Some(Attribute::String(value)) => value.clone(),
         _ => default.to_owned(),

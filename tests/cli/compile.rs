@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use fisec_plan::Bundle;
+
 use crate::machine::{DOG, Machine, assert_fails, copy_folder, json, plan, stderr, stdout};
 
 const NANO: &str = "tests/data/nano-pipeline";
@@ -148,10 +150,14 @@ fn other_targets_are_refused() {
 }
 
 #[test]
-fn sizes_that_the_model_cannot_halve_are_refused() {
+fn every_multiple_of_eight_pixels_is_a_size() {
     let machine = Machine::new();
     let target = machine.path("p.plan");
-    let output = machine.run(&["compile", NANO, "--size", "136x72", "-o", target.to_str().unwrap()]);
-    assert_fails(&output, 1, "multiples of 64");
-    assert!(!target.exists());
+    let compile = |size: &str| machine.run(&["compile", NANO, "--size", size, "-o", target.to_str().unwrap()]);
+    let output = compile("136x72");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let plan = Bundle::open(&target).unwrap();
+    let sizes = plan.plan().levels.iter().map(|level| [level.height, level.width]);
+    assert_eq!(sizes.collect::<Vec<_>>(), [[9, 17], [5, 9], [3, 5], [2, 3]]);
+    assert_fails(&compile("140x72"), 1, "cannot be made of latents");
 }

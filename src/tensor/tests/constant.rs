@@ -1,0 +1,98 @@
+//! Constants that are transformed on demand.
+
+use fisec_tensor::{Constant, DType, HostTensor, Shape, Transform};
+use half::f16;
+use proptest::prelude::*;
+
+/// Elements of `dtype` that count upwards.
+fn counting(dtype: DType, shape: &[usize]) -> Constant {
+    let count: usize = shape.iter().product();
+    let values: Vec<f64> = (0..count).map(|index| (index % 120) as f64).collect();
+    HostTensor::from_f64(dtype, shape.to_vec(), &values).unwrap().into()
+}
+
+/// `output[i0, i1, …] = input[…]`, element by element.
+fn permuted(input: &HostTensor, order: &[usize]) -> Vec<f64> {
+    let shape: Shape = order.iter().map(|&axis| input.shape()[axis]).collect();
+    let (values, from, to) = (input.to_f64_vec(), input.shape().strides(), shape.strides());
+    let source = |index: usize| -> usize {
+        let along = |axis: usize| index / to[axis] % shape[axis];
+        (0..shape.len()).map(|axis| along(axis) * from[order[axis]]).sum()
+    };
+    (0..values.len()).map(|index| values[source(index)]).collect()
+}
+
+proptest! {
+    #[test]
+    fn permuting_moves_every_element(
+        (shape, order) in prop::collection::vec(1usize..40, 1..4)
+            .prop_flat_map(|shape| (Just(shape.clone()), Just((0..shape.len()).collect::<Vec<_>>()).prop_shuffle())),
+        dtype in prop::sample::select(vec![DType::U8, DType::F16, DType::F32, DType::I64]),
+    ) {
+        let constant = counting(dtype, &shape);
+        let turned = constant.transformed(Transform::Permute(order.clone())).materialize();
+        prop_assert_eq!(turned.to_f64_vec(), permuted(&constant.materialize(), &order));
+        prop_assert_eq!(turned.dtype(), dtype);
+    }
+}
+
+#[test]
+fn empty_tensors_can_be_permuted() {
+    for shape in [vec![2, 0], vec![0, 3, 2], vec![]] {
+        let constant = counting(DType::F32, &shape);
+        let order: Vec<usize> = (0..shape.len()).rev().collect();
+        let turned = constant.transformed(Transform::Permute(order)).materialize();
+        assert_eq!(turned.shape().elements(), constant.shape().elements());
+    }
+}
+
+#[test]
+fn widened_constants_know_their_halves_in_every_layout() {
+    let halves = counting(DType::F16, &[4, 6]);
+    let layouts = [
+        Transform::Permute(vec![1, 0]),
+        Transform::Reshape([8, 3].into()),
+        Transform::Slice {
+            axis: 1,
+            start: 1,
+            length: 3,
+        },
+    ];
+    for layout in layouts {
+        let wide = Transform::Cast(DType::F32);
+        let before = halves.transformed(wide.clone()).transformed(layout.clone());
+        let after = halves.transformed(layout).transformed(wide);
+        for constant in [before, after] {
+            let unwidened = constant.unwidened().unwrap();
+            assert_eq!((unwidened.dtype(), unwidened.shape()), (DType::F16, constant.shape()));
+            assert_eq!(unwidened.materialize().cast(DType::F32), constant.materialize());
+        }
+    }
+}
+
+#[test]
+fn what_was_rounded_or_never_narrow_has_no_halves() {
+    let wide = counting(DType::F32, &[4, 6]);
+    let rounded = wide.transformed(Transform::Cast(DType::F16));
+    assert!(wide.unwidened().is_none() && rounded.unwidened().is_none());
+    let narrowed_again = rounded.transformed(Transform::Cast(DType::F32));
+    let unwidened = narrowed_again.unwidened().unwrap().materialize();
+    assert_eq!(unwidened.as_pod::<f16>(DType::F16).unwrap()[5], f16::from_f32(5.0));
+}
+
+#[test]
+fn the_same_bytes_through_the_same_transformations_are_the_same() {
+    let (a, equal) = (counting(DType::F32, &[4, 6]), counting(DType::F32, &[4, 6]));
+    let turn = || Transform::Permute(vec![1, 0]);
+    assert!(a.is_same(&a.clone()) && a.transformed(turn()).is_same(&a.clone().transformed(turn())));
+    assert_eq!(a.address(), a.transformed(turn()).address());
+    assert!(!a.is_same(&equal), "other bytes");
+    assert!(!a.transformed(turn()).is_same(&a), "another layout");
+    let reshaped = a.transformed(Transform::Reshape([6, 4].into()));
+    assert!(
+        !a.transformed(turn()).is_same(&reshaped),
+        "another transformation to the same shape"
+    );
+    let filled = |value| Constant::filled(DType::F32, [3], value);
+    assert!(filled(1.0).is_same(&filled(1.0)) && !filled(1.0).is_same(&filled(2.0)));
+}
