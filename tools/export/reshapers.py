@@ -48,13 +48,18 @@ def onnxsim(path):
     onnx.save(simplified, path)
 
 
-def ort_session_basic(path):
+def ort_session_basic(path, level=ort.GraphOptimizationLevel.ORT_ENABLE_BASIC):
     """The graph that an ONNX Runtime session has after its basic optimizations."""
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(path.with_name("basic.onnx"))
+    options.graph_optimization_level = level
+    options.optimized_model_filepath = str(path.with_name("optimized.onnx"))
     ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    path.with_name("basic.onnx").replace(path)
+    path.with_name("optimized.onnx").replace(path)
+
+
+def ort_session_extended(path):
+    """The same after its extended optimizations, which fuse into operators of its own domain."""
+    ort_session_basic(path, ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
 
 
 def ort_optimized(path, half=False, packed=True):

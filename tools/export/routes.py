@@ -29,6 +29,8 @@ from exporters import dynamo, torchscript
 from nano import TEXT, UNET, VAE, perturb
 
 SMALL_UNET = UNET | dict(layers_per_block=2)
+SD1 = dict(use_linear_projection=False, attention_head_dim=2)
+ODD = (13, 18)  # neither can be halved three times
 TIMESTEPS = {
     "scalar": torch.tensor(501.0),
     "batch": torch.tensor([501, 501]),
@@ -50,6 +52,8 @@ class Route:
     options: dict = field(default_factory=dict)
     reshape: callable = None
     part: str = "unet"
+    traced: int = 16
+    size: tuple = None  # rows and columns of the reference latents, where not the usual ones
 
 
 def routes():
@@ -83,6 +87,10 @@ def routes():
         "ort_fp16_dyn": Route(reshape=reshapers.ort_optimized_fp16),
         "ort_fp16_unpacked_dyn": Route(reshape=reshapers.ort_optimized_fp16_unpacked),
         "ort_session_static": Route(dynamic=False, timestep="batch", reshape=reshapers.ort_session_basic),
+        "ort_session_extended_static": Route(
+            dynamic=False, timestep="batch", reshape=reshapers.ort_session_extended
+        ),
+        "ort_session_extended_dyn": Route(reshape=reshapers.ort_session_extended),
         "dynamo20_static": Route(dynamo, None, False, timestep="batch"),
         "dynamo18_static": Route(dynamo, 18, False, timestep="batch"),
         "dynamo18_dyn": Route(dynamo, 18, timestep="batch"),
@@ -94,6 +102,23 @@ def routes():
         "dynamo18_eager_dyn": Route(dynamo, 18, timestep="batch", eager=True),
         "dynamo18_noopt_static": Route(dynamo, 18, False, timestep="batch", options=dict(optimize=False)),
         "dynamo18_noopt_dyn": Route(dynamo, 18, timestep="batch", options=dict(optimize=False)),
+        "sd1_ts14_dyn": Route(opset=14, config=SD1),
+        "sd1_ts17_fp16_static": Route(dtype=half, dynamic=False, timestep="batch", config=SD1),
+        "sd1_dynamo18_dyn": Route(dynamo, 18, timestep="batch", config=SD1),
+        "sd1_ort_fp16_dyn": Route(config=SD1, reshape=reshapers.ort_optimized_fp16),
+        "odd_ts14_dyn": Route(opset=14, size=ODD),
+        "odd_ts17_fp16_dyn": Route(dtype=half, size=ODD),
+        "odd_sd1_ts17_dyn": Route(config=SD1, size=ODD),
+        "odd_onnxslim_dyn": Route(reshape=reshapers.onnxslim, size=ODD),
+        "odd_ort_dyn": Route(reshape=reshapers.ort_optimized, size=ODD),
+        "odd_dynamo18_dyn": Route(dynamo, 18, timestep="batch", size=ODD),
+        "odd_traced_ts17_dyn": Route(traced=13, size=(9, 15)),
+        "odd_traced_ts17_static": Route(traced=13, dynamic=False, timestep="batch"),
+        "odd_traced_dynamo18_static": Route(dynamo, 18, False, timestep="batch", traced=13),
+        "ts19_dyn": Route(opset=19),
+        "dynamo22_dyn": Route(dynamo, 22, timestep="batch"),
+        "dynamo18_sim_dyn": Route(dynamo, 18, timestep="batch", reshape=reshapers.onnxsim),
+        "dynamo18_ort_dyn": Route(dynamo, 18, timestep="batch", reshape=reshapers.ort_optimized),
         "dynamo18_slim_dyn": Route(dynamo, 18, timestep="batch", reshape=reshapers.onnxslim),
     }
     for part in ("text_encoder", "vae_decoder", "vae_encoder"):
@@ -116,7 +141,7 @@ def build(route):
     unet = perturb(UNet2DConditionModel(**SMALL_UNET | route.config)).to(route.dtype)
     if route.eager:
         unet.set_attn_processor(AttnProcessor())
-    component = unet_component(unet, latents=16)
+    component = unet_component(unet, latents=route.traced)
     component.inputs["timestep"] = TIMESTEPS[route.timestep]
     if route.timestep == "batch":
         component.axes["timestep"] = {0: "batch_size"}
@@ -131,7 +156,7 @@ def draw_inputs(component, route):
         if route.dynamic and route.timestep != "one":
             shape[:1] = [3 * n for n in shape[:1]]
         if route.dynamic and len(shape) == 4:
-            shape[2:] = [shape[2], shape[3] + shape[3] // 2]
+            shape[2:] = route.size or [shape[2], shape[3] + shape[3] // 2]
         if name == "timestep":
             inputs[name] = example.flatten()[0].expand(shape).clone()
         elif name == "input_ids":
