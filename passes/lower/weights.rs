@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use fisec_ir::{Graph, WeightId as IrWeight};
 use fisec_onnx::{ExportOptions, Location, SinkError, WeightSink, export};
-use fisec_plan::{BundleWriter, Island, IslandId, WeightId};
+use fisec_plan::{BundleWriter, Island, IslandId, Placement, PlanError, WeightId};
 use fisec_tensor::{Constant, DType, Transform};
 
 use super::LowerError;
@@ -18,22 +18,34 @@ pub enum WeightLayout {
     ConvRows,
 }
 
+impl WeightLayout {
+    /// The dimensions of the graph's weight in the order in which the kernel reads them; none when it is the same.
+    fn axes(self) -> &'static [usize] {
+        match self {
+            WeightLayout::AsIs => &[],
+            WeightLayout::ConvRows => &[2, 3, 1, 0],
+        }
+    }
+}
+
 /// Collects what all programs of a plan share.
 pub struct PlanBuilder<'a> {
     writer: &'a mut BundleWriter,
     dtype: DType,
     weights: HashMap<(String, WeightLayout), WeightId>,
+    placed: Placed,
     islands: Vec<Island>,
     island_models: HashMap<Vec<u8>, IslandId>,
 }
 
 impl<'a> PlanBuilder<'a> {
-    /// Writes into `writer`, weights in element type `dtype`.
+    /// Writes into `writer`, weights in element type `dtype`, or in the half precision that they were widened from.
     pub fn new(writer: &'a mut BundleWriter, dtype: DType) -> Self {
         PlanBuilder {
             writer,
             dtype,
             weights: HashMap::new(),
+            placed: Placed::default(),
             islands: Vec::new(),
             island_models: HashMap::new(),
         }
@@ -52,11 +64,16 @@ impl<'a> PlanBuilder<'a> {
             return Ok(*known);
         }
         let data = info.data.transformed(Transform::Cast(self.dtype));
-        let data = match layout {
-            WeightLayout::AsIs => data,
-            WeightLayout::ConvRows => data.transformed(Transform::Permute(vec![2, 3, 1, 0])),
+        let stored = data.unwidened().unwrap_or(data);
+        let placement = self.placed.place(self.writer, &info.name, &stored)?;
+        let axes = layout.axes();
+        let shape = match axes {
+            [] => stored.shape().clone(),
+            axes => axes.iter().map(|&axis| stored.shape()[axis]).collect(),
         };
-        let weight = self.writer.add_weight(&info.name, &data.materialize())?;
+        let weight = self
+            .writer
+            .add_placed(&info.name, stored.dtype(), &shape, axes, &placement);
         self.weights.insert(key, weight);
         Ok(weight)
     }
@@ -66,7 +83,11 @@ impl<'a> PlanBuilder<'a> {
         let options = ExportOptions {
             maps_nhwc_at_ports: true,
         };
-        let model = export(graph, &options, &mut External(self.writer))?;
+        let mut weights = External {
+            writer: &mut *self.writer,
+            placed: &mut self.placed,
+        };
+        let model = export(graph, &options, &mut weights)?;
         if let Some(known) = self.island_models.get(&model) {
             return Ok(*known);
         }
@@ -79,18 +100,38 @@ impl<'a> PlanBuilder<'a> {
 }
 
 /// Initializers of islands stand beside the kernels' weights.
-struct External<'a>(&'a mut BundleWriter);
+struct External<'a> {
+    writer: &'a mut BundleWriter,
+    placed: &'a mut Placed,
+}
 
 impl WeightSink for External<'_> {
     fn place(&mut self, name: &str, data: &Constant) -> Result<Location, SinkError> {
-        let placement = self
-            .0
-            .place_external(name, &data.materialize())
-            .map_err(|error| SinkError::new(error.to_string()))?;
+        let placement = self.placed.place(self.writer, name, data);
+        let placement = placement.map_err(|error| SinkError::new(error.to_string()))?;
         Ok(Location {
             file: placement.file.to_owned(),
             offset: placement.offset,
             length: placement.length,
         })
+    }
+}
+
+/// Constants that stand in the bundle, so that the next program need not read them: all have the same weights, and a
+/// convolution is stored once, in the order that islands want.
+///
+/// Holding the constants keeps their bytes in memory, or mapped: no other can come to stand at the same address.
+#[derive(Default)]
+struct Placed(HashMap<usize, Vec<(Constant, Placement)>>);
+
+impl Placed {
+    fn place(&mut self, writer: &mut BundleWriter, name: &str, data: &Constant) -> Result<Placement, PlanError> {
+        let at_address = self.0.entry(data.address()).or_default();
+        if let Some((_, placement)) = at_address.iter().find(|(known, _)| known.is_same(data)) {
+            return Ok(placement.clone());
+        }
+        let placement = writer.place_external(name, &data.materialize())?;
+        at_address.push((data.clone(), placement.clone()));
+        Ok(placement)
     }
 }

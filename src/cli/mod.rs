@@ -10,6 +10,7 @@ mod explain;
 mod failure;
 mod graphs;
 mod interrupt;
+mod memory;
 mod output;
 mod region;
 mod report;

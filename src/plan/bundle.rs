@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use blake3::Hasher;
 use bytes::Bytes;
-use fisec_tensor::HostTensor;
+use fisec_tensor::{Constant, HostTensor, Shape, Transform};
 use memmap2::Mmap;
 use serde_json::Value;
 
 use crate::validate::{check_path, validate};
-use crate::{FORMAT, FileHash, Plan, PlanError, WeightId, json};
+use crate::{FORMAT, FileHash, Plan, PlanError, Weight, WeightId, json};
 
 pub(crate) const PLAN: &str = "plan.json";
 pub(crate) const WEIGHTS: &str = "weights.bin";
@@ -73,7 +73,7 @@ impl Bundle {
         self.folder.join(relative)
     }
 
-    /// A constant over the mapped file. Its hash is checked when that did not happen on opening.
+    /// A constant as its kernel reads it: over the mapped file, or a copy where the file has another order. Its hash is checked when that did not happen on opening.
     pub fn weight(&self, id: WeightId) -> Result<HostTensor, PlanError> {
         let weight = &self.plan.weights[id.index()];
         let start = weight.offset as usize;
@@ -82,10 +82,15 @@ impl Bundle {
         if !is_checked && blake3::hash(&data).to_hex().as_str() != weight.hash {
             return Err(PlanError::Altered(self.folder.join(WEIGHTS)));
         }
-        HostTensor::new(weight.dtype, weight.shape.clone(), data).map_err(|source| PlanError::Weight {
+        let stored = HostTensor::new(weight.dtype, stored_shape(weight), data).map_err(|source| PlanError::Weight {
             name: weight.name.clone(),
             source,
-        })
+        })?;
+        if weight.axes.is_empty() {
+            return Ok(stored);
+        }
+        let turn = Transform::Permute(weight.axes.clone());
+        Ok(Constant::from(stored).transformed(turn).materialize())
     }
 
     /// Hashes every file, however large.
@@ -101,6 +106,15 @@ impl Bundle {
         let plan = fs::metadata(self.folder.join(PLAN)).map_or(0, |metadata| metadata.len());
         plan + self.plan.files.values().map(|file| file.bytes).sum::<u64>()
     }
+}
+
+/// Dimensions in the order of the file; validation has seen that `axes` is an order.
+fn stored_shape(weight: &Weight) -> Shape {
+    let mut dims = weight.shape.to_vec();
+    for (&axis, &dim) in weight.axes.iter().zip(weight.shape.iter()) {
+        dims[axis] = dim;
+    }
+    dims.into()
 }
 
 fn read_plan_text(folder: &Path, path: &Path) -> Result<String, PlanError> {

@@ -20,6 +20,7 @@ mod program;
 mod scratch;
 mod text;
 mod validate;
+mod weights_file;
 mod write;
 
 pub use bundle::Bundle;

@@ -174,8 +174,12 @@ pub struct Weight {
     pub name: String,
     /// element type
     pub dtype: DType,
-    /// dimensions
+    /// dimensions as the kernel reads them
     pub shape: Shape,
+    /// where the bytes stand in another order, shared with an island: dimension `i` of the kernel is dimension `axes[i]`
+    /// of what is stored. Empty: as the kernel reads them
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub axes: Vec<usize>,
     /// first byte in `weights.bin`, a multiple of 64
     pub offset: u64,
     /// number of bytes

@@ -94,6 +94,11 @@ fn check_weights(plan: &Plan) -> Result<(), PlanError> {
         if tensor_bytes(weight.dtype, &weight.shape, &place)? != weight.bytes {
             return Err(PlanError::invalid(place, "its bytes do not follow from its shape"));
         }
+        let mut axes = weight.axes.clone();
+        axes.sort_unstable();
+        if !axes.is_empty() && !axes.iter().copied().eq(0..weight.shape.len()) {
+            return Err(PlanError::invalid(place, "its axes are no order of its dimensions"));
+        }
         if weight.offset % crate::ALIGNMENT != 0 {
             return Err(PlanError::invalid(place, "its offset is not aligned"));
         }

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use blake3::Hasher;
-use fisec_tensor::HostTensor;
+use bytes::Bytes;
+use fisec_tensor::{DType, HostTensor, Shape};
 
 use crate::bundle::{PLAN, WEIGHTS};
 use crate::validate::{check_path, validate};
+use crate::weights_file::WeightsFile;
 use crate::{FORMAT, FileHash, Plan, PlanError, ScratchFolder, Weight, WeightId, json};
 
 /// Alignment of constants in `weights.bin`, bytes.
@@ -20,9 +22,7 @@ pub const ALIGNMENT: u64 = 64;
 pub struct BundleWriter {
     target: PathBuf,
     folder: ScratchFolder,
-    data: BufWriter<File>,
-    hasher: Hasher,
-    length: u64,
+    data: WeightsFile,
     placed: HashMap<blake3::Hash, u64>,
     weights: Vec<Weight>,
     files: BTreeMap<String, FileHash>,
@@ -37,6 +37,8 @@ pub struct Placement {
     pub offset: u64,
     /// number of bytes
     pub length: u64,
+    /// blake3 of the bytes
+    hash: blake3::Hash,
 }
 
 impl BundleWriter {
@@ -47,13 +49,11 @@ impl BundleWriter {
         }
         let folder = ScratchFolder::beside(target).map_err(PlanError::io(target))?;
         let path = folder.path().join(WEIGHTS);
-        let data = File::create(&path).map_err(PlanError::io(&path))?;
+        let data = WeightsFile::create(&path).map_err(PlanError::io(&path))?;
         Ok(BundleWriter {
             target: target.to_owned(),
             folder,
-            data: BufWriter::with_capacity(1 << 20, data),
-            hasher: Hasher::new(),
-            length: 0,
+            data,
             placed: HashMap::new(),
             weights: Vec::new(),
             files: BTreeMap::new(),
@@ -67,14 +67,21 @@ impl BundleWriter {
 
     /// Adds a constant in kernel layout. Equal bytes are stored once; an equal weight keeps its first id.
     pub fn add_weight(&mut self, name: &str, tensor: &HostTensor) -> Result<WeightId, PlanError> {
-        let (offset, hash) = self.place(tensor.data())?;
+        let placement = self.place_external(name, tensor)?;
+        Ok(self.add_placed(name, tensor.dtype(), tensor.shape(), &[], &placement))
+    }
+
+    /// Makes a weight of bytes that stand in the bundle already. `axes` says which dimension of the stored tensor each
+    /// dimension of `shape` is; empty when they are the same.
+    pub fn add_placed(&mut self, name: &str, dtype: DType, shape: &Shape, axes: &[usize], at: &Placement) -> WeightId {
         let weight = Weight {
             name: name.to_owned(),
-            dtype: tensor.dtype(),
-            shape: tensor.shape().clone(),
-            offset,
-            bytes: tensor.data().len() as u64,
-            hash: hash.to_hex().to_string(),
+            dtype,
+            shape: shape.clone(),
+            axes: axes.to_vec(),
+            offset: at.offset,
+            bytes: at.length,
+            hash: at.hash.to_hex().to_string(),
         };
         let index = match self.weights.iter().position(|known| *known == weight) {
             Some(index) => index,
@@ -83,16 +90,17 @@ impl BundleWriter {
                 self.weights.len() - 1
             }
         };
-        Ok(WeightId(index as u32))
+        WeightId(index as u32)
     }
 
     /// Stores an island's initializer. Equal bytes are stored once, weights included.
     pub fn place_external(&mut self, _name: &str, tensor: &HostTensor) -> Result<Placement, PlanError> {
-        let (offset, _) = self.place(tensor.data())?;
+        let (offset, hash) = self.place(tensor.data())?;
         Ok(Placement {
             file: WEIGHTS,
             offset,
             length: tensor.data().len() as u64,
+            hash,
         })
     }
 
@@ -132,12 +140,7 @@ impl BundleWriter {
     /// Returns the completed plan.
     pub fn finish(mut self, mut plan: Plan) -> Result<Plan, PlanError> {
         let path = self.folder.path().join(WEIGHTS);
-        self.data.flush().map_err(PlanError::io(&path))?;
-        self.data.get_ref().sync_data().map_err(PlanError::io(&path))?;
-        let hash = FileHash {
-            bytes: self.length,
-            blake3: self.hasher.finalize().to_hex().to_string(),
-        };
+        let hash = self.data.finish().map_err(PlanError::io(&path))?;
         self.files.insert(WEIGHTS.to_owned(), hash);
         plan.format = FORMAT;
         plan.weights = self.weights;
@@ -152,25 +155,21 @@ impl BundleWriter {
         Ok(plan)
     }
 
-    fn place(&mut self, bytes: &[u8]) -> Result<(u64, blake3::Hash), PlanError> {
+    fn place(&mut self, bytes: &Bytes) -> Result<(u64, blake3::Hash), PlanError> {
         let hash = blake3::hash(bytes);
         if let Some(offset) = self.placed.get(&hash) {
             return Ok((*offset, hash));
         }
-        let offset = self.length.next_multiple_of(ALIGNMENT);
-        let padding = [0u8; ALIGNMENT as usize];
-        self.append(&padding[..(offset - self.length) as usize])?;
-        self.append(bytes)?;
+        let offset = self.data.length().next_multiple_of(ALIGNMENT);
+        let padding = (offset - self.data.length()) as usize;
+        let padding = Bytes::from_static(&[0u8; ALIGNMENT as usize]).slice(..padding);
+        [padding, bytes.clone()]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .try_for_each(|part| self.data.append(part))
+            .map_err(PlanError::io(&self.folder.path().join(WEIGHTS)))?;
         self.placed.insert(hash, offset);
         Ok((offset, hash))
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<(), PlanError> {
-        let path = self.folder.path().join(WEIGHTS);
-        self.data.write_all(bytes).map_err(PlanError::io(&path))?;
-        self.hasher.update(bytes);
-        self.length += bytes.len() as u64;
-        Ok(())
     }
 
     fn path_for(&self, relative: &str) -> Result<PathBuf, PlanError> {

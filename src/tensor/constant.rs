@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::permute::permute;
 use crate::{DType, HostTensor, Shape, TensorError};
 
 /// A constant tensor. Gigabytes of weights stay in their memory map; layout changes are recorded and applied by
@@ -98,6 +99,44 @@ impl Constant {
         }
     }
 
+    /// These values in the half-precision type that they were widened from, in the same layout: exactly the same numbers
+    /// in half the bytes. `None` when they were never half precision.
+    pub fn unwidened(&self) -> Option<Self> {
+        let Source::Derived(of, transform) = &self.source else {
+            return None;
+        };
+        match transform {
+            Transform::Cast(DType::F32) if matches!(of.dtype, DType::F16 | DType::BF16) => Some(of.as_ref().clone()),
+            Transform::Reshape(_) | Transform::Permute(_) | Transform::Slice { .. } => {
+                Some(of.unwidened()?.transformed(transform.clone()))
+            }
+            Transform::Cast(_) | Transform::Dequantize { .. } => None,
+        }
+    }
+
+    /// Whether both are the same bytes in memory, seen through the same transformations. Equal values elsewhere in memory
+    /// do not count: nothing is read.
+    pub fn is_same(&self, other: &Self) -> bool {
+        if (self.dtype, &self.shape) != (other.dtype, &other.shape) {
+            return false;
+        }
+        match (&self.source, &other.source) {
+            (Source::Host(a), Source::Host(b)) => a.as_ptr() == b.as_ptr() && a.len() == b.len(),
+            (Source::Fill(a), Source::Fill(b)) => a.to_bits() == b.to_bits(),
+            (Source::Derived(a, x), Source::Derived(b, y)) => x == y && (Arc::ptr_eq(a, b) || a.is_same(b)),
+            _ => false,
+        }
+    }
+
+    /// The first byte of the values in memory, the same for all constants that [`Constant::is_same`] takes for one.
+    pub fn address(&self) -> usize {
+        match &self.source {
+            Source::Host(data) => data.as_ptr().addr(),
+            Source::Fill(_) => 0,
+            Source::Derived(of, _) => of.address(),
+        }
+    }
+
     /// This constant seen through `transform`. Panics when the transform does not fit the shape.
     pub fn transformed(&self, transform: Transform) -> Self {
         let (dtype, shape) = match &transform {
@@ -182,7 +221,7 @@ fn apply(input: &HostTensor, transform: &Transform, shape: &Shape) -> HostTensor
     match transform {
         Transform::Reshape(_) => input.reshaped(shape.clone()).expect("same number of elements"),
         Transform::Cast(dtype) => input.cast(*dtype),
-        Transform::Permute(permutation) => permute(input, permutation, shape),
+        Transform::Permute(permutation) => permute(input, permutation),
         Transform::Slice { axis, start, length } => slice(input, *axis, *start, *length, shape),
         Transform::Dequantize {
             axis,
@@ -201,34 +240,6 @@ fn apply(input: &HostTensor, transform: &Transform, shape: &Shape) -> HostTensor
                 })
                 .collect();
             HostTensor::from_f32(shape.clone(), values).cast(*dtype)
-        }
-    }
-}
-
-/// Copies elements of `size` bytes in the order of the permuted axes; contiguous inner runs are copied whole.
-fn permute(input: &HostTensor, permutation: &[usize], shape: &Shape) -> HostTensor {
-    let size = input.dtype().size();
-    let strides = input.shape().strides();
-    let strides: Vec<usize> = permutation.iter().map(|&axis| strides[axis] * size).collect();
-    let mut output = Vec::with_capacity(input.data().len());
-    copy_axis(input.data(), 0, shape, &strides, size, &mut output);
-    HostTensor::new(input.dtype(), shape.clone(), output.into()).expect("same number of elements")
-}
-
-fn copy_axis(input: &[u8], offset: usize, dims: &[usize], strides: &[usize], size: usize, output: &mut Vec<u8>) {
-    match dims {
-        [] => output.extend_from_slice(&input[offset..offset + size]),
-        [length] if strides[0] == size => output.extend_from_slice(&input[offset..offset + length * size]),
-        [length] => {
-            for index in 0..*length {
-                let at = offset + index * strides[0];
-                output.extend_from_slice(&input[at..at + size]);
-            }
-        }
-        [length, inner @ ..] => {
-            for index in 0..*length {
-                copy_axis(input, offset + index * strides[0], inner, &strides[1..], size, output);
-            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod constant;
 mod dtype;
 mod host;
 mod mask;
+mod permute;
 mod shape;
 mod tile;
 

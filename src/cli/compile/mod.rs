@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -22,6 +23,7 @@ use fisec_tensor::DType;
 
 use super::console::Console;
 use super::failure::Failure;
+use super::memory::PeakMemory;
 use super::output;
 use dump::PassDump;
 pub use dump::Watcher;
@@ -120,10 +122,12 @@ pub struct Compiled {
     pub opaque: BTreeMap<String, usize>,
     pub passes: usize,
     pub took: Duration,
+    /// bytes that were resident at once beside mapped files, at most
+    pub memory: Option<u64>,
 }
 
 pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
-    let started = Instant::now();
+    let (started, memory) = (Instant::now(), PeakMemory::start());
     let model = Model::find(&arguments.model)?;
     let dump = arguments.dump_after.as_ref().zip(arguments.dump_folder.as_ref());
     let dump = dump.map(|(pass, folder)| PassDump::new(pass, folder)).transpose()?;
@@ -141,6 +145,7 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     watcher.finish()?;
     let compiled = Compiled {
         took: started.elapsed(),
+        memory: memory.finish(),
         ..compiled
     };
     match arguments.json {
@@ -199,6 +204,8 @@ fn compile(
     if watcher.is_stopped() {
         return Ok(None);
     }
+    let files = imported.model_files;
+    let model_hash = thread::spawn(move || pipeline::hash(&files));
     let (recognised, opaque) = census(&imported.graph);
     let Some(module) = build(imported.graph, choices, table, watcher)? else {
         return Ok(None);
@@ -207,7 +214,7 @@ fn compile(
     writer.add_file("graph.fir", programs_text(&module).as_bytes())?;
     let plan = Plan {
         model: model.name(),
-        model_hash: pipeline::hash(&imported.model_files)?,
+        model_hash: model_hash.join().expect("hashing does not panic")?,
         pipeline: pipeline::copy(model, &mut writer)?,
         ..plan
     };
@@ -217,6 +224,7 @@ fn compile(
         opaque,
         passes: watcher.count(),
         took: Duration::ZERO,
+        memory: None,
     }))
 }
 

@@ -42,12 +42,16 @@ pub fn text(compiled: &Compiled, target: &Path) -> String {
         units::bytes(plan.cache_bytes_per_step()),
         plan.slots.len()
     ));
+    let memory = compiled
+        .memory
+        .map(|memory| format!(", {} of memory beside mapped files", units::bytes(memory)));
     lines.push(format!(
-        "plan        {} ({}), {} passes, {}",
+        "plan        {} ({}), {} passes, {}{}",
         target.display(),
         units::bytes(size(plan)),
         compiled.passes,
-        units::seconds(compiled.took.as_secs_f64())
+        units::seconds(compiled.took.as_secs_f64()),
+        memory.unwrap_or_default()
     ));
     lines.join("\n")
 }
@@ -73,6 +77,7 @@ pub fn json(compiled: &Compiled, target: &Path) -> Value {
         "bytes": size(plan),
         "passes": compiled.passes,
         "seconds": compiled.took.as_secs_f64(),
+        "memory": compiled.memory,
     })
 }
 

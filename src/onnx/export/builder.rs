@@ -222,9 +222,18 @@ impl<'a> Builder<'a> {
 
     /// The finished model.
     pub fn finish(mut self, sink: &mut dyn WeightSink) -> Result<ModelProto, ExportError> {
+        let mut widened = Vec::new();
         for (name, data) in &self.initializers {
-            self.proto.initializer.push(initializer(name, data, sink)?);
+            match data.unwidened().filter(|_| is_large(data)) {
+                Some(half) => {
+                    let stored = format!("{name} {}", half.dtype());
+                    self.proto.initializer.push(initializer(&stored, &half, sink)?);
+                    widened.push(widen(stored, name.clone(), widened.len()));
+                }
+                None => self.proto.initializer.push(initializer(name, data, sink)?),
+            }
         }
+        self.proto.node.splice(0..0, widened);
         let opset = |(domain, version): (String, i64)| OperatorSetIdProto {
             domain: Some(domain),
             version: Some(version),
@@ -259,8 +268,25 @@ pub struct NodeParts<'a> {
     pub attributes: Vec<crate::proto::AttributeProto>,
 }
 
+/// Whether a constant stands outside of the model.
+fn is_large(data: &Constant) -> bool {
+    data.shape().elements().saturating_mul(data.dtype().size()) > INLINE_BYTES
+}
+
+/// Makes an initializer of half precision `f32` again; ONNX Runtime does it once, when it opens the model.
+fn widen(stored: String, name: String, index: usize) -> NodeProto {
+    NodeProto {
+        name: Some(format!("w{index}")),
+        op_type: Some("Cast".into()),
+        input: vec![stored],
+        output: vec![name],
+        attribute: vec![attribute("to", &Attribute::Int(onnx_number(DType::F32).into()))],
+        ..NodeProto::default()
+    }
+}
+
 fn initializer(name: &str, data: &Constant, sink: &mut dyn WeightSink) -> Result<TensorProto, ExportError> {
-    if data.shape().elements().saturating_mul(data.dtype().size()) <= INLINE_BYTES {
+    if !is_large(data) {
         return Ok(tensor(name, &data.materialize()));
     }
     let place = sink.place(name, data).map_err(|cause| ExportError::Weight {
