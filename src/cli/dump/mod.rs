@@ -1,11 +1,13 @@
 //! `fisec dump`: a model or a plan as text, data or a drawing.
 
+mod costs;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use fisec_ir::dump::{Details, Dump};
+use fisec_ir::dump::Dump;
 use fisec_ir::text::Printer;
 use fisec_ir::{Graph, NodeId, text};
 use fisec_onnx::{ExportOptions, Location, SinkError, WeightSink, export};
@@ -17,6 +19,7 @@ use super::console::Console;
 use super::failure::Failure;
 use super::graphs::Source;
 use super::output;
+use costs::with_costs;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
@@ -105,23 +108,6 @@ fn calls(plan: &Plan, program: Option<&str>) -> Result<String, Failure> {
         return Err(Failure::new(format!("the plan has no `{kind}` program")).hint("every level of it is dense"));
     };
     Ok(fisec_plan::program_text(plan, program).trim_end().to_owned())
-}
-
-/// Nodes with the work that the plan predicts for the same ONNX nodes.
-fn with_costs<'g>(graph: &'g Graph, plan: &'g Plan) -> Dump<'g> {
-    let program = plan.programs.iter().find(|(kind, _)| kind.name() == graph.name());
-    Dump::new(graph).details(move |id| {
-        let names = &graph.origin(id).names;
-        let nodes = program.map_or(&[][..], |(_, program)| &program.nodes);
-        let node = nodes
-            .iter()
-            .find(|node| !names.is_empty() && node.provenance.origin == *names);
-        Details {
-            macs: node.map(|node| node.macs_dense),
-            predicted_macs: node.map(|node| node.macs_predicted[0]),
-            notes: Vec::new(),
-        }
-    })
 }
 
 /// A node's line between those of the nodes that it reads and of those that read it.
