@@ -6,6 +6,7 @@
 
 pub mod analysis;
 pub mod canonical;
+pub mod control;
 pub mod cost;
 pub mod fuse;
 pub mod lower;

@@ -1,15 +1,18 @@
 //! The compiler's middle: a dense graph in, three programs out, and their lowering to a plan.
 
+use std::collections::BTreeSet;
+
 use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot};
 use fisec_plan::{BundleWriter, CompileOptions, FORMAT, Level, Plan, Programs, Slot, SlotKind};
 use fisec_tensor::DType;
 use thiserror::Error;
 
 use crate::analysis::{Levels, REFERENCE_SHARES, representative_mask};
+use crate::control::{Controlled, cross_attentions};
 use crate::cost::{CostTable, Predictor, pooled_masks};
 use crate::fuse::fold_upsample;
 use crate::lower::{LowerError, PlanBuilder, ProgramLowering, channels_last, lower_program, slot_demand};
-use crate::programs::{edit, record};
+use crate::programs::{edit, guide, record};
 use crate::roles::{Roles, RolesError};
 use crate::sparse::Sparsity;
 use crate::widen_floats::widen_floats;
@@ -31,10 +34,12 @@ pub struct Module {
     pub break_even: f64,
     /// everything, writing slots
     pub record: Graph,
-    /// everything
+    /// everything, under control of recorded attention
     pub guide: Graph,
     /// active pixels only; absent when no level pays
     pub edit: Option<Graph>,
+    /// the attentions under control
+    pub controlled: Vec<Controlled>,
 }
 
 /// A model cannot be compiled.
@@ -89,16 +94,22 @@ impl Module {
         if pipeline.is_stopped() {
             return Ok(None);
         }
-        let record = record(&dense, &edit, &sparsity)?;
+        let mut record = record(&dense, &edit, &sparsity)?;
         let edit = (sparse_levels > 0).then_some(edit);
+        let attentions = cross_attentions(&dense, &stages, &sparsity.levels, options.control_levels);
+        let (guide, controlled) = guide(dense, &mut record, &attentions, pipeline)?;
+        if pipeline.is_stopped() {
+            return Ok(None);
+        }
         Ok(Some(Module {
             roles,
             sparsity,
             level_reasons,
             break_even,
             record,
-            guide: dense,
+            guide,
             edit,
+            controlled,
         }))
     }
 
@@ -151,6 +162,7 @@ impl Module {
             context: [text[1], text[2]],
             options: CompileOptions {
                 sparse_levels: Some(self.sparsity.sparse_levels),
+                control_levels: Some(self.control_levels()),
                 ..options.clone()
             },
             levels: self.levels(),
@@ -176,17 +188,28 @@ impl Module {
             .collect()
     }
 
+    fn control_levels(&self) -> usize {
+        let levels: BTreeSet<LevelId> = self.controlled.iter().map(|each| each.level).collect();
+        levels.len()
+    }
+
+    fn slot_kind(&self, id: IrSlot, level: Option<LevelId>) -> SlotKind {
+        if let Some(maps) = self.controlled.iter().find(|each| each.slot == id) {
+            return SlotKind::Maps { level: maps.level.0 };
+        }
+        let demand = self.edit.as_ref().map_or(Demand::Full, |edit| slot_demand(edit, id));
+        match (level, demand) {
+            (None, _) => SlotKind::Stats,
+            (Some(LevelId(level)), Demand::Halo(radius)) => SlotKind::Halo { level, radius },
+            (Some(LevelId(level)), Demand::Full) => SlotKind::Full { level },
+        }
+    }
+
     fn slots(&self, cache_dtype: DType) -> Vec<Slot> {
-        let Some(edit) = &self.edit else { return Vec::new() };
-        let slots = edit.slots().iter().enumerate();
+        let slots = self.record.slots().iter().enumerate();
         slots
             .map(|(index, slot)| {
-                let demand = slot_demand(edit, IrSlot(index as u32));
-                let kind = match (slot.level, demand) {
-                    (None, _) => SlotKind::Stats,
-                    (Some(LevelId(level)), Demand::Halo(radius)) => SlotKind::Halo { level, radius },
-                    (Some(LevelId(level)), Demand::Full) => SlotKind::Full { level },
-                };
+                let kind = self.slot_kind(IrSlot(index as u32), slot.level);
                 // statistics are few and feed a division: they stay exact
                 let dtype = if slot.level.is_none() { DType::F32 } else { cache_dtype };
                 let shape = channels_last(&slot.value_type.shape);

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use fisec_ir::{Graph, Op, Origin, SlotId, ValueType, stats_shape};
+use fisec_ir::{Graph, LevelId, NodeId, Op, Origin, SlotId, ValueType, stats_shape};
 use fisec_plan::{Keys, Norm};
 use fisec_tensor::DType;
 
 use crate::analysis::Stages;
+use crate::control::{Controlled, control_attention, expose_maps};
 use crate::fuse::{fuse_conv_epilogue, fuse_conv_prologue, fuse_linear, sink_views};
 use crate::sparse::{Recorded, Sparsity, freeze_norm, mark_sparse, spread_demand, update_stats};
 use crate::{PassError, Pipeline};
@@ -34,6 +35,29 @@ pub fn record(dense: &Graph, edit: &Graph, sparsity: &Sparsity) -> Result<Graph,
         graph.add(Op::CacheWrite(slot), vec![value.into()], vec![], origin);
     }
     Ok(graph)
+}
+
+/// `record` with the maps of `attentions`, and the `guide` that follows them; without any, the dense graph guides.
+pub fn guide(
+    dense: Graph,
+    record: &mut Graph,
+    attentions: &[(NodeId, LevelId)],
+    pipeline: &mut Pipeline<'_>,
+) -> Result<(Graph, Vec<Controlled>), PassError> {
+    let mut controlled = Vec::new();
+    if attentions.is_empty() {
+        return Ok((dense, controlled));
+    }
+    pipeline.run("expose_maps", record, |graph| {
+        expose_maps(graph, attentions, &mut controlled)
+    })?;
+    let mut guide = record.clone();
+    guide.set_name("guide");
+    // after the maps are exposed: what an edit gives is recorded for the next
+    pipeline.run("control_attention", &mut guide, |graph| {
+        control_attention(graph, &controlled)
+    })?;
+    Ok((guide, controlled))
 }
 
 /// The sparse program.

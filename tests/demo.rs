@@ -38,6 +38,7 @@ fn compile(side: usize, sparse_levels: usize, target: &Path) -> (Module, Bundle)
         norm: Norm::Frozen,
         sparse_levels: Some(sparse_levels),
         cache_dtype: DType::F32,
+        control_levels: None,
     };
     let table = CostTable::shipped("cpu").expect("shipped");
     let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());

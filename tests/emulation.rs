@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use fisec_diffusion::denoise::{EditOptions, GuideSteps, Outcome, Region};
+use fisec_diffusion::denoise::{EditOptions, GuideSteps, MaskFrom, Outcome, Region};
+use fisec_diffusion::words::{ControlOptions, Steering};
 use fisec_diffusion::{
     BaseImage, DiffusionError, EditedImage, Event, Image, Notice, Pipeline, Request, Trajectory, mask_from_png,
 };
@@ -24,6 +25,13 @@ const SAME: f64 = 60.0;
 
 /// The same for the demo model, whose records are rounded to f16 and whose steps amplify that.
 const NEARLY: f64 = 50.0;
+
+const NO_CONTROL: ControlOptions = ControlOptions {
+    steering: Steering::None,
+    calls: None,
+    replace_calls: None,
+    emphasis: 1.0,
+};
 
 /// A pipeline with the records of it.
 #[derive(Clone, Copy)]
@@ -89,9 +97,12 @@ impl Records {
     fn options(&self) -> EditOptions {
         EditOptions {
             region: Region::Given(mask_from_png(&self.mask).unwrap()),
+            mask_from: MaskFrom::Latents,
+            control: NO_CONTROL,
             guide_steps: GuideSteps::Exactly(self.head["guide_steps"].as_u64().unwrap() as usize),
             dense: false,
             break_even: 1.0,
+            feather: 8,
         }
     }
 
@@ -129,6 +140,7 @@ impl Compiled {
             norm,
             sparse_levels: Some(sparse_levels),
             cache_dtype,
+            control_levels: None,
         };
         let table = CostTable::shipped("cpu").unwrap();
         let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
@@ -208,6 +220,7 @@ fn base<'a>(request: &'a Request, trajectory: &'a Trajectory, slots: &'a MemoryC
         prompt: &request.prompt,
         trajectory,
         slots,
+        map_calls: usize::MAX,
         image: None,
     }
 }

@@ -10,7 +10,8 @@ use std::fs;
 use std::path::Path;
 
 use fisec_ir::{
-    Activation, Concat, Conv, Graph, GroupNorm, Linear, Op, Operand, Origin, TimestepEmbedding, ValueType, WeightInfo,
+    Activation, Concat, Control, Conv, Graph, GroupNorm, Linear, Op, Operand, Origin, TimestepEmbedding, ValueType,
+    WeightInfo,
 };
 use fisec_onnx::{Bindings, ExportOptions, Location, SinkError, WeightSink, export};
 use fisec_oracle::{Oracle, Tensor};
@@ -232,8 +233,19 @@ fn every_operator() -> Graph {
     let maps = add(
         Op::AttentionMaps { heads: 2, scale: 0.3 },
         vec![q.into(), k.into()],
-        &[2, 2, 60, 7],
+        &[2, 60, 7],
     );
+    let recorded = add(Op::Input("recorded".into()), vec![], &[2, 60, 7]);
+    let [mapper, blend, strength] = [("mapper", vec![7, 7]), ("blend", vec![7]), ("weight", vec![7])]
+        .map(|(name, shape)| add(Op::Input(name.into()), vec![], &shape));
+    let controlled = Op::Attention {
+        heads: 2,
+        scale: 0.3,
+        control: Some(Control),
+    };
+    let tables = [recorded, mapper, blend, strength].map(Operand::from);
+    let operands = [attended.into(), k.into(), v.into()].into_iter().chain(tables);
+    let attended = add(controlled, operands.collect(), &[2, 60, 16]);
     let residual = Linear {
         residual: true,
         ..Linear::plain(false)
@@ -290,6 +302,10 @@ fn every_operator_means_in_onnx_runtime_what_it_means_in_the_oracle() {
         ("low".to_owned(), ramp(&[2, 8, 3, 5], 2)),
         ("text".to_owned(), ramp(&[2, 7, 12], 3)),
         ("time".to_owned(), HostTensor::from_f32(vec![], vec![321.0])),
+        ("recorded".to_owned(), ramp(&[2, 60, 7], 4)),
+        ("mapper".to_owned(), ramp(&[7, 7], 5)),
+        ("blend".to_owned(), ramp(&[7], 6)),
+        ("weight".to_owned(), ramp(&[7], 7)),
     ]
     .into();
     let tensors = inputs

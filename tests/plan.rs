@@ -39,6 +39,7 @@ fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
         norm,
         sparse_levels: Some(sparse_levels),
         cache_dtype: DType::F32,
+        control_levels: None,
     }
 }
 
@@ -269,7 +270,7 @@ fn a_full_mask_equals_the_dense_program() {
         &slots,
         &Mask::filled(shape.size[0], shape.size[1], true),
     );
-    let dense = compiled.executor.guide(STEP, &edited.values()).expect("guides");
+    let dense = compiled.executor.dense(STEP, &edited.values()).expect("guides");
     let dense = Tensor::new([dense.len()], dense.iter().map(|&value| f64::from(value)).collect());
     let error = relative_error(&dense, &sparse);
     assert!(error < TOLERANCE, "off by {error:e}");

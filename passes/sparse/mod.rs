@@ -88,7 +88,7 @@ impl Sparsity {
 }
 
 /// `name`, numbered when another slot has it: exporters give layers of one kind one name.
-fn unique_name(graph: &Graph, name: &str) -> String {
+pub(crate) fn unique_name(graph: &Graph, name: &str) -> String {
     let taken = |name: &str| graph.slots().iter().any(|slot| slot.name == name);
     let numbered = (2..).map(|copy| format!("{name}#{copy}"));
     std::iter::once(name.to_owned())

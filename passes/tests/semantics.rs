@@ -25,6 +25,7 @@ fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
         norm,
         sparse_levels: Some(sparse_levels),
         cache_dtype: DType::F32,
+        control_levels: None,
     }
 }
 

@@ -1,11 +1,12 @@
 //! The network as the loops see it.
 
-use fisec_runtime::{SlotSink, SlotSource};
+use fisec_runtime::{Control, SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 
 use crate::DiffusionError;
+use crate::mask::MapSlot;
 
-/// A denoising network in its three forms: `record`, `guide` (both dense) and `edit` (sparse).
+/// A denoising network in its three forms: dense, dense under control of recorded attention, and sparse.
 ///
 /// `sample` and the result are `[2, C, H, W]`: both halves of guidance, unconditional first. `step` counts the calls of
 /// the schedule that [`Denoiser::set_timesteps`] gave.
@@ -19,11 +20,26 @@ pub trait Denoiser {
     /// Prepares for a prompt: f32 `[2, tokens, width]`, unconditional first.
     fn set_context(&mut self, context: &HostTensor) -> Result<(), DiffusionError>;
 
-    /// The dense prediction; every recorded activation goes to `sink`.
-    fn record(&mut self, step: usize, sample: &[f32], sink: &mut dyn SlotSink) -> Result<Vec<f32>, DiffusionError>;
+    /// The dense prediction; every recorded activation that `sink` wants goes there.
+    fn dense(
+        &mut self,
+        step: usize,
+        sample: &[f32],
+        sink: Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, DiffusionError>;
 
-    /// The dense prediction.
-    fn guide(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, DiffusionError>;
+    /// Slots of cross-attention maps; without any there is no control.
+    fn map_slots(&self) -> Vec<MapSlot>;
+
+    /// The dense prediction under control of the cross-attention maps in `recorded`.
+    fn guide(
+        &mut self,
+        step: usize,
+        sample: &[f32],
+        control: &Control,
+        recorded: &dyn SlotSource,
+        sink: Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, DiffusionError>;
 
     /// Whether there is a sparse form.
     fn can_edit(&self) -> bool;

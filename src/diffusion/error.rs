@@ -92,6 +92,12 @@ pub enum DiffusionError {
     /// What was recorded of the base image does not fit this edit.
     #[error("the base image does not fit: {0}")]
     Base(String),
+    /// Pictures are inverted along a DDIM schedule only.
+    #[error("a picture cannot be inverted with the sampler `{0}`")]
+    InversionSampler(&'static str),
+    /// The plan's programs do not follow recorded attention.
+    #[error("the plan was compiled without attention control")]
+    NoControl,
     /// The network returned numbers that are not finite.
     #[error("the denoiser returned values that are not finite at step {0}")]
     NotFinite(usize),
@@ -122,6 +128,8 @@ impl DiffusionError {
             DiffusionError::MaskImage(_) => Some("give an 8-bit PNG: white where the image may change"),
             DiffusionError::MaskSize { .. } => Some("a mask may have any size of the image's aspect ratio"),
             DiffusionError::MaskEmpty => Some("paint white where the image may change"),
+            DiffusionError::InversionSampler(_) => Some("use `--sampler ddim`"),
+            DiffusionError::NoControl => Some("compile it again without `--control-levels 0`"),
             DiffusionError::EditSize(_) => Some("give a share of the image, e.g. `--edit-size 0.1`"),
             DiffusionError::Base(_) => Some("generate the base image again with `--base none`"),
             DiffusionError::Tokenizer(_) => {

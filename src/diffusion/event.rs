@@ -15,6 +15,8 @@ pub enum Phase {
     Sparse,
     /// dense inside a mask, because the mask is too large or was asked to be
     Dense,
+    /// dense, finding the noise of a picture and recording the way back
+    Invert,
 }
 
 /// Progress, and what should be said aloud.

@@ -16,8 +16,9 @@ const FOOTPRINT: usize = 2;
 /// Relaxation of the drift stops when no cell moves by more, in levels of 255.
 const STILL: f32 = 0.002;
 
-/// `edited` inside `mask` (at the latents' size, of which the image is a multiple), `base` outside.
-pub fn paste(base: &Image, edited: &Image, mask: &Mask) -> Image {
+/// `edited` inside `mask` (at the latents' size, of which the image is a multiple), `base` outside; the weight of
+/// `edited` rises over `feather` pixels inside the edge.
+pub fn paste(base: &Image, edited: &Image, mask: &Mask, feather: usize) -> Image {
     if mask.count() == mask.bits().len() {
         return edited.clone();
     }
@@ -27,7 +28,7 @@ pub fn paste(base: &Image, edited: &Image, mask: &Mask) -> Image {
         scale: base.width / mask.width(),
     };
     let drift = cells.drift(base, edited, mask);
-    let weights = cells.weights(mask);
+    let weights = cells.weights(mask, feather);
     let mut image = base.clone();
     for (pixel, weight) in weights.into_iter().enumerate().filter(|(_, weight)| *weight > 0.0) {
         let tone = cells.interpolate(&drift, pixel / base.width, pixel % base.width);
@@ -125,16 +126,16 @@ impl Cells {
         })
     }
 
-    /// Weight of the edit per pixel: 0 outside the mask and at its edge, 1 from one latent inside on. The mask's blur,
-    /// so that contours are round where the mask is made of squares. An image's border is no edge.
-    fn weights(&self, mask: &Mask) -> Vec<f32> {
+    /// Weight of the edit per pixel: 0 outside the mask and at its edge, 1 from `feather` pixels inside on. The mask's
+    /// blur, so that contours are round where the mask is made of squares. An image's border is no edge.
+    fn weights(&self, mask: &Mask, feather: usize) -> Vec<f32> {
         let (height, width) = (self.rows * self.scale, self.columns * self.scale);
         let inside = |pixel: usize| mask.get(pixel / width / self.scale, pixel % width / self.scale);
         let mut weights: Vec<f32> = (0..height * width)
             .map(|pixel| f32::from(u8::from(inside(pixel))))
             .collect();
-        blur(&mut weights, width, 1, self.scale);
-        blur(&mut weights, height, width, self.scale);
+        blur(&mut weights, width, 1, feather);
+        blur(&mut weights, height, width, feather);
         let rise = |(pixel, blurred): (usize, f32)| {
             if inside(pixel) {
                 (2.0 * blurred - 1.0).clamp(0.0, 1.0)

@@ -1,10 +1,11 @@
 //! A compiled plan as a denoiser.
 
-use fisec_plan::{Bundle, Stage};
+use fisec_plan::{Bundle, SlotId, Stage};
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_runtime::{Binding, Executor, RuntimeError, SlotSink, SlotSource};
+use fisec_runtime::{Binding, Control, Executor, RuntimeError, SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 
+use crate::mask::MapSlot;
 use crate::{Denoiser, DiffusionError, Work};
 
 /// The programs of a plan.
@@ -55,12 +56,37 @@ impl Denoiser for PlanDenoiser {
         Ok(self.executor.set_context(context)?)
     }
 
-    fn record(&mut self, step: usize, sample: &[f32], sink: &mut dyn SlotSink) -> Result<Vec<f32>, DiffusionError> {
-        Ok(self.executor.record(step, sample, sink)?)
+    fn dense(
+        &mut self,
+        step: usize,
+        sample: &[f32],
+        sink: Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, DiffusionError> {
+        Ok(match sink {
+            Some(sink) => self.executor.record(step, sample, sink)?,
+            None => self.executor.dense(step, sample)?,
+        })
     }
 
-    fn guide(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, DiffusionError> {
-        Ok(self.executor.guide(step, sample)?)
+    fn map_slots(&self) -> Vec<MapSlot> {
+        let plan = self.executor.plan();
+        let place = |(slot, level): (SlotId, u32)| MapSlot {
+            slot,
+            height: plan.levels[level as usize].height,
+            width: plan.levels[level as usize].width,
+        };
+        plan.map_slots().map(place).collect()
+    }
+
+    fn guide(
+        &mut self,
+        step: usize,
+        sample: &[f32],
+        control: &Control,
+        recorded: &dyn SlotSource,
+        sink: Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, DiffusionError> {
+        Ok(self.executor.guide(step, sample, control, recorded, sink)?)
     }
 
     fn can_edit(&self) -> bool {

@@ -72,6 +72,18 @@ impl TextEncoder {
     }
 }
 
+/// `embedding` with every token's distance from that of the empty prompt scaled by its weight: 1 leaves it, 0 makes the
+/// token say nothing. Both are `[1, tokens, width]`; the rule is ComfyUI's.
+pub fn emphasised(embedding: &HostTensor, empty: &HostTensor, weights: &[f32]) -> HostTensor {
+    let width = embedding.shape().last().copied().unwrap_or(1).max(1);
+    let pairs = embedding.to_f32_vec().into_iter().zip(empty.to_f32_vec());
+    let scaled = pairs.enumerate().map(|(index, (value, nothing))| {
+        let weight = weights.get(index / width).copied().unwrap_or(1.0);
+        nothing + (value - nothing) * weight
+    });
+    HostTensor::from_f32(embedding.shape().clone(), scaled.collect())
+}
+
 /// `[2, tokens, width]` for guidance: unconditional first.
 pub fn guidance_context(negative: &HostTensor, prompt: &HostTensor) -> Result<HostTensor, DiffusionError> {
     let [1, tokens, width] = **prompt.shape() else {

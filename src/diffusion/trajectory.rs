@@ -9,6 +9,8 @@ use crate::DiffusionError;
 pub struct Trajectory {
     shape: [usize; 3],
     latents: Vec<Vec<f32>>,
+    /// what each call misses the recorded latents by; empty for images that were generated
+    drift: Vec<Vec<f32>>,
 }
 
 impl Trajectory {
@@ -17,6 +19,7 @@ impl Trajectory {
         let mut trajectory = Trajectory {
             shape,
             latents: Vec::new(),
+            drift: Vec::new(),
         };
         trajectory.push(initial);
         trajectory
@@ -85,6 +88,46 @@ impl Trajectory {
         Ok(Trajectory {
             shape: [channels, height, width],
             latents,
+            drift: Vec::new(),
         })
+    }
+
+    /// Sets what each call misses the recorded latents by, one entry per call.
+    pub fn set_drift(&mut self, drift: Vec<Vec<f32>>) {
+        assert_eq!(drift.len(), self.calls(), "one drift per call");
+        self.drift = drift;
+    }
+
+    /// The same drift as another trajectory of as many calls.
+    pub(crate) fn drift_as(&mut self, other: &Trajectory) {
+        self.drift.clone_from(&other.drift);
+    }
+
+    /// Adds the drift of a call to latents after it.
+    pub(crate) fn add_drift(&self, call: usize, latents: &mut [f32]) {
+        let drift = self.drift.get(call).into_iter().flatten();
+        latents
+            .iter_mut()
+            .zip(drift)
+            .for_each(|(latent, drift)| *latent += drift);
+    }
+
+    /// The drift, f32 `[calls, C, H, W]`, when there is any.
+    pub fn drift_tensor(&self) -> Option<HostTensor> {
+        let [channels, height, width] = self.shape;
+        let shape = [self.drift.len(), channels, height, width];
+        (!self.drift.is_empty()).then(|| HostTensor::from_f32(shape, self.drift.concat()))
+    }
+
+    /// The trajectory with a drift `[calls, C, H, W]`.
+    pub fn with_drift(mut self, drift: Option<&HostTensor>) -> Result<Self, DiffusionError> {
+        let Some(drift) = drift else { return Ok(self) };
+        let [channels, height, width] = self.shape;
+        if *drift.shape().dims() != [self.calls(), channels, height, width] {
+            return Err(DiffusionError::Base(format!("its drift has shape [{}]", drift.shape())));
+        }
+        let size = channels * height * width;
+        self.drift = drift.to_f32_vec().chunks_exact(size).map(<[f32]>::to_vec).collect();
+        Ok(self)
     }
 }

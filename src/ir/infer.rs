@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use fisec_tensor::{DType, Shape};
 
-use crate::{Conv, ConvOperand, Extent, Linear, LinearOperand, Op, ValueType, stats_shape};
+use crate::{Conv, ConvOperand, Extent, Linear, LinearOperand, Op, ValueType, maps_shape, stats_shape};
 
 /// How many operands the operator takes.
 pub fn operand_counts(op: &Op) -> RangeInclusive<usize> {
@@ -102,7 +102,7 @@ pub fn result_type(op: &Op, operands: &[ValueType]) -> Result<ValueType, String>
         Op::Attention { heads, control, .. } => attention_type(*heads, control.is_some(), operands)?,
         Op::AttentionMaps { heads, .. } => {
             let [n, rows, keys, _] = attention_dims(*heads, operands)?;
-            ValueType::full(DType::F32, [n, *heads, rows, keys])
+            ValueType::full(DType::F32, maps_shape(n, *heads, rows, keys))
         }
         Op::Geglu => typed(&operands[0], halved(&operands[0])?),
         Op::Activate(_) | Op::Gather => like(&operands[0]),
@@ -245,10 +245,10 @@ fn linear_type(linear: &Linear, operands: &[ValueType]) -> Result<ValueType, Str
 }
 
 fn attention_type(heads: usize, control: bool, operands: &[ValueType]) -> Result<ValueType, String> {
-    let [_, rows, keys, _] = attention_dims(heads, operands)?;
+    let [n, rows, keys, _] = attention_dims(heads, operands)?;
     expect("v", &operands[2], &operands[1].shape)?;
     if control {
-        expect("recorded maps", &operands[3], &[heads, rows, keys])?;
+        expect("recorded maps", &operands[3], &maps_shape(n, heads, rows, keys))?;
         expect("mapper", &operands[4], &[keys, keys])?;
         expect("blend", &operands[5], &[keys])?;
         expect("weight", &operands[6], &[keys])?;

@@ -18,7 +18,7 @@ pub use graph::{Graph, GraphError, Node, NodeId};
 pub use infer::{broadcast, operand_counts, result_type};
 pub use op::{
     Activation, Attribute, Concat, Control, Conv, ConvOperand, Demand, GroupNorm, Linear, LinearOperand, OnnxOp, Op,
-    Padding, TimestepEmbedding, stats_shape,
+    Padding, TimestepEmbedding, conditioned, maps_shape, stats_shape,
 };
 pub use origin::Origin;
 pub use value::{Extent, LevelId, Operand, Stage, ValueId, ValueType};

@@ -82,7 +82,8 @@ pub enum Op {
         /// cross-attention control of a guided step, with more operands; see [`Control`]
         control: Option<Control>,
     },
-    /// The mean probability that each head gives each key, kept for control: `q, k -> f32[N, heads, L, S]`.
+    /// The probability that each head gives each key, of the conditioned images (the second half, see [`conditioned`]),
+    /// kept for control: `q, k -> f32[conditioned * heads, L, S]`.
     AttentionMaps {
         /// number of heads
         heads: usize,
@@ -196,10 +197,11 @@ pub struct Concat {
     pub axis: usize,
 }
 
-/// Cross-attention control (Prompt-to-Prompt): probabilities of the conditional half are mixed with recorded ones.
+/// Cross-attention control (Prompt-to-Prompt): probabilities of the conditioned images are mixed with recorded ones.
 ///
-/// Further operands after `q, k, v`: `recorded[heads, L, S]` and the per-prompt tables `mapper[S, S]` (column `j` says
-/// which recorded tokens make new token `j`), `blend[S]` (share of the recorded map per token) and `weight[S]`.
+/// Further operands after `q, k, v`: `recorded` as [`Op::AttentionMaps`] gave it and the per-prompt tables
+/// `mapper[S, S]` (column `j` says which recorded tokens make new token `j`), `blend[S]` (share of the recorded map per
+/// token) and `weight[S]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Control;
 
@@ -424,6 +426,16 @@ impl Linear {
             .1
             .then(|| present[..position].iter().filter(|(_, given)| *given).count())
     }
+}
+
+/// How many of `images` follow the prompt: the second half, the first half being unconditional.
+pub fn conditioned(images: usize) -> usize {
+    images - images / 2
+}
+
+/// The shape of the cross-attention maps of the conditioned ones of `images`: image by image, head by head.
+pub fn maps_shape(images: usize, heads: usize, queries: usize, keys: usize) -> Shape {
+    [conditioned(images) * heads, queries, keys].into()
 }
 
 /// The shape `[N, groups, 2]` of group statistics.

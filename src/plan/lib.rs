@@ -9,6 +9,7 @@
 //! `[N, C]`. A value of active extent holds packed rows `[N, active, C]`, see `fisec_tensor::ActiveSet`.
 
 mod bundle;
+mod control;
 mod cost;
 mod error;
 pub mod json;
@@ -24,6 +25,7 @@ mod weights_file;
 mod write;
 
 pub use bundle::Bundle;
+pub use control::ControlInput;
 pub use cost::{TileCandidate, TileCost};
 pub use error::PlanError;
 pub use kernel::{

@@ -93,6 +93,9 @@ pub struct CompileOptions {
     pub sparse_levels: Option<usize>,
     /// element type of recorded slots
     pub cache_dtype: DType,
+    /// number of levels, coarsest first, whose cross-attention `guide` controls; `None`: all
+    #[serde(default)]
+    pub control_levels: Option<usize>,
 }
 
 /// Which keys and values the active queries of self-attention see.
@@ -141,7 +144,7 @@ pub struct Slot {
     pub kind: SlotKind,
     /// element type in the store
     pub dtype: DType,
-    /// `[N, H, W, C]`, `[N, L, C]` or `[N, groups, 2]`
+    /// `[N, H, W, C]`, `[N, L, C]`, `[N, groups, 2]` or `[heads, L, tokens]`
     pub shape: Shape,
     /// bytes per step
     pub bytes: u64,
@@ -165,6 +168,12 @@ pub enum SlotKind {
     },
     /// group norm statistics
     Stats,
+    /// cross-attention maps of the conditioned images, `[heads, L, tokens]`: read whole by `guide`, and kept for the
+    /// first calls of a schedule only
+    Maps {
+        /// level of the queries
+        level: u32,
+    },
 }
 
 /// A constant of the plan in the layout of the kernel that reads it.
@@ -221,7 +230,7 @@ pub struct Port {
 pub struct Programs {
     /// dense; writes every slot
     pub record: Program,
-    /// dense; writes nothing
+    /// dense; under cross-attention control it reads the recorded maps and writes every slot, without it writes nothing
     pub guide: Program,
     /// sparse; reads slots. Absent when no level pays.
     pub edit: Option<Program>,
@@ -240,7 +249,7 @@ pub enum ProgramKind {
 /// Kernel calls in execution order.
 ///
 /// Inputs by name: `sample` (f32 `[N, H, W, C]`, step), `timestep` (f32 `[N]`, timestep stage), `context`
-/// (`[N, tokens, width]`, prompt stage). Output: `prediction`, f32 `[N, H, W, C]`; in `edit` only its active pixels are
+/// (`[N, tokens, width]`, prompt stage), and those of [`crate::ControlInput`]. Output: `prediction`, f32 `[N, H, W, C]`; in `edit` only its active pixels are
 /// defined and the others are zero.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Node, Plan, Program, ProgramKind, Programs};
+use crate::{Node, Plan, Program, ProgramKind, Programs, SlotKind};
 
 impl ProgramKind {
     /// All programs, in the order in which they are used.
@@ -72,6 +72,10 @@ impl Program {
 impl Plan {
     /// Bytes that an image's cache holds per step.
     pub fn cache_bytes_per_step(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.bytes).sum()
+        let every_step = self
+            .slots
+            .iter()
+            .filter(|slot| !matches!(slot.kind, SlotKind::Maps { .. }));
+        every_step.map(|slot| slot.bytes).sum()
     }
 }

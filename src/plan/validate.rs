@@ -78,7 +78,9 @@ fn check_slots(plan: &Plan) -> Result<(), PlanError> {
             return Err(PlanError::invalid(place, "its bytes do not follow from its shape"));
         }
         match slot.kind {
-            SlotKind::Halo { level, .. } | SlotKind::Full { level } => check_rows(plan, level, &slot.shape, &place)?,
+            SlotKind::Halo { level, .. } | SlotKind::Full { level } | SlotKind::Maps { level } => {
+                check_rows(plan, level, &slot.shape, &place)?
+            }
             SlotKind::Stats => {}
         }
     }

@@ -5,6 +5,7 @@
 mod binding;
 pub mod cache;
 mod calibrate;
+mod control;
 mod cpu;
 mod error;
 mod executor;
@@ -13,6 +14,7 @@ mod slots;
 
 pub use binding::{Binding, LayerChoice};
 pub use calibrate::{Calibration, Measurement, calibrate};
+pub use control::Control;
 pub use error::RuntimeError;
 pub use executor::{Executor, NodeTime, StepReport};
 pub use slots::{SlotSink, SlotSource};

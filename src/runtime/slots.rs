@@ -7,12 +7,18 @@ use crate::RuntimeError;
 
 /// Recorded activations of one image.
 pub trait SlotSource: Sync {
-    /// The whole value of `slot` at `step`, in the slot's element type and shape.
+    /// The whole value of `slot` at `step`, in the slot's element type and shape. Cross-attention maps may end after the
+    /// last token of the prompt; those of the tokens that follow count as zero.
     fn slot(&self, step: usize, slot: SlotId) -> Result<HostTensor, RuntimeError>;
 }
 
 /// Takes the activations of an image that is being made.
 pub trait SlotSink: Send {
+    /// Whether `slot` of `step` is of use. What is not is not computed, where that saves work.
+    fn wants(&self, _step: usize, _slot: SlotId) -> bool {
+        true
+    }
+
     /// Records `value` (any float type, the slot's shape) as `slot` of `step`.
     fn put(&mut self, step: usize, slot: SlotId, value: HostTensor) -> Result<(), RuntimeError>;
 }

@@ -11,6 +11,9 @@ pixels A are given per level (feature maps of n x n); at a sparse level
 - self-attention sees, by `kv`, all tokens (`full`) or those of A (`masked`).
 
 Levels with fewer rows than `min_rows` are dense. Everything else is per pixel or per token and needs no rule.
+
+`record` also keeps the cross-attention probabilities of the conditioned image; `guide` is dense and mixes them with its
+own by `control`: (blend * recorded @ mapper + (1 - blend) * own) * weight, per new token.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +23,7 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-KINDS = ("plain", "record", "edit")
+KINDS = ("plain", "record", "guide", "edit")
 
 
 @dataclass
@@ -42,6 +45,7 @@ class MaskedUNet:
     rules: Rules = field(default_factory=Rules)
     active: dict = field(default_factory=dict)
     slots: dict = field(default_factory=dict)
+    control: tuple = ()  # mapper [T,T], blend [T], weight [T]
 
     def __post_init__(self):
         for name, module in self.unet.named_modules():
@@ -51,6 +55,8 @@ class MaskedUNet:
                 module.forward = self._group_norm(name, module)
             if name.endswith("attn1"):
                 module.forward = self._self_attention(module.forward)
+            if name.endswith("attn2"):
+                module.forward = self._cross_attention(name, module)
 
     def __call__(self, program, step, *inputs):
         assert program in KINDS
@@ -95,6 +101,23 @@ class MaskedUNet:
     def _recorded(self, name, value):
         self._write(name, value)
         return value
+
+    def _cross_attention(self, name, attention):
+        def split(x):
+            return x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+
+        def forward(x, encoder_hidden_states, **_options):
+            q = split(attention.to_q(x))
+            k, v = (split(to(encoder_hidden_states)) for to in (attention.to_k, attention.to_v))
+            shares = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1)
+            self._write(f"{name}.maps", shares[1:])
+            if self.program == "guide":
+                mapper, blend, weight = self.control
+                recorded = self.slots[self.step, f"{name}.maps"] @ mapper
+                shares = torch.cat([shares[:1], (blend * recorded + (1 - blend) * shares[1:]) * weight])
+            return attention.to_out[0]((shares @ v).transpose(1, 2).flatten(2))
+
+        return forward
 
     def _self_attention(self, attend):
         def forward(x, encoder_hidden_states=None, **options):

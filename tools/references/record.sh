@@ -19,4 +19,5 @@ $python clip_tokenizer.py $data/tokens/clip
 $python tokens.py $data/tokens/clip $data/tokens/clip.json.gz
 $python tokens.py $demo/tokenizer $data/tokens/demo.json.gz
 $python emulate.py $data/nano-pipeline $data/emulation/nano --sparse-levels 4 0 8 --live-inside
+$python control.py $data/nano-pipeline $data/emulation/control
 $python emulate.py $demo $data/emulation/demo --type f16

@@ -119,7 +119,7 @@ impl Bench {
         let context = timing::noise(plan.batch * tokens * width, 1);
         executor.set_context(&HostTensor::from_f32([plan.batch, tokens, width], context))?;
         executor.prepare(ProgramKind::Record)?;
-        executor.prepare(ProgramKind::Guide)?;
+        executor.prepare(executor.dense_program())?;
         if !regions.is_empty() {
             executor.prepare(ProgramKind::Edit)?;
         }
@@ -145,7 +145,7 @@ impl Bench {
         self.executor.record(0, &self.sample, &mut self.recorded)?;
         self.record.take(&self.executor, started, counts);
         let started = Instant::now();
-        self.executor.guide(0, &self.sample)?;
+        self.executor.dense(0, &self.sample)?;
         self.guide.take(&self.executor, started, counts);
         for (index, region) in regions.iter().enumerate() {
             let started = Instant::now();
@@ -163,7 +163,7 @@ impl Bench {
 
     fn measure_nodes(&mut self, regions: &[Region]) -> Result<(), Failure> {
         self.executor.measure_nodes(true);
-        self.executor.guide(0, &self.sample)?;
+        self.executor.dense(0, &self.sample)?;
         self.guide.nodes = nodes::by_time(self.executor.last_step());
         for index in 0..regions.len() {
             self.executor

@@ -78,7 +78,10 @@ pub struct Choices {
     norm: NormChoice,
     /// How many of the finest resolutions are sparse: auto, or a number
     #[arg(long, default_value = "auto", value_parser = parse_levels, value_name = "auto|N")]
-    sparse_levels: SparseLevels,
+    sparse_levels: Levels,
+    /// How many of the coarsest resolutions let an edit follow the base's cross-attention: auto (all), or a number
+    #[arg(long, default_value = "auto", value_parser = parse_levels, value_name = "auto|N")]
+    control_levels: Levels,
     /// Element type of recorded activations: f16, f32
     #[arg(long, default_value = "f16", value_parser = parse_cache_type)]
     cache_type: DType,
@@ -91,9 +94,9 @@ pub struct ImageSize {
     height: usize,
 }
 
-/// `None`: chosen by cost.
+/// A number of resolutions; `None`: chosen by the compiler.
 #[derive(Clone, Copy, Debug)]
-pub struct SparseLevels(Option<usize>);
+pub struct Levels(Option<usize>);
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum KeysChoice {
@@ -261,6 +264,11 @@ fn census(graph: &Graph) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
 }
 
 impl Choices {
+    /// Zero levels for targets whose runtime has no control.
+    fn without_control(&self) -> Option<usize> {
+        (self.target != "cpu").then_some(0)
+    }
+
     pub fn options(&self) -> CompileOptions {
         CompileOptions {
             keys: match self.kv {
@@ -274,6 +282,7 @@ impl Choices {
             },
             sparse_levels: self.sparse_levels.0,
             cache_dtype: self.cache_type,
+            control_levels: self.control_levels.0.or(self.without_control()),
         }
     }
 }
@@ -286,14 +295,14 @@ fn parse_size(text: &str) -> Result<ImageSize, String> {
     }
 }
 
-fn parse_levels(text: &str) -> Result<SparseLevels, String> {
+fn parse_levels(text: &str) -> Result<Levels, String> {
     match text {
-        "auto" => Ok(SparseLevels(None)),
+        "auto" => Ok(Levels(None)),
         number => {
             let levels = number
                 .parse()
                 .map_err(|_| "write auto or a number of levels".to_owned())?;
-            Ok(SparseLevels(Some(levels)))
+            Ok(Levels(Some(levels)))
         }
     }
 }

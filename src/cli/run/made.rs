@@ -1,7 +1,9 @@
 //! A finished image: its PNG, its figures, its report.
 
+use std::path::PathBuf;
+
 use fisec_diffusion::denoise::Outcome;
-use fisec_diffusion::{EditedImage, Generated, Image, Request, Timings};
+use fisec_diffusion::{EditedImage, Generated, Image, Request, Timings, mask_to_png};
 use fisec_runtime::cache::{Entry, ImageKey, Manifest};
 use fisec_tensor::Mask;
 use serde_json::{Value, json};
@@ -19,9 +21,12 @@ pub struct Made {
     outcome: Option<Outcome>,
     /// what the image is remembered as
     id: Option<String>,
+    /// where its region is remembered
+    mask_path: Option<PathBuf>,
     key: ImageKey,
     dense_steps: usize,
     guide_steps: usize,
+    controlled_steps: usize,
     sparse_steps: usize,
     macs: u64,
     macs_dense: u64,
@@ -38,9 +43,11 @@ impl Made {
             mask: None,
             outcome: None,
             id: entry.map(|entry| entry.id().to_owned()),
+            mask_path: None,
             key,
             dense_steps: calls,
             guide_steps: 0,
+            controlled_steps: 0,
             sparse_steps: 0,
             macs: generated.work.macs,
             macs_dense: generated.work.macs,
@@ -59,6 +66,7 @@ impl Made {
         calls: usize,
     ) -> Self {
         let EditedImage { image, edited } = edited;
+        let mask_path = entry.as_ref().and_then(Entry::mask_path);
         let id = match edited.outcome.is_base() {
             true => Some(base.id().to_owned()),
             false => entry.map(|entry| entry.id().to_owned()),
@@ -73,9 +81,11 @@ impl Made {
             mask: Some(edited.mask),
             outcome: Some(edited.outcome),
             id,
+            mask_path,
             key,
             dense_steps,
             guide_steps: edited.guided_steps,
+            controlled_steps: edited.controlled_steps,
             sparse_steps: edited.sparse_steps,
             macs: edited.work.macs,
             macs_dense: edited.macs_dense,
@@ -89,6 +99,11 @@ impl Made {
         let parameters = self.parameters(request);
         let record = self.record(request).to_string();
         Ok(self.image.to_png(&[("parameters", &parameters), ("fisec", &record)])?)
+    }
+
+    /// The region as a PNG of one pixel per latent; `None` for a first image.
+    pub fn mask_png(&self) -> Result<Option<Vec<u8>>, Failure> {
+        Ok(self.mask.as_ref().map(mask_to_png).transpose()?)
     }
 
     /// Several lines for a person.
@@ -120,6 +135,10 @@ impl Made {
         let mut value = self.record(request);
         value["image"] = json!(arguments.output);
         value["report"] = json!(arguments.report);
+        value["mask"] = json!(self.mask_path.as_ref().or(arguments.mask_out.as_ref()));
+        if let (Some(fields), Value::Object(settings)) = (value.as_object_mut(), arguments.edit.described()) {
+            fields.extend(settings);
+        }
         value["seconds"] = json!({
             "text": self.timings.text.as_secs_f64(),
             "guide": self.timings.guide.as_secs_f64(),
@@ -239,6 +258,7 @@ impl Made {
             "size": [self.image.width, self.image.height],
             "mask_share": self.mask.as_ref().map(Mask::share),
             "steps_guide": self.guide_steps,
+            "steps_control": self.controlled_steps,
             "steps_sparse": self.sparse_steps,
             "steps_dense": self.dense_steps,
             "macs": self.macs,

@@ -40,6 +40,7 @@ impl<'a> Progress<'a> {
             Phase::Guide => "guiding",
             Phase::Sparse => "editing",
             Phase::Dense => "dense",
+            Phase::Invert => "reading the picture",
         };
         let bar = self
             .bar

@@ -2,55 +2,187 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use fisec_diffusion::denoise::{GuideSteps, MaskFrom, Method};
+use fisec_diffusion::words::{ControlOptions, Steering};
 use serde_json::json;
-
-/// Growth when nobody says otherwise: one latent.
-const GROW: usize = 8;
 
 #[derive(Args, Clone, Debug)]
 pub struct EditSettings {
-    /// Edit inside this PNG's white pixels only
-    #[arg(long, value_name = "M.png", conflicts_with = "edit_size")]
+    /// Edit inside this PNG's white pixels only; `last`: inside the newest edit's region of the same base
+    #[arg(long, value_name = "M.png|last", conflicts_with = "edit_size")]
     pub mask: Option<PathBuf>,
     /// Edit exactly this share of the image, where the words change it most: 0.1 or 10%
     #[arg(long, value_name = "Q", value_parser = parse_share)]
     pub edit_size: Option<f64>,
-    /// Pixels by which a found region grows
-    #[arg(long, value_name = "PX", default_value_t = GROW)]
-    pub grow: usize,
-    /// Dense steps that find the region: auto, or a number
-    #[arg(long, value_name = "auto|K", default_value = "auto", value_parser = parse_guide)]
-    pub guide_steps: GuideChoice,
+    /// What finds the region: how far latents move, where changed words are looked at, or either
+    #[arg(long, value_enum, value_name = "latents|attention|both")]
+    mask_from: Option<MaskChoice>,
+    /// Pixels by which a found region grows [default: 8]
+    #[arg(long, value_name = "PX")]
+    grow: Option<usize>,
+    /// Pixels inside the region's edge over which the edit fades in
+    #[arg(long, value_name = "PX", default_value_t = 8)]
+    pub feather: usize,
+    /// Dense steps that find the region: auto, or a number [default: auto]
+    #[arg(long, value_name = "auto|K", value_parser = parse_steps)]
+    guide_steps: Option<Steps>,
+    /// Whose attention guided steps follow: kept words look where they looked (refine), replaced ones where those looked
+    /// that they replace (replace), none, or what suits most edits (auto) [default: auto]
+    #[arg(long, value_enum, value_name = "auto|replace|refine|none")]
+    control: Option<ControlChoice>,
+    /// Guided steps that follow recorded attention
+    #[arg(long, value_name = "auto|K", default_value = "auto", value_parser = parse_steps)]
+    control_steps: Steps,
+    /// Factor on the attention that changed words get while guided
+    #[arg(long, value_name = "W", default_value_t = 1.0)]
+    emphasis: f32,
     /// Compute the same edit with no sparsity, to compare
     #[arg(long, conflicts_with = "sparse")]
     pub dense: bool,
     /// Use sparse steps however large the region is
     #[arg(long)]
     pub sparse: bool,
+    /// Edit by another method, to compare: regenerate, blend, p2p, sdedit[:STRENGTH], diffedit
+    #[arg(long, default_value = "fisec", value_parser = parse_method, conflicts_with_all = ["dense", "sparse"])]
+    pub method: MethodChoice,
+    /// Defaults of other work: the FISEdit paper's
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
 }
 
-/// How many dense steps find the region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuideChoice {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    /// ten guided steps without control, the region as it is found
+    Paper,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MaskChoice {
+    Latents,
+    Attention,
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ControlChoice {
     Auto,
-    Steps(usize),
+    Replace,
+    Refine,
+    None,
+}
+
+/// A number of steps, or whatever fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steps {
+    Auto,
+    Exactly(usize),
+}
+
+/// A method with the name that it was asked for by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MethodChoice {
+    pub name: String,
+    pub method: Method,
 }
 
 impl EditSettings {
+    /// Pixels by which a found region grows: one latent of eight pixels when nobody says otherwise.
+    pub fn grow(&self) -> usize {
+        self.grow.unwrap_or(if self.preset.is_some() { 0 } else { 8 })
+    }
+
+    pub fn guide_steps(&self) -> GuideSteps {
+        let default = match self.preset {
+            Some(Preset::Paper) => Steps::Exactly(10),
+            None => Steps::Auto,
+        };
+        match self.guide_steps.unwrap_or(default) {
+            Steps::Auto => GuideSteps::Auto,
+            Steps::Exactly(steps) => GuideSteps::Exactly(steps),
+        }
+    }
+
+    pub fn mask_from(&self) -> MaskFrom {
+        match self.mask_from {
+            None => MaskFrom::default(),
+            Some(MaskChoice::Latents) => MaskFrom::Latents,
+            Some(MaskChoice::Attention) => MaskFrom::Attention,
+            Some(MaskChoice::Both) => MaskFrom::Both,
+        }
+    }
+
+    pub fn control(&self) -> ControlOptions {
+        let default = match self.preset {
+            Some(Preset::Paper) => ControlChoice::None,
+            None => ControlChoice::Auto,
+        };
+        ControlOptions {
+            steering: match self.control.unwrap_or(default) {
+                ControlChoice::Auto => Steering::default(),
+                ControlChoice::Replace => Steering::Replace,
+                ControlChoice::Refine => Steering::Refine,
+                ControlChoice::None => Steering::None,
+            },
+            calls: match self.control_steps {
+                Steps::Auto => None,
+                Steps::Exactly(steps) => Some(steps),
+            },
+            replace_calls: None,
+            emphasis: self.emphasis,
+        }
+    }
+
+    /// Whether the mask of an earlier edit is to be used.
+    pub fn reuses_mask(&self) -> bool {
+        self.mask.as_ref().is_some_and(|path| path.as_os_str() == "last")
+    }
+
     /// The settings as text, which tells edits of one base and prompt apart.
     pub fn text(&self) -> String {
-        let guide = match self.guide_steps {
-            GuideChoice::Auto => "auto".to_owned(),
-            GuideChoice::Steps(steps) => steps.to_string(),
-        };
         let mask = self.mask.as_ref().map(|path| {
             // What cannot be read fails later, with a message.
             let bytes = std::fs::read(path).unwrap_or_default();
-            blake3::hash(&bytes).to_hex()[..16].to_owned()
+            match self.reuses_mask() {
+                true => "last".to_owned(),
+                false => blake3::hash(&bytes).to_hex()[..16].to_owned(),
+            }
         });
-        let fields = json!({ "mask": mask, "edit_size": self.edit_size, "grow": self.grow, "guide_steps": guide, "sparse": self.sparse });
+        let mut fields = self.described();
+        fields["mask"] = json!(mask);
+        fields["edit_size"] = json!(self.edit_size);
+        fields["sparse"] = json!(self.sparse);
         fields.to_string()
+    }
+
+    /// What `--json` says of the settings.
+    pub fn described(&self) -> serde_json::Value {
+        let guide_steps = match self.guide_steps() {
+            GuideSteps::Auto => json!("auto"),
+            GuideSteps::Exactly(steps) => json!(steps),
+        };
+        let control = self.control();
+        let name = match control.steering {
+            Steering::None => "none",
+            Steering::Refine => "refine",
+            Steering::Replace => "replace",
+        };
+        let mask_from = match self.mask_from() {
+            MaskFrom::Latents => "latents",
+            MaskFrom::Attention => "attention",
+            MaskFrom::Both => "both",
+        };
+        json!({
+            "method": self.method.name,
+            "preset": self.preset.map(|_| "paper"),
+            "grow": self.grow(),
+            "feather": self.feather,
+            "guide_steps": guide_steps,
+            "mask_from": mask_from,
+            "control": name,
+            "control_steps": control.calls,
+            "emphasis": control.emphasis,
+        })
     }
 
     /// A flag that makes sense for edits only, when one is given.
@@ -59,6 +191,7 @@ impl EditSettings {
             ("--mask", self.mask.is_some()),
             ("--edit-size", self.edit_size.is_some()),
             ("--dense", self.dense),
+            ("--method", self.method.method != Method::Fisec),
         ];
         given.into_iter().find(|(_, is_given)| *is_given).map(|(flag, _)| flag)
     }
@@ -76,16 +209,34 @@ pub fn parse_share(text: &str) -> Result<f64, String> {
     }
 }
 
-fn parse_guide(text: &str) -> Result<GuideChoice, String> {
+fn parse_steps(text: &str) -> Result<Steps, String> {
     match text {
-        "auto" => Ok(GuideChoice::Auto),
+        "auto" => Ok(Steps::Auto),
         number => {
             let steps = number
                 .parse()
                 .map_err(|_| "write auto or a number of steps".to_owned())?;
-            Ok(GuideChoice::Steps(steps))
+            Ok(Steps::Exactly(steps))
         }
     }
+}
+
+fn parse_method(text: &str) -> Result<MethodChoice, String> {
+    let (name, strength) = text.split_once(':').unwrap_or((text, ""));
+    let method = match (name, strength) {
+        ("fisec", "") => Method::Fisec,
+        ("regenerate", "") => Method::Regenerate,
+        ("blend", "") => Method::Blend,
+        ("p2p", "") => Method::PromptToPrompt,
+        ("diffedit", "") => Method::DiffEdit,
+        ("sdedit", "") => Method::SdEdit(0.6),
+        ("sdedit", strength) => Method::SdEdit(parse_share(strength)?),
+        _ => return Err("it is fisec, regenerate, blend, p2p, sdedit, sdedit:0.75 or diffedit".into()),
+    };
+    Ok(MethodChoice {
+        name: text.to_owned(),
+        method,
+    })
 }
 
 #[cfg(test)]
@@ -98,6 +249,16 @@ mod tests {
         assert_eq!(parse_share("25%"), Ok(0.25));
         for wrong in ["0", "1.5", "150%", "-0.1", "half", "nan"] {
             assert!(parse_share(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn methods_have_names() {
+        assert_eq!(parse_method("sdedit:0.75").unwrap().method, Method::SdEdit(0.75));
+        assert_eq!(parse_method("sdedit").unwrap().method, Method::SdEdit(0.6));
+        assert_eq!(parse_method("p2p").unwrap().method, Method::PromptToPrompt);
+        for wrong in ["", "p2p:0.5", "sdedit:2", "magic"] {
+            assert!(parse_method(wrong).is_err(), "{wrong}");
         }
     }
 }

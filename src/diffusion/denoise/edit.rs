@@ -10,122 +10,19 @@ use std::time::Instant;
 use fisec_runtime::{SlotSink, SlotSource};
 use fisec_tensor::Mask;
 
-use super::{Conditions, Run};
-use crate::mask::{Convergence, Difference};
+use super::{Base, Conditions, EditOptions, Edited, GuideSteps, Outcome, Region, Run};
+use crate::mask::{Convergence, Findings, Listener};
 use crate::samplers::restore;
-use crate::{Denoiser, DiffusionError, Event, Notice, Observer, Phase, Timings, Trajectory, Work};
+use crate::words::Words;
+use crate::{Denoiser, DiffusionError, Event, Notice, Observer, Phase, Timings, Trajectory};
 
-/// What is recorded of the image to edit.
-#[derive(Clone, Copy)]
-pub struct Base<'a> {
-    /// its latents after every call of the same schedule
-    pub trajectory: &'a Trajectory,
-    /// its activations
-    pub slots: &'a dyn SlotSource,
-}
-
-/// Which latents may change.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Region {
-    /// those that the new prompt moves (Otsu's threshold, opening), made whole and grown by `grow` latents; see
-    /// [`Difference::region`]
-    Changed {
-        /// Chebyshev distance in latents
-        grow: usize,
-    },
-    /// this share of all latents, 0 to 1: those that the new prompt moves most
-    Share(f64),
-    /// these, at the latents' size
-    Given(Mask),
-}
-
-/// How many of the first steps are dense with the new prompt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum GuideSteps {
-    /// until the mask stays the same; none for a given region
-    #[default]
-    Auto,
-    /// this many, at most the whole schedule; a region that has to be found needs one
-    Exactly(usize),
-}
-
-/// How to edit.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EditOptions {
-    /// which latents may change
-    pub region: Region,
-    /// dense steps before
-    pub guide_steps: GuideSteps,
-    /// compute the same edit with no sparsity
-    pub dense: bool,
-    /// share of active latents above which dense steps are used
-    pub break_even: f64,
-}
-
-/// What an edit came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// the prompt means the same: the base is the result
-    Unchanged,
-    /// no latent changes: the base is the result
-    EmptyMask,
-    /// sparse steps
-    Sparse,
-    /// dense steps inside the mask
-    Dense,
-}
-
-impl Outcome {
-    /// Whether the result is the base, so that there is nothing to remember.
-    pub fn is_base(self) -> bool {
-        matches!(self, Outcome::Unchanged | Outcome::EmptyMask)
-    }
-}
-
-/// An edited image's latents and what they cost.
-#[derive(Clone, Debug)]
-pub struct Edited {
-    /// latents after every call; after the guided ones, the recorded ones outside the mask
-    pub trajectory: Trajectory,
-    /// active latents
-    pub mask: Mask,
-    /// what happened
-    pub outcome: Outcome,
-    /// dense steps that found the mask
-    pub guided_steps: usize,
-    /// sparse steps after them; the rest of the schedule ran dense
-    pub sparse_steps: usize,
-    /// what all steps cost
-    pub work: Work,
-    /// multiply-accumulates of the whole schedule, dense
-    pub macs_dense: u64,
-    /// where the time went
-    pub timings: Timings,
-}
-
-impl Edited {
-    /// The base itself, at no cost.
-    pub fn unchanged(base: &Trajectory) -> Self {
-        let [_, height, width] = base.shape();
-        Edited {
-            trajectory: base.clone(),
-            mask: Mask::filled(height, width, false),
-            outcome: Outcome::Unchanged,
-            guided_steps: 0,
-            sparse_steps: 0,
-            work: Work::default(),
-            macs_dense: 0,
-            timings: Timings::default(),
-        }
-    }
-}
-
-/// Edits `base` under `conditions` (its schedule, the new prompt). With a `sink`, records the edited image as a base for
+/// Edits `base` under `conditions` (its schedule, the new prompt); `words` says how its attention is followed. With a `sink`, records the edited image as a base for
 /// further edits; when the outcome [is the base](Outcome::is_base), what was recorded is to be thrown away.
 pub fn edit<'a>(
     denoiser: &'a mut dyn Denoiser,
     conditions: &Conditions,
     base: Base<'_>,
+    words: &Words,
     options: &EditOptions,
     mut sink: Option<&mut dyn SlotSink>,
     observer: &'a mut Observer<'a>,
@@ -134,20 +31,18 @@ pub fn edit<'a>(
     let mut run = Run::start(denoiser, conditions, observer)?;
     let macs_dense = run.denoiser.dense_macs();
     let started = Instant::now();
-    let (mut path, difference) = run.guide(base.trajectory, options, &mut sink)?;
+    let (mut path, findings) = run.guide(base, words, options, &mut sink)?;
     let timings = Timings {
         guide: started.elapsed(),
         ..Timings::default()
     };
 
     let started = Instant::now();
-    let mask = match options.region {
-        Region::Changed { grow } => difference.region(grow),
-        _ => found(&options.region, &difference)?,
-    };
+    let mask = findings.region(&options.region)?;
     run.tell(Event::Mask { share: mask.share() })?;
     let mut edited = Edited {
         guided_steps: path.calls(),
+        controlled_steps: path.calls().min(words.control.len()),
         work: run.work,
         macs_dense: macs_dense * run.calls() as u64,
         timings,
@@ -169,10 +64,11 @@ pub fn edit<'a>(
     let started = Instant::now();
     path.restore_last(base.trajectory, &mask);
     for step in path.calls()..run.calls() {
-        let next = match outcome {
+        let mut next = match outcome {
             Outcome::Sparse => run.sparse_step(step, path.last(), base.slots, &mut sink)?,
-            _ => run.dense_step(step, path.last(), &mut sink)?,
+            _ => run.dense_step(step, path.last(), None, lend(&mut sink))?,
         };
+        base.trajectory.add_drift(step, &mut next);
         path.push(next);
         path.restore_last(base.trajectory, &mask);
         let phase = if outcome == Outcome::Sparse {
@@ -186,6 +82,7 @@ pub fn edit<'a>(
             steps: run.calls(),
         })?;
     }
+    path.drift_as(base.trajectory);
     edited.timings.edit = started.elapsed();
     let steps = run.calls() - edited.guided_steps;
     edited.sparse_steps = if outcome == Outcome::Sparse { steps } else { 0 };
@@ -228,47 +125,74 @@ fn check(
     }
 }
 
-/// The region before it is grown: what has to stay the same for guiding to stop.
-fn found(region: &Region, difference: &Difference) -> Result<Mask, DiffusionError> {
-    match region {
-        Region::Changed { .. } => Ok(difference.mask()),
-        Region::Share(share) => difference.largest(*share),
-        Region::Given(mask) => Ok(mask.clone()),
-    }
+/// A sink for one step.
+fn lend<'a>(sink: &'a mut Option<&mut dyn SlotSink>) -> Option<&'a mut dyn SlotSink> {
+    sink.as_mut().map(|sink| &mut **sink as &mut dyn SlotSink)
 }
 
 impl Run<'_> {
-    /// Dense steps with the new prompt, and how far they move away from the base.
-    fn guide(
+    /// Dense steps with the new prompt, and what they show of the region.
+    pub(super) fn guide(
         &mut self,
-        base: &Trajectory,
+        base: Base<'_>,
+        words: &Words,
         options: &EditOptions,
         sink: &mut Option<&mut dyn SlotSink>,
-    ) -> Result<(Trajectory, Difference), DiffusionError> {
-        let [_, height, width] = base.shape();
-        let mut path = Trajectory::new(base.shape(), base.at(0).to_vec());
-        let mut difference = Difference::new(height, width);
+    ) -> Result<(Trajectory, Findings), DiffusionError> {
+        let [_, height, width] = base.trajectory.shape();
+        let mut path = Trajectory::new(base.trajectory.shape(), base.trajectory.at(0).to_vec());
+        let mut findings = Findings::new(height, width, options.mask_from);
         let mut convergence = Convergence::new(self.calls());
-        let is_given = matches!(options.region, Region::Given(_));
-        let most = match options.guide_steps {
-            GuideSteps::Exactly(steps) => steps.max(usize::from(!is_given)).min(self.calls()),
-            GuideSteps::Auto if is_given => 0,
-            GuideSteps::Auto => convergence.most(),
-        };
-        for step in 0..most {
-            let next = self.dense_step(step, path.last(), sink)?;
-            difference.add(&next, base.at(step + 1));
+        for step in 0..self.most_guided(options, &convergence) {
+            let mut next = self.guided_step(step, path.last(), base, words, &mut findings, sink)?;
+            base.trajectory.add_drift(step, &mut next);
+            findings.difference.add(&next, base.trajectory.at(step + 1));
             path.push(next);
             self.tell(Event::Step {
                 phase: Phase::Guide,
                 step,
                 steps: self.calls(),
             })?;
-            if options.guide_steps == GuideSteps::Auto && convergence.is_done(found(&options.region, &difference)?) {
+            if options.guide_steps == GuideSteps::Auto && convergence.is_done(findings.core(&options.region)?) {
                 break;
             }
         }
-        Ok((path, difference))
+        Ok((path, findings))
+    }
+
+    fn most_guided(&self, options: &EditOptions, convergence: &Convergence) -> usize {
+        let is_given = matches!(options.region, Region::Given(_));
+        match options.guide_steps {
+            GuideSteps::Exactly(steps) => steps.max(usize::from(!is_given)).min(self.calls()),
+            GuideSteps::Auto if is_given => 0,
+            GuideSteps::Auto => convergence.most(),
+        }
+    }
+
+    fn guided_step(
+        &mut self,
+        step: usize,
+        latents: &[f32],
+        base: Base<'_>,
+        words: &Words,
+        findings: &mut Findings,
+        sink: &mut Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, DiffusionError> {
+        let control = words.control.get(step).map(|control| (control, base.slots));
+        if !findings.listens() {
+            return self.dense_step(step, latents, control, lend(sink));
+        }
+        let slots = self.denoiser.map_slots();
+        if step < base.map_calls {
+            findings.attention.add_recorded(base.slots, step, &slots, &words.gone)?;
+        }
+        let mut listener = Listener {
+            slots: &slots,
+            tokens: &words.added,
+            attention: &mut findings.attention,
+            sink: lend(sink),
+        };
+        self.dense_step(step, latents, control, Some(&mut listener))
     }
 
     /// Sparse or dense, said aloud when it is not what was asked for.
@@ -296,8 +220,7 @@ impl Run<'_> {
         sink: &mut Option<&mut dyn SlotSink>,
     ) -> Result<Vec<f32>, DiffusionError> {
         let input = self.input(step, latents);
-        let sink = sink.as_mut().map(|sink| &mut **sink as &mut dyn SlotSink);
-        let output = self.denoiser.edit(step, &input, recorded, sink)?;
+        let output = self.denoiser.edit(step, &input, recorded, lend(sink))?;
         self.work += self.denoiser.last_step();
         self.advance(step, &output, latents)
     }

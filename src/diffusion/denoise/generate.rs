@@ -1,6 +1,6 @@
 //! A first image.
 
-use fisec_runtime::SlotSink;
+use fisec_runtime::{Control, SlotSink, SlotSource};
 
 use super::{Conditions, Run};
 use crate::{Denoiser, DiffusionError, Event, Observer, Phase, Trajectory, Work};
@@ -19,7 +19,8 @@ pub fn generate<'a>(
     let mut run = Run::start(denoiser, conditions, observer)?;
     let mut path = Trajectory::new(shape, noise.iter().map(|value| value * scale).collect());
     for step in 0..run.calls() {
-        let next = run.dense_step(step, path.last(), &mut sink)?;
+        let sink = sink.as_mut().map(|sink| &mut **sink as &mut dyn SlotSink);
+        let next = run.dense_step(step, path.last(), None, sink)?;
         path.push(next);
         run.tell(Event::Step {
             phase: Phase::Generate,
@@ -31,17 +32,18 @@ pub fn generate<'a>(
 }
 
 impl Run<'_> {
-    /// One dense step, recorded when there is a sink.
+    /// One dense step, recorded when there is a sink; under control of recorded attention where that is given.
     pub(super) fn dense_step(
         &mut self,
         step: usize,
         latents: &[f32],
-        sink: &mut Option<&mut dyn SlotSink>,
+        control: Option<(&Control, &dyn SlotSource)>,
+        sink: Option<&mut dyn SlotSink>,
     ) -> Result<Vec<f32>, DiffusionError> {
         let input = self.input(step, latents);
-        let output = match sink {
-            Some(sink) => self.denoiser.record(step, &input, *sink)?,
-            None => self.denoiser.guide(step, &input)?,
+        let output = match control {
+            Some((control, source)) => self.denoiser.guide(step, &input, control, source, sink)?,
+            None => self.denoiser.dense(step, &input, sink)?,
         };
         self.work += self.denoiser.last_step();
         self.advance(step, &output, latents)

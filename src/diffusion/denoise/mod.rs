@@ -2,13 +2,19 @@
 
 mod edit;
 mod generate;
+mod invert;
+mod methods;
+mod options;
 
 use std::ops::ControlFlow;
 
 use fisec_tensor::HostTensor;
 
-pub use edit::{Base, EditOptions, Edited, GuideSteps, Outcome, Region, edit};
+pub use edit::edit;
 pub use generate::generate;
+pub use invert::{Inverted, invert};
+pub use methods::{Method, Subject, edit_by, prompt_to_prompt_calls};
+pub use options::{Base, EditOptions, Edited, GuideSteps, MaskFrom, Outcome, Region};
 
 use crate::samplers::Sampler;
 use crate::{Denoiser, DiffusionError, Event, Observer, Work};
@@ -40,17 +46,24 @@ impl<'a> Run<'a> {
         conditions: &Conditions,
         observer: &'a mut Observer<'a>,
     ) -> Result<Self, DiffusionError> {
-        let mut sampler = conditions.sampler.clone();
-        sampler.restart();
-        denoiser.set_timesteps(sampler.timesteps())?;
-        denoiser.set_context(&conditions.context)?;
-        Ok(Run {
+        let mut run = Run {
             denoiser,
-            sampler,
+            sampler: conditions.sampler.clone(),
             guidance: conditions.guidance,
             work: Work::default(),
             observer,
-        })
+        };
+        run.switch(conditions)?;
+        Ok(run)
+    }
+
+    /// The same run under other conditions, from the start.
+    fn switch(&mut self, conditions: &Conditions) -> Result<(), DiffusionError> {
+        self.sampler = conditions.sampler.clone();
+        self.sampler.restart();
+        self.guidance = conditions.guidance;
+        self.denoiser.set_timesteps(self.sampler.timesteps())?;
+        self.denoiser.set_context(&conditions.context)
     }
 
     fn calls(&self) -> usize {
@@ -82,13 +95,26 @@ impl<'a> Run<'a> {
                 reason,
             });
         }
-        let (without, given) = output.split_at(latents.len());
-        let guided = |(without, given): (&f32, &f32)| without + self.guidance * (given - without);
-        let prediction: Vec<f32> = without.iter().zip(given).map(guided).collect();
+        let prediction = self.guided(output);
         let next = self.sampler.step(call, &prediction, latents);
         match next.iter().all(|value| value.is_finite()) {
             true => Ok(next),
             false => Err(DiffusionError::NotFinite(call)),
         }
+    }
+
+    /// Classifier-free guidance.
+    fn guided(&self, output: &[f32]) -> Vec<f32> {
+        let (without, given) = output.split_at(output.len() / 2);
+        let guided = |(without, given): (&f32, &f32)| without + self.guidance * (given - without);
+        without.iter().zip(given).map(guided).collect()
+    }
+
+    /// The guided prediction at a call, without a step.
+    fn prediction(&mut self, call: usize, latents: &[f32]) -> Result<Vec<f32>, DiffusionError> {
+        let input = self.input(call, latents);
+        let output = self.denoiser.dense(call, &input, None)?;
+        self.work += self.denoiser.last_step();
+        Ok(self.guided(&output))
     }
 }

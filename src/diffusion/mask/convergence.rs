@@ -51,7 +51,7 @@ impl Convergence {
         self.seen >= self.most || (self.seen >= self.least && self.streak >= STREAK)
     }
 
-    /// The most steps that will be guided.
+    /// The most steps that will be guided; also the calls of which cross-attention maps are worth keeping.
     pub fn most(&self) -> usize {
         self.most
     }

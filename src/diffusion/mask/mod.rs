@@ -1,12 +1,17 @@
 //! The edit mask: which latents an edit may change.
 
+mod attention;
 mod convergence;
+mod findings;
 mod holes;
 mod otsu;
 
 use fisec_tensor::Mask;
 
+pub(crate) use attention::Listener;
+pub use attention::{Attention, MapSlot};
 pub use convergence::{Convergence, overlap};
+pub use findings::Findings;
 pub use holes::fill_holes;
 pub use otsu::otsu;
 
@@ -47,10 +52,7 @@ impl Difference {
 
     /// The differences scaled to [0, 1] once, after the sum; all zero when they are all equal.
     pub fn normalised(&self) -> Vec<f64> {
-        let least = self.sums.iter().copied().fold(f64::INFINITY, f64::min);
-        let range = self.sums.iter().copied().fold(0.0, f64::max) - least;
-        let scale = |sum: &f64| if range > 0.0 { (sum - least) / range } else { 0.0 };
-        self.sums.iter().map(scale).collect()
+        scaled(&self.sums)
     }
 
     /// Latents at or above Otsu's threshold, opened by a 2×2 square. Empty when nothing moved more than anything else.
@@ -98,19 +100,37 @@ impl Difference {
     /// The share of latents that moved most: exactly `round(share * latents)`, at least one. Among equals the first in
     /// row order. Empty when nothing moved at all. Fails unless `0 < share <= 1`.
     pub fn largest(&self, share: f64) -> Result<Mask, DiffusionError> {
-        if !(share > 0.0 && share <= 1.0) {
-            return Err(DiffusionError::EditSize(share));
-        }
-        if self.sums.iter().all(|&sum| sum == 0.0) {
-            return Ok(Mask::filled(self.height, self.width, false));
-        }
-        let count = ((share * self.sums.len() as f64).round() as usize).max(1);
-        let mut order: Vec<usize> = (0..self.sums.len()).collect();
-        order.sort_by(|&a, &b| self.sums[b].total_cmp(&self.sums[a]));
-        let mut bits = vec![false; self.sums.len()];
-        order.into_iter().take(count).for_each(|pixel| bits[pixel] = true);
-        Ok(Mask::new(self.height, self.width, bits))
+        largest(&self.sums, self.size(), share)
     }
+
+    /// Rows and columns.
+    pub fn size(&self) -> (usize, usize) {
+        (self.height, self.width)
+    }
+}
+
+/// The share of latents with the largest values; see [`Difference::largest`].
+fn largest(values: &[f64], (height, width): (usize, usize), share: f64) -> Result<Mask, DiffusionError> {
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(DiffusionError::EditSize(share));
+    }
+    if values.iter().all(|&value| value == 0.0) {
+        return Ok(Mask::filled(height, width, false));
+    }
+    let count = ((share * values.len() as f64).round() as usize).max(1);
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
+    let mut bits = vec![false; values.len()];
+    order.into_iter().take(count).for_each(|pixel| bits[pixel] = true);
+    Ok(Mask::new(height, width, bits))
+}
+
+/// Values from 0, the least, to 1, the greatest; all zero when they are all equal.
+fn scaled(values: &[f64]) -> Vec<f64> {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let range = values.iter().copied().fold(0.0, f64::max) - least;
+    let scale = |value: &f64| if range > 0.0 { (value - least) / range } else { 0.0 };
+    values.iter().map(scale).collect()
 }
 
 /// A user's mask at the latents' size: a latent is active when any pixel of it is. The mask may have any size of the

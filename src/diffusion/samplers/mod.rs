@@ -73,6 +73,8 @@ pub struct Sampler {
     calls: Vec<Call>,
     timesteps: Vec<f32>,
     initial_scale: f64,
+    /// signal and noise in the latents before each call, and in the last ones
+    levels: Vec<[f64; 2]>,
     /// converted outputs of past calls, oldest first, at most `ORDER - 1`
     history: Vec<Vec<f32>>,
     saved: Option<Vec<f32>>,
@@ -107,6 +109,7 @@ impl Sampler {
         }
         Ok(Sampler {
             kind,
+            levels: levels(kind, config, &calls),
             calls,
             timesteps,
             initial_scale,
@@ -130,6 +133,13 @@ impl Sampler {
         self.initial_scale as f32
     }
 
+    /// A picture's latents with unit noise, as the schedule has them before call `call`; behind the last call, the
+    /// picture itself.
+    pub fn noised(&self, call: usize, picture: &[f32], noise: &[f32]) -> Vec<f32> {
+        let [signal, share] = self.levels.get(call).copied().unwrap_or([1.0, 0.0]);
+        linear(&[(signal, picture), (share, noise)])
+    }
+
     /// The network's input at a call.
     pub fn scale_input(&self, call: usize, latents: &[f32]) -> Vec<f32> {
         let scale = self.calls[call].input_scale;
@@ -142,7 +152,8 @@ impl Sampler {
         }
     }
 
-    /// The latents after a call, from the (unscaled) latents before it and the network's prediction. Calls come in order.
+    /// The latents after a call, from the (unscaled) latents before it and the network's prediction. Calls come in order;
+    /// the first may be any: where a multistep method looks back on what never was, the output of this call stands in.
     pub fn step(&mut self, call: usize, prediction: &[f32], latents: &[f32]) -> Vec<f32> {
         let weights = self.calls[call];
         let output = linear(&[(weights.convert[0], latents), (weights.convert[1], prediction)]);
@@ -159,6 +170,7 @@ impl Sampler {
             (weights.outputs[0], output.as_slice()),
         ];
         let kept = self.history.iter().rev().map(Vec::as_slice);
+        let kept = kept.chain(std::iter::repeat(output.as_slice()));
         terms.extend(weights.outputs[1..].iter().copied().zip(kept));
         let next = linear(&terms);
         if weights.keep {
@@ -174,6 +186,19 @@ impl Sampler {
         self.history.clear();
         self.saved = None;
     }
+}
+
+/// Signal and noise before each call. DPM-Solver++ with Karras sigmas visits levels between timesteps, which are rounded.
+fn levels(kind: SamplerKind, config: &SamplerConfig, calls: &[Call]) -> Vec<[f64; 2]> {
+    let train = schedule::NoiseLevels::new(config);
+    let level = |call: &Call| match kind {
+        SamplerKind::Euler => [1.0, (1.0 / (call.input_scale * call.input_scale) - 1.0).max(0.0).sqrt()],
+        _ => {
+            let alpha = train.alpha(call.timestep.max(0.0).round() as usize);
+            [alpha.sqrt(), (1.0 - alpha).sqrt()]
+        }
+    };
+    calls.iter().map(level).collect()
 }
 
 /// Sets `latents` to `recorded` wherever `active` (one entry per pixel, repeated over the channels) is false.

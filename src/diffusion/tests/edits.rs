@@ -4,9 +4,12 @@ mod support;
 
 use std::ops::ControlFlow;
 
-use fisec_diffusion::denoise::{Base, Conditions, EditOptions, Edited, GuideSteps, Outcome, Region, edit, generate};
+use fisec_diffusion::denoise::{
+    Base, Conditions, EditOptions, Edited, GuideSteps, MaskFrom, Outcome, Region, edit, generate,
+};
 use fisec_diffusion::noise::randn;
 use fisec_diffusion::samplers::SamplerKind;
+use fisec_diffusion::words::{ControlOptions, Steering, Words};
 use fisec_diffusion::{DiffusionError, Event, Notice, Phase, Trajectory, Work};
 use fisec_runtime::SlotSink;
 use fisec_runtime::cache::MemoryCache;
@@ -18,11 +21,21 @@ const PLAIN: [f32; 3] = [0.0, 0.0, 0.0];
 const BUMP: [f32; 3] = [2.0, 2.0, 5.0];
 const OTHER: [f32; 3] = [-2.0, 5.0, 2.0];
 
+const NO_CONTROL: ControlOptions = ControlOptions {
+    steering: Steering::None,
+    calls: None,
+    replace_calls: None,
+    emphasis: 1.0,
+};
+
 const OPTIONS: EditOptions = EditOptions {
     region: Region::Changed { grow: 1 },
+    mask_from: MaskFrom::Latents,
+    control: NO_CONTROL,
     guide_steps: GuideSteps::Auto,
     dense: false,
     break_even: 0.9,
+    feather: 8,
 };
 
 fn given(mask: Mask) -> EditOptions {
@@ -43,8 +56,9 @@ fn change(toy: &mut Toy, conditions: &Conditions, base: &(Trajectory, MemoryCach
     let base = Base {
         trajectory: &base.0,
         slots: &base.1,
+        map_calls: 0,
     };
-    edit(toy, conditions, base, options, None, &mut silent).unwrap()
+    edit(toy, conditions, base, &Words::default(), options, None, &mut silent).unwrap()
 }
 
 fn change_recorded(
@@ -58,8 +72,18 @@ fn change_recorded(
     let base = Base {
         trajectory: &base.0,
         slots: &base.1,
+        map_calls: 0,
     };
-    let edited = edit(toy, conditions, base, options, Some(sink), &mut silent).unwrap();
+    let edited = edit(
+        toy,
+        conditions,
+        base,
+        &Words::default(),
+        options,
+        Some(sink),
+        &mut silent,
+    )
+    .unwrap();
     (edited, slots)
 }
 
@@ -202,8 +226,18 @@ fn the_same_prompt_gives_the_base() {
         let source = Base {
             trajectory: &base.0,
             slots: &base.1,
+            map_calls: 0,
         };
-        let edited = edit(&mut Toy::default(), &plain, source, &options, None, &mut observer).unwrap();
+        let edited = edit(
+            &mut Toy::default(),
+            &plain,
+            source,
+            &Words::default(),
+            &options,
+            None,
+            &mut observer,
+        )
+        .unwrap();
         assert_eq!(edited.outcome, Outcome::EmptyMask);
         assert!(edited.outcome.is_base() && edited.mask.is_empty());
         assert_eq!(edited.trajectory, base.0);
@@ -218,6 +252,7 @@ fn a_mask_past_break_even_runs_dense_and_says_so() {
     let source = Base {
         trajectory: &base.0,
         slots: &base.1,
+        map_calls: 0,
     };
     let told = |toy: &mut Toy, options: &EditOptions| {
         let mut notices = Vec::new();
@@ -227,7 +262,7 @@ fn a_mask_past_break_even_runs_dense_and_says_so() {
             }
             ControlFlow::Continue(())
         };
-        let edited = edit(toy, &new, source, options, None, &mut observer).unwrap();
+        let edited = edit(toy, &new, source, &Words::default(), options, None, &mut observer).unwrap();
         assert_eq!((edited.outcome, toy.sparse_steps), (Outcome::Dense, 0));
         notices
     };
@@ -327,9 +362,19 @@ fn a_base_that_does_not_fit_is_refused() {
     let source = Base {
         trajectory: &base.0,
         slots: &base.1,
+        map_calls: 0,
     };
     let attempt = |conditions: &Conditions, base: Base<'_>, options: &EditOptions| {
-        edit(&mut Toy::default(), conditions, base, options, None, &mut silent).unwrap_err()
+        edit(
+            &mut Toy::default(),
+            conditions,
+            base,
+            &Words::default(),
+            options,
+            None,
+            &mut silent,
+        )
+        .unwrap_err()
     };
     let other_steps = attempt(&conditions(SamplerKind::Ddim, 7, BUMP), source, &OPTIONS);
     assert!(

@@ -5,15 +5,17 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use fisec_diffusion::denoise::{Base, Conditions, EditOptions, GuideSteps, Outcome, Region, edit, generate};
+use fisec_diffusion::denoise::{Base, Conditions, EditOptions, GuideSteps, MaskFrom, Outcome, Region, edit, generate};
+use fisec_diffusion::mask::MapSlot;
 use fisec_diffusion::noise::randn;
 use fisec_diffusion::samplers::{Sampler, SamplerConfig};
+use fisec_diffusion::words::{ControlOptions, Words};
 use fisec_diffusion::{
     Denoiser, DiffusionError, Image, TextEncoder, Tokenizer, VaeDecoder, VaeEncoder, Work, guidance_context,
     mask_from_png,
 };
 use fisec_runtime::ort::{OnnxRuntime, Session};
-use fisec_runtime::{SlotSink, SlotSource};
+use fisec_runtime::{Control, SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 use serde_json::Value;
 use support::{silent, store};
@@ -50,11 +52,22 @@ impl Denoiser for Exported {
         Ok(())
     }
 
-    fn record(&mut self, step: usize, x: &[f32], _: &mut dyn SlotSink) -> Result<Vec<f32>, DiffusionError> {
-        self.guide(step, x)
+    fn map_slots(&self) -> Vec<MapSlot> {
+        Vec::new()
     }
 
-    fn guide(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, DiffusionError> {
+    fn guide(
+        &mut self,
+        _: usize,
+        _: &[f32],
+        _: &Control,
+        _: &dyn SlotSource,
+        _: Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, DiffusionError> {
+        unreachable!("there are no maps")
+    }
+
+    fn dense(&mut self, step: usize, sample: &[f32], _: Option<&mut dyn SlotSink>) -> Result<Vec<f32>, DiffusionError> {
         let sample = HostTensor::from_f32([2, 4, 16, 16], sample.to_vec());
         let time = HostTensor::from_f32(Vec::new(), vec![self.timesteps[step]]);
         let inputs = [
@@ -173,15 +186,19 @@ fn words_to_latents_as_in_pytorch() {
     let mask = mask_from_png(&std::fs::read(data("emulation/nano/mask.png")).unwrap()).unwrap();
     let options = EditOptions {
         region: Region::Given(mask),
+        mask_from: MaskFrom::Latents,
+        control: ControlOptions::default(),
         guide_steps: GuideSteps::Exactly(guided),
         dense: true,
         break_even: 1.0,
+        feather: 8,
     };
     let source = Base {
         trajectory: &base,
         slots: &store(),
+        map_calls: 0,
     };
-    let edited = edit(&mut unet, &new, source, &options, None, &mut silent).unwrap();
+    let edited = edit(&mut unet, &new, source, &Words::default(), &options, None, &mut silent).unwrap();
     assert_eq!((edited.outcome, edited.guided_steps), (Outcome::Dense, guided));
     records.assert_close("yardstick", edited.trajectory.last());
 }

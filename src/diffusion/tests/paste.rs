@@ -36,7 +36,7 @@ proptest! {
         prop_assume!(mask.count() < 30);
         let base = image(6, 5, scene);
         let edited = image(6, 5, |row, column, channel| ((row * 31 + column * 17 + channel * 5 + seed) % 256) as f32);
-        let pasted = paste(&base, &edited, &mask);
+        let pasted = paste(&base, &edited, &mask, SCALE);
         for pixel in 0..base.width * base.height {
             if !mask.get(pixel / base.width / SCALE, pixel % base.width / SCALE) {
                 prop_assert_eq!(&pasted.rgb[pixel * 3..pixel * 3 + 3], &base.rgb[pixel * 3..pixel * 3 + 3]);
@@ -54,7 +54,7 @@ fn a_drift_of_tone_is_taken_out() {
     let edited = image(16, 16, |row, column, channel| {
         scene(row, column, channel) + drift(row, column)
     });
-    let pasted = paste(&base, &edited, &mask);
+    let pasted = paste(&base, &edited, &mask, SCALE);
     let worst = pasted
         .rgb
         .iter()
@@ -79,7 +79,7 @@ fn the_edit_itself_stays() {
             scene(row, column, channel) + drift(row, column)
         }
     });
-    let pasted = paste(&base, &edited, &mask);
+    let pasted = paste(&base, &edited, &mask, SCALE);
     for row in 50..78 {
         for column in 50..78 {
             let expected = 250.0 - drift(row, column);
@@ -92,10 +92,10 @@ fn the_edit_itself_stays() {
 #[test]
 fn a_full_mask_is_the_edit() {
     let (base, edited) = (image(4, 4, scene), image(4, 4, |row, column, _| (row * column) as f32));
-    assert_eq!(paste(&base, &edited, &Mask::filled(4, 4, true)), edited);
+    assert_eq!(paste(&base, &edited, &Mask::filled(4, 4, true), SCALE), edited);
     let almost = Mask::from_fn(4, 4, |row, column| row + column > 0);
     assert_ne!(
-        paste(&base, &edited, &almost),
+        paste(&base, &edited, &almost, SCALE),
         edited,
         "where no drift can be measured none is taken out"
     );

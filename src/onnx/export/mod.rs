@@ -3,6 +3,7 @@
 //! Standard operators of opset 17, and ONNX Runtime's own (`com.microsoft`) where one of them does the work of several
 //! in one pass: `MultiHeadAttention`, `Gelu`, `QuickGelu`.
 
+mod attention;
 mod attributes;
 mod builder;
 mod norms;
@@ -94,10 +95,6 @@ pub fn export(graph: &Graph, options: &ExportOptions, weights: &mut dyn WeightSi
 pub fn has_onnx_form(op: &Op) -> bool {
     !matches!(
         op,
-        Op::CacheRead(_)
-            | Op::Gather
-            | Op::Scatter(_)
-            | Op::GroupNormStatsUpdate { .. }
-            | Op::Attention { control: Some(_), .. }
+        Op::CacheRead(_) | Op::Gather | Op::Scatter(_) | Op::GroupNormStatsUpdate { .. }
     )
 }

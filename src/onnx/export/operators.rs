@@ -5,12 +5,13 @@ use fisec_ir::{
 };
 use fisec_tensor::{DType, HostTensor, Shape};
 
+use super::attention::{attention, attention_maps, controlled_attention};
 use super::attributes::attribute;
 use super::builder::{Builder, NodeParts};
 use super::norms::{activate, affine, group_norm, group_norm_stats, norm_coefficients};
 use super::{ExportError, has_onnx_form};
 
-const MICROSOFT: &str = "com.microsoft";
+pub const MICROSOFT: &str = "com.microsoft";
 const NCHW_TO_NHWC: [i64; 4] = [0, 2, 3, 1];
 const NHWC_TO_NCHW: [i64; 4] = [0, 3, 1, 2];
 
@@ -56,15 +57,16 @@ pub fn emit(builder: &mut Builder<'_>, id: NodeId) -> Result<(), ExportError> {
         }
         Op::Linear(_) if gates(builder, id) => return Ok(()),
         Op::Linear(linear) => self::linear(builder, id, linear),
-        Op::Attention { heads, scale, .. } => {
-            let inputs = [0, 1, 2].map(|position| builder.operand(id, position));
-            let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-            let attributes = [
-                ("num_heads", Attribute::Int(heads as i64)),
-                ("scale", Attribute::Float(scale as f32)),
-            ];
-            builder.op_of(MICROSOFT, "MultiHeadAttention", &inputs, &attributes)
-        }
+        Op::Attention {
+            heads,
+            scale,
+            control: None,
+        } => attention(builder, id, heads, scale),
+        Op::Attention {
+            heads,
+            scale,
+            control: Some(_),
+        } => controlled_attention(builder, id, heads, scale),
         Op::AttentionMaps { heads, scale } => attention_maps(builder, id, heads, scale),
         Op::Geglu => geglu(builder, id),
         Op::Activate(activation) => {
@@ -332,24 +334,6 @@ fn geglu(builder: &mut Builder<'_>, id: NodeId) -> String {
     });
     let gate = builder.op_of(MICROSOFT, "Gelu", &[&g], &[]);
     builder.op("Mul", &[&a, &gate], &[])
-}
-
-fn attention_maps(builder: &mut Builder<'_>, id: NodeId, heads: usize, scale: f64) -> String {
-    let split = |builder: &mut Builder<'_>, position: usize, permutation: &[i64]| {
-        let value = builder.operand_type(id, position);
-        let [batch, rows, channels] = value.shape[..] else {
-            unreachable!("verified: tokens")
-        };
-        let x = builder.operand(id, position);
-        let x = builder.reshape(x, &[batch, rows, heads, channels / heads]);
-        builder.transpose(&x, permutation)
-    };
-    let q = split(builder, 0, &[0, 2, 1, 3]);
-    let k = split(builder, 1, &[0, 2, 3, 1]);
-    let scale = builder.scalar(builder.operand_type(id, 0).dtype, scale);
-    let q = builder.op("Mul", &[&q, &scale], &[]);
-    let scores = builder.op("MatMul", &[&q, &k], &[]);
-    builder.op("Softmax", &[&scores], &[("axis", Attribute::Int(-1))])
 }
 
 fn timestep_embedding(builder: &mut Builder<'_>, id: NodeId, embedding: TimestepEmbedding) -> String {

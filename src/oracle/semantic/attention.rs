@@ -1,6 +1,6 @@
 //! Scaled dot-product attention.
 
-use fisec_ir::Control;
+use fisec_ir::{Control, conditioned};
 use fisec_tensor::{DType, Mask};
 use rayon::prelude::*;
 
@@ -26,27 +26,28 @@ pub(super) fn attention(
 ) -> Result<Tensor, String> {
     let [q, k, v] = [operands[0], operands[1], operands[2]];
     let restrict = restriction(k, keys)?;
-    let conditional = q.shape[0] / 2;
+    let first = q.shape[0] / 2;
     let tables = control.map(|Control| [operands[3], operands[4], operands[5], operands[6]]);
     let mix = |[image, head, query]: [usize; 3], row: &mut [f64]| {
-        if let Some(tables) = tables.filter(|_| image >= conditional) {
-            steer(tables, [head, query], row);
+        if let Some(tables) = tables.filter(|_| image >= first) {
+            steer(tables, [(image - first) * heads.count + head, query], row);
         }
     };
     Ok(attend(q, k, v, heads, &restrict, &mix))
 }
 
-/// Probabilities `[N, heads, L, S]`.
+/// Probabilities of the conditioned images, `[conditioned * heads, L, S]`.
 pub(super) fn maps(q: &Tensor, k: &Tensor, heads: Heads, keys: Option<&Mask>) -> Result<Tensor, String> {
     let restrict = restriction(k, keys)?;
     let [images, queries, _] = q.shape[..] else {
         unreachable!("tokens")
     };
-    let key_count = k.shape[1];
-    let mut data = vec![0.0; images * heads.count * queries * key_count];
+    let (key_count, first) = (k.shape[1], images / 2);
+    let count = conditioned(images) * heads.count;
+    let mut data = vec![0.0; count * queries * key_count];
     let block = (queries * key_count).max(1);
     data.par_chunks_mut(block).enumerate().for_each(|(index, block)| {
-        let (image, head) = (index / heads.count, index % heads.count);
+        let (image, head) = (first + index / heads.count, index % heads.count);
         let k = head_of(k, image, head, heads.count);
         let turned = transpose(&k, key_count, k.len() / key_count.max(1));
         let q = head_of(q, image, head, heads.count);
@@ -57,11 +58,7 @@ pub(super) fn maps(q: &Tensor, k: &Tensor, heads: Heads, keys: Option<&Mask>) ->
             softmax(row);
         }
     });
-    Ok(Tensor::typed(
-        DType::F32,
-        [images, heads.count, queries, key_count],
-        data,
-    ))
+    Ok(Tensor::typed(DType::F32, [count, queries, key_count], data))
 }
 
 /// `softmax(before(q k^T * scale))` after `after`, times `v`. The width of `v` may differ from that of the keys.
@@ -155,10 +152,10 @@ fn restriction(k: &Tensor, keys: Option<&Mask>) -> Result<impl Fn([usize; 3], &m
 }
 
 /// Cross-attention control: `(blend * recorded mapper + (1 - blend) * p) * weight`, per new token.
-fn steer(tables: [&Tensor; 4], [head, query]: [usize; 2], row: &mut [f64]) {
+fn steer(tables: [&Tensor; 4], [map, query]: [usize; 2], row: &mut [f64]) {
     let [recorded, mapper, blend, weight] = tables;
     let keys = row.len();
-    let start = (head * recorded.shape[1] + query) * keys;
+    let start = (map * recorded.shape[1] + query) * keys;
     let recorded = &recorded.data[start..start + keys];
     for (token, share) in row.iter_mut().enumerate() {
         let mapped: f64 = recorded

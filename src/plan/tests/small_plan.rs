@@ -35,6 +35,7 @@ pub fn plan(writer: &mut BundleWriter) -> Plan {
             norm: Norm::Frozen,
             sparse_levels: None,
             cache_dtype: DType::F16,
+            control_levels: Some(0),
         },
         levels: vec![Level {
             height: 4,

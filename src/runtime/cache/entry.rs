@@ -12,9 +12,9 @@ use fisec_tensor::{DType, HostTensor};
 use memmap2::Mmap;
 
 use super::lock::{self, InUse};
-use super::manifest::FORMAT;
+use super::manifest::{DRIFT, FORMAT, Layout, Part};
 use super::writer::checksum;
-use super::{CacheError, Manifest};
+use super::{CacheError, Manifest, StepFile};
 use crate::{RuntimeError, SlotSource};
 
 /// A remembered image. Its step files are mapped, and checked when first touched; while one of these exists, nobody
@@ -23,8 +23,9 @@ use crate::{RuntimeError, SlotSource};
 pub struct Entry {
     folder: PathBuf,
     manifest: Manifest,
-    offsets: Vec<usize>,
-    steps: Arc<Vec<Step>>,
+    layout: Layout,
+    /// step files and files of maps
+    calls: Arc<[Vec<Step>; 2]>,
     bytes_read: AtomicU64,
     _in_use: InUse,
 }
@@ -47,30 +48,27 @@ impl Entry {
             Ok(held) => held,
         };
         let manifest = read_manifest(folder, &name)?;
-        let (offsets, length) = Manifest::offsets(&manifest.slots);
-        let steps = manifest.steps.iter().enumerate().map(|(index, file)| Step {
-            path: folder.join(Manifest::step_file(index)),
-            bytes: file.bytes,
-            xxh3: file.xxh3.clone(),
-            data: OnceLock::new(),
-        });
-        let steps: Vec<Step> = steps.collect();
-        if steps.iter().any(|step| step.bytes != length as u64) {
+        let layout = Layout::of(&manifest.slots);
+        let parts = [(Part::Step, &manifest.steps), (Part::Maps, &manifest.maps)];
+        let fits =
+            |(part, files): &(Part, &Vec<StepFile>)| files.iter().all(|file| file.bytes == layout.length(*part) as u64);
+        if !parts.iter().all(fits) {
             return Err(damaged(&name, "manifest.json contradicts itself".into()));
         }
+        let calls = parts.map(|(part, files)| Step::all(folder, part, files));
         let files = manifest
             .files
             .iter()
             .map(|(file, hash)| (folder.join(file), hash.bytes));
-        let step_files = steps.iter().map(|step| (step.path.clone(), step.bytes));
+        let step_files = calls.iter().flatten().map(|step| (step.path.clone(), step.bytes));
         for (path, bytes) in files.chain(step_files) {
             check_size(&path, bytes).map_err(|reason| damaged(&name, reason))?;
         }
         Ok(Entry {
             folder: folder.to_owned(),
             manifest,
-            offsets,
-            steps: Arc::new(steps),
+            layout,
+            calls: Arc::new(calls),
             bytes_read: AtomicU64::new(0),
             _in_use: in_use,
         })
@@ -98,6 +96,23 @@ impl Entry {
             .map_err(|error| damaged(self.id(), format!("latents.bin: {error}")))
     }
 
+    /// What each call misses the trajectory by, f32 `[calls, C, H, W]`, when the image is an inverted picture or an edit
+    /// of one.
+    pub fn drift(&self) -> Result<Option<HostTensor>, CacheError> {
+        if !self.manifest.files.contains_key(DRIFT) {
+            return Ok(None);
+        }
+        let bytes = self.file(DRIFT)?;
+        let mut dims = self.manifest.latents.to_vec();
+        dims.iter_mut()
+            .take(1)
+            .for_each(|calls| *calls = calls.saturating_sub(1));
+        let drift = HostTensor::new(DType::F32, dims, bytes.into());
+        drift
+            .map(Some)
+            .map_err(|error| damaged(self.id(), format!("{DRIFT}: {error}")))
+    }
+
     /// The finished image, a PNG.
     pub fn image(&self) -> Result<Vec<u8>, CacheError> {
         self.file("image.png")
@@ -116,9 +131,15 @@ impl Entry {
         }
     }
 
+    /// Where the edit mask is, when the image is an edit.
+    pub fn mask_path(&self) -> Option<PathBuf> {
+        let is_edit = self.manifest.files.contains_key("mask.png");
+        is_edit.then(|| self.folder.join("mask.png"))
+    }
+
     /// Checks every file against its checksum.
     pub fn verify(&self) -> Result<(), CacheError> {
-        for step in self.steps.iter() {
+        for step in self.calls.iter().flatten() {
             step.data().map_err(|reason| damaged(self.id(), reason))?;
         }
         self.manifest
@@ -129,10 +150,19 @@ impl Entry {
 
     /// Maps and checks a step on another thread, so that it is ready when its turn comes.
     pub fn prefetch(&self, step: usize) {
-        let is_due = self.steps.get(step).is_some_and(|step| step.data.get().is_none());
-        if is_due {
-            let steps = Arc::clone(&self.steps);
-            std::thread::spawn(move || steps[step].data().map(drop));
+        self.prefetch_part(Part::Step, step);
+    }
+
+    /// The first calls of which cross-attention maps are kept.
+    pub fn map_calls(&self) -> usize {
+        self.manifest.maps.len()
+    }
+
+    fn prefetch_part(&self, part: Part, call: usize) {
+        let file = self.calls[part as usize].get(call);
+        if file.is_some_and(|file| file.data.get().is_none()) {
+            let calls = Arc::clone(&self.calls);
+            std::thread::spawn(move || calls[part as usize][call].data().map(drop));
         }
     }
 
@@ -157,16 +187,16 @@ impl SlotSource for Entry {
             step,
         };
         let layout = self.manifest.slots.get(slot.index()).ok_or_else(missing)?;
-        let file = self.steps.get(step).ok_or_else(missing)?;
+        let file = self.calls[layout.part() as usize].get(step).ok_or_else(missing)?;
         let is_first = file.data.get().is_none();
         let data = file.data().map_err(|reason| RuntimeError::DamagedCache {
             image: self.manifest.id.clone(),
             reason,
         })?;
         if is_first {
-            self.prefetch(step + 1);
+            self.prefetch_part(layout.part(), step + 1);
         }
-        let start = self.offsets[slot.index()];
+        let start = self.layout.offsets[slot.index()];
         let value = data.slice(start..start + layout.bytes());
         self.bytes_read.fetch_add(value.len() as u64, Ordering::Relaxed);
         Ok(HostTensor::new(layout.dtype, layout.shape.clone(), value)?)
@@ -174,6 +204,18 @@ impl SlotSource for Entry {
 }
 
 impl Step {
+    fn all(folder: &Path, part: Part, files: &[StepFile]) -> Vec<Self> {
+        let calls = files.iter().enumerate();
+        calls
+            .map(|(call, file)| Step {
+                path: folder.join(Manifest::file_name(part, call)),
+                bytes: file.bytes,
+                xxh3: file.xxh3.clone(),
+                data: OnceLock::new(),
+            })
+            .collect()
+    }
+
     fn data(&self) -> Result<Bytes, String> {
         self.data.get_or_init(|| self.load()).clone()
     }

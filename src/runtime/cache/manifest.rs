@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fisec_plan::{FileHash, Slot};
+use fisec_plan::{FileHash, Slot, SlotKind};
 use fisec_tensor::{DType, Shape};
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,9 @@ use super::ImageKey;
 
 /// Version of the entry format; others count as not remembered.
 pub(crate) const FORMAT: u32 = 1;
+
+/// The file of a trajectory's drift.
+pub(crate) const DRIFT: &str = "drift.bin";
 
 /// A remembered image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,8 +37,33 @@ pub struct Manifest {
     pub latents: Shape,
     /// one per call of the denoiser
     pub steps: Vec<StepFile>,
+    /// cross-attention maps, one file per call of which they are kept, the first ones
+    #[serde(default)]
+    pub maps: Vec<StepFile>,
     /// every other file
     pub files: BTreeMap<String, FileHash>,
+}
+
+/// Of which calls what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// calls of the whole schedule: of each, all slots but cross-attention maps
+    pub calls: usize,
+    /// first calls of which cross-attention maps are kept as well
+    pub map_calls: usize,
+    /// tokens of the prompt, begin and end included: maps of the padding behind them are left out
+    pub tokens: usize,
+}
+
+impl From<usize> for Kept {
+    /// These calls, no maps.
+    fn from(calls: usize) -> Self {
+        Kept {
+            calls,
+            map_calls: 0,
+            tokens: 0,
+        }
+    }
 }
 
 /// How a slot stands in a step file.
@@ -47,6 +75,25 @@ pub struct SlotLayout {
     pub dtype: DType,
     /// dimensions
     pub shape: Shape,
+    /// whether it stands in the files of cross-attention maps
+    #[serde(default)]
+    pub is_map: bool,
+}
+
+/// Which of a call's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    Step,
+    Maps,
+}
+
+/// Where slots stand in the files of a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// first byte of each slot in its file
+    pub(crate) offsets: Vec<usize>,
+    /// length of the step file and of the file of maps
+    lengths: [usize; 2],
 }
 
 /// Size and checksum of a step file.
@@ -64,11 +111,24 @@ impl From<&Slot> for SlotLayout {
             name: slot.name.clone(),
             dtype: slot.dtype,
             shape: slot.shape.clone(),
+            is_map: matches!(slot.kind, SlotKind::Maps { .. }),
         }
     }
 }
 
 impl SlotLayout {
+    pub(crate) fn part(&self) -> Part {
+        if self.is_map { Part::Maps } else { Part::Step }
+    }
+
+    /// The layout when maps end after `tokens`.
+    pub(crate) fn cut(mut self, tokens: usize) -> Self {
+        if let (true, [heads, queries, all]) = (self.is_map, self.shape.dims()) {
+            self.shape = [*heads, *queries, tokens.min(*all)].into();
+        }
+        self
+    }
+
     /// Bytes per step; saturates.
     pub fn bytes(&self) -> usize {
         self.shape.elements().saturating_mul(self.dtype.size())
@@ -78,23 +138,34 @@ impl SlotLayout {
 impl Manifest {
     /// Bytes of the whole entry without the manifest.
     pub fn bytes(&self) -> u64 {
-        let steps: u64 = self.steps.iter().map(|step| step.bytes).sum();
+        let steps: u64 = self.steps.iter().chain(&self.maps).map(|step| step.bytes).sum();
         steps + self.files.values().map(|file| file.bytes).sum::<u64>()
     }
 
-    /// First byte of each slot in a step file, and the file's length.
-    pub(crate) fn offsets(slots: &[SlotLayout]) -> (Vec<usize>, usize) {
-        let mut end = 0usize;
-        let mut starts = Vec::with_capacity(slots.len());
-        for slot in slots {
-            starts.push(end);
-            end = end.saturating_add(slot.bytes());
+    /// Name of a call's file.
+    pub(crate) fn file_name(part: Part, call: usize) -> String {
+        match part {
+            Part::Step => format!("step-{call:03}.bin"),
+            Part::Maps => format!("maps-{call:03}.bin"),
         }
-        (starts, end)
+    }
+}
+
+impl Layout {
+    /// Slots of one kind stand back to back in the order of the plan.
+    pub(crate) fn of(slots: &[SlotLayout]) -> Self {
+        let mut lengths = [0usize; 2];
+        let mut offsets = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let end = &mut lengths[slot.part() as usize];
+            offsets.push(*end);
+            *end = end.saturating_add(slot.bytes());
+        }
+        Layout { offsets, lengths }
     }
 
-    /// Name of a step's file.
-    pub(crate) fn step_file(step: usize) -> String {
-        format!("step-{step:03}.bin")
+    /// Bytes of a file.
+    pub(crate) fn length(&self, part: Part) -> usize {
+        self.lengths[part as usize]
     }
 }

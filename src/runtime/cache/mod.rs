@@ -4,7 +4,9 @@
 //! $FISEC_HOME/images/<id>/
 //!     manifest.json     key, parent, sizes and checksums of everything below, its own checksum
 //!     latents.bin       trajectory, f32 [calls + 1, C, H, W]
-//!     step-000.bin      all slots of the call back to back, in slot order
+//!     drift.bin         of an inverted picture: what each call misses the trajectory by, f32 [calls, C, H, W]
+//!     step-000.bin      all slots of the call back to back, in slot order, without cross-attention maps
+//!     maps-000.bin      those, of the first calls only, up to the last token of the prompt
 //!     image.png  mask.png
 //! ```
 //!
@@ -26,7 +28,7 @@ pub use entry::Entry;
 pub use error::CacheError;
 pub use home::default_home;
 pub use key::ImageKey;
-pub use manifest::{Manifest, SlotLayout, StepFile};
+pub use manifest::{Kept, Manifest, SlotLayout, StepFile};
 pub use memory::MemoryCache;
 pub use nearest::{Nearest, prompt_distance};
 pub use recording::Recording;

@@ -8,9 +8,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use fisec_plan::{FileHash, ScratchFolder, SlotId, json};
 use fisec_tensor::HostTensor;
 
-use super::manifest::FORMAT;
+use super::manifest::{DRIFT, FORMAT};
 use super::writer::{StepWriter, WriteFile};
-use super::{CacheError, Entry, ImageKey, Manifest, SlotLayout, lock};
+use super::{CacheError, Entry, ImageKey, Kept, Manifest, SlotLayout, lock};
 use crate::{RuntimeError, SlotSink};
 
 /// Takes everything that an image's entry holds. Dropped before [`Recording::commit`], it leaves nothing.
@@ -18,7 +18,7 @@ use crate::{RuntimeError, SlotSink};
 /// A disk that fails does not stop the image from being made: `commit` reports it.
 pub struct Recording {
     target: PathBuf,
-    calls: usize,
+    kept: Kept,
     manifest: Manifest,
     writer: StepWriter,
     // After the writer: the folder goes last.
@@ -35,16 +35,16 @@ impl Recording {
         parent: Option<String>,
         settings: String,
         slots: Vec<SlotLayout>,
-        calls: usize,
+        kept: Kept,
         write: WriteFile,
     ) -> Result<Self, CacheError> {
         let folder = ScratchFolder::beside(&target).map_err(CacheError::io(&target))?;
         let id = key.id(parent.as_deref(), &settings);
-        let writer = StepWriter::start(folder.path().to_owned(), slots.clone(), calls, write);
+        let writer = StepWriter::start(folder.path().to_owned(), slots.clone(), kept, write);
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Recording {
             target,
-            calls,
+            kept,
             manifest: Manifest {
                 format: FORMAT,
                 id,
@@ -56,6 +56,7 @@ impl Recording {
                 slots,
                 latents: [0].into(),
                 steps: Vec::new(),
+                maps: Vec::new(),
                 files: BTreeMap::new(),
             },
             writer,
@@ -78,6 +79,12 @@ impl Recording {
             .insert("latents.bin", latents.cast(fisec_tensor::DType::F32).data().to_vec());
     }
 
+    /// Sets what each call misses the trajectory by, f32 `[calls, C, H, W]`.
+    pub fn set_drift(&mut self, drift: &HostTensor) {
+        self.files
+            .insert(DRIFT, drift.cast(fisec_tensor::DType::F32).data().to_vec());
+    }
+
     /// Sets the finished image, a PNG.
     pub fn set_image(&mut self, png: Vec<u8>) {
         self.files.insert("image.png", png);
@@ -90,7 +97,8 @@ impl Recording {
 
     /// Waits for the disk and gives the entry its name. An entry of the same name is replaced.
     pub fn commit(mut self) -> Result<Entry, CacheError> {
-        self.manifest.steps = self.writer.finish()?;
+        let files = self.writer.finish()?;
+        (self.manifest.steps, self.manifest.maps) = (files.steps, files.maps);
         for (name, bytes) in &self.files {
             let path = self.folder.path().join(name);
             (self.write)(&path, bytes).map_err(CacheError::io(&path))?;
@@ -119,12 +127,19 @@ impl Recording {
 }
 
 impl SlotSink for Recording {
+    fn wants(&self, step: usize, slot: SlotId) -> bool {
+        let is_map = self.manifest.slots.get(slot.index()).is_some_and(|slot| slot.is_map);
+        !is_map || step < self.kept.map_calls
+    }
+
     fn put(&mut self, step: usize, slot: SlotId, value: HostTensor) -> Result<(), RuntimeError> {
         SlotLayout::of(&self.manifest.slots, slot, &value)?;
-        if step >= self.calls {
+        if step >= self.kept.calls {
             return Err(RuntimeError::Store(format!("there is no step {step}")));
         }
-        self.writer.send(step, slot, value);
+        if self.wants(step, slot) {
+            self.writer.send(step, slot, value);
+        }
         Ok(())
     }
 }
@@ -166,7 +181,7 @@ mod tests {
         };
         let slots = vec![SlotLayout::from(&slot)];
         let target = home.path().join("image");
-        let mut recording = Recording::start(target, key, None, String::new(), slots, 200, no_room).unwrap();
+        let mut recording = Recording::start(target, key, None, String::new(), slots, 200.into(), no_room).unwrap();
         for step in 0..200 {
             recording
                 .put(step, SlotId(0), HostTensor::from_f32([1], vec![1.0]))

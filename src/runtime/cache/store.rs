@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use fisec_plan::Slot;
 
 use super::entry::read_manifest;
+use super::manifest::{Layout, Part};
 use super::nearest::nearest;
 use super::writer::{WriteFile, write_file};
-use super::{CacheError, Entry, ImageKey, Manifest, Nearest, Recording, SlotLayout, default_home, lock};
+use super::{CacheError, Entry, ImageKey, Kept, Manifest, Nearest, Recording, SlotLayout, default_home, lock};
 
 /// Bytes kept when nobody says otherwise.
 pub const DEFAULT_LIMIT: u64 = 40 << 30;
@@ -78,18 +79,22 @@ impl Store {
         &self.images
     }
 
-    /// Begins to remember an image whose schedule makes `calls` calls of the denoiser (some samplers make one more than
-    /// steps). `settings` tells edits of one parent and prompt apart.
+    /// Begins to remember an image. Some samplers make one more call of the denoiser than there are steps. `settings`
+    /// tells edits of one parent and prompt apart.
     pub fn begin(
         &self,
         key: ImageKey,
         parent: Option<&str>,
         settings: &str,
         slots: &[Slot],
-        calls: usize,
+        kept: impl Into<Kept>,
     ) -> Result<Recording, CacheError> {
-        let slots: Vec<SlotLayout> = slots.iter().map(SlotLayout::from).collect();
-        let needed = (Manifest::offsets(&slots).1 as u64).saturating_mul(calls as u64);
+        let kept = kept.into();
+        let slots = slots.iter().map(|slot| SlotLayout::from(slot).cut(kept.tokens));
+        let slots: Vec<SlotLayout> = slots.collect();
+        let layout = Layout::of(&slots);
+        let bytes = |part: Part, calls: usize| (layout.length(part) as u64).saturating_mul(calls as u64);
+        let needed = bytes(Part::Step, kept.calls).saturating_add(bytes(Part::Maps, kept.map_calls));
         if needed > self.limit {
             return Err(CacheError::TooLarge {
                 needed,
@@ -104,7 +109,7 @@ impl Store {
             parent.map(str::to_owned),
             settings.to_owned(),
             slots,
-            calls,
+            kept,
             self.write,
         )
     }

@@ -55,10 +55,15 @@ impl CpuBackend {
             .map(|port| port.name.as_str())
             .zip(&inputs)
             .collect();
-        let outputs: Vec<&str> = description.outputs.iter().map(|port| port.name.as_str()).collect();
+        let ports = island.outputs.iter().zip(&description.outputs);
+        let ports: Vec<_> = ports
+            .filter(|(id, _)| call.wanted.contains(id))
+            .map(|(_, port)| port)
+            .collect();
+        let outputs: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
         let results = self.islands.open(call.plan, island.island)?.run(&named, &outputs)?;
         report.macs += description.macs;
-        for (result, port) in results.iter().zip(&description.outputs) {
+        for (result, port) in results.iter().zip(ports) {
             if result.shape().elements() != port.shape.elements() {
                 return Err(call.error(format!(
                     "output `{}` is [{}], not [{}]",

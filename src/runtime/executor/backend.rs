@@ -1,7 +1,7 @@
 //! What a device must be able to do. The walker over nodes is the same for all.
 
 use fisec_kernels::cpu::ConvTable;
-use fisec_plan::{Extent, Node, Plan, Program, SlotId, ValueId};
+use fisec_plan::{Extent, Node, Plan, Program, SlotId, SlotKind, ValueId};
 use fisec_tensor::{ActiveSet, HostTensor, Shape};
 
 use super::report::StepReport;
@@ -38,7 +38,7 @@ pub(crate) trait Backend: Send {
         active: &ActiveSet,
     ) -> Result<HostTensor, RuntimeError>;
 
-    /// Runs a kernel call that is no [`fisec_plan::Kernel::WriteSlot`]. Returns its outputs in order.
+    /// Runs a kernel call that is no [`fisec_plan::Kernel::WriteSlot`]. Returns the wanted outputs in order.
     fn run(&mut self, call: &Call<'_, Self::Value>, report: &mut StepReport) -> Result<Vec<Self::Value>, RuntimeError>;
 
     /// Opens what the node needs before its first run.
@@ -70,6 +70,8 @@ pub(crate) struct Call<'a, V> {
     pub(crate) source: Option<&'a dyn SlotSource>,
     pub(crate) table: Option<&'a ConvTable>,
     pub(crate) values: &'a Values<'a, V>,
+    /// the outputs to compute, in order; islands may have others that nobody reads at this step
+    pub(crate) wanted: &'a [ValueId],
 }
 
 /// Values by id: those of this step, else those of the prompt, else those of the timestep.
@@ -159,6 +161,10 @@ pub(crate) fn recorded(
 ) -> Result<HostTensor, RuntimeError> {
     let slot = &plan.slots[id.index()];
     let value = source.slot(step, id)?;
+    let value = match slot.kind {
+        SlotKind::Maps { .. } => widened(value, &slot.shape)?,
+        _ => value,
+    };
     if (value.dtype(), value.shape()) != (slot.dtype, &slot.shape) {
         return Err(RuntimeError::Mismatch {
             what: format!("slot `{}`", slot.name),
@@ -169,4 +175,21 @@ pub(crate) fn recorded(
         });
     }
     Ok(value)
+}
+
+/// Maps `[heads, L, used]` with zeros for the tokens after the used ones, when they fit `shape` otherwise.
+fn widened(maps: HostTensor, shape: &Shape) -> Result<HostTensor, RuntimeError> {
+    let (&[heads, queries, used], &[.., tokens]) = (maps.shape().dims(), shape.dims()) else {
+        return Ok(maps);
+    };
+    if used >= tokens || [heads, queries] != shape[..2] {
+        return Ok(maps);
+    }
+    let size = maps.dtype().size();
+    let mut bytes = vec![0; shape.elements() * size];
+    let rows = bytes.chunks_exact_mut(tokens * size);
+    for (row, given) in rows.zip(maps.data().chunks_exact((used * size).max(1))) {
+        row[..used * size].copy_from_slice(given);
+    }
+    Ok(HostTensor::new(maps.dtype(), shape.clone(), bytes.into())?)
 }

@@ -16,7 +16,7 @@ pub use report::{NodeTime, StepReport};
 
 use crate::cpu::CpuBackend;
 use crate::ort::OnnxRuntime;
-use crate::{Binding, RuntimeError, SlotSink, SlotSource};
+use crate::{Binding, Control, RuntimeError, SlotSink, SlotSource};
 use walker::{StepInput, Walker};
 
 /// The three programs of a plan, ready to run.
@@ -77,9 +77,36 @@ impl Executor {
         )
     }
 
+    /// The program that [`Executor::dense`] runs: `guide`, unless that one is under control.
+    pub fn dense_program(&self) -> ProgramKind {
+        match self.plan().has_control() {
+            true => ProgramKind::Record,
+            false => ProgramKind::Guide,
+        }
+    }
+
     /// A dense step that records nothing.
-    pub fn guide(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, RuntimeError> {
-        self.walker.step(ProgramKind::Guide, StepInput::dense(step, sample))
+    pub fn dense(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, RuntimeError> {
+        let program = self.dense_program();
+        self.walker.step(program, StepInput::dense(step, sample))
+    }
+
+    /// A dense step under control of the cross-attention maps in `source`. With `remember`, every slot is recorded.
+    pub fn guide(
+        &mut self,
+        step: usize,
+        sample: &[f32],
+        control: &Control,
+        source: &dyn SlotSource,
+        remember: Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, RuntimeError> {
+        let input = StepInput {
+            source: Some(source),
+            control: Some(control),
+            sink: remember.map(|sink| sink as &mut dyn SlotSink),
+            ..StepInput::dense(step, sample)
+        };
+        self.walker.step(ProgramKind::Guide, input)
     }
 
     /// A sparse step. The prediction is zero outside the mask. With `remember`, every slot of the edited image is
@@ -99,6 +126,7 @@ impl Executor {
             source: Some(source),
             // shortens the sink's lifetime to that of the input
             sink: remember.map(|sink| sink as &mut dyn SlotSink),
+            control: None,
         };
         self.walker.step(ProgramKind::Edit, input)
     }

@@ -1,6 +1,6 @@
 //! What follows from a program alone: stages, last uses, dense tables, and which values belong to which slot.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use fisec_kernels::cpu::ConvTable;
 use fisec_plan::{Extent, Kernel, Plan, Program, ProgramKind, SlotId, Stage, ValueId};
@@ -19,6 +19,8 @@ pub(crate) struct Prepared {
     pub(crate) remembered: Vec<Vec<(SlotId, ValueId)>>,
     /// slots that an edit leaves as they are
     pub(crate) untouched: Vec<SlotId>,
+    /// step values that nobody but the recording reads, with the slots that hold them
+    pub(crate) recorded_only: HashMap<ValueId, Vec<SlotId>>,
     /// values of earlier stages that later ones read
     pub(crate) kept: HashSet<ValueId>,
 }
@@ -30,7 +32,11 @@ impl Prepared {
             _ => vec![Vec::new(); program.nodes.len()],
         };
         let touched: HashSet<SlotId> = remembered.iter().flatten().map(|(slot, _)| *slot).collect();
-        let all = (0..plan.slots.len() as u32).map(SlotId);
+        // an edit makes no maps: those of its base belong to other words
+        let maps: HashSet<SlotId> = plan.map_slots().map(|(slot, _)| slot).collect();
+        let all = (0..plan.slots.len() as u32)
+            .map(SlotId)
+            .filter(|slot| !maps.contains(slot));
         Prepared {
             stages: [Stage::Timestep, Stage::Prompt, Stage::Step].map(|stage| of_stage(program, stage)),
             release: last_uses(program),
@@ -40,7 +46,10 @@ impl Prepared {
                 .map(|node| dense_table(program, &node.kernel))
                 .collect(),
             remembered,
-            untouched: all.filter(|slot| !touched.contains(slot)).collect(),
+            untouched: all
+                .filter(|slot| kind == ProgramKind::Edit && !touched.contains(slot))
+                .collect(),
+            recorded_only: recorded_only(program),
             kept: read_later(program),
         }
     }
@@ -73,6 +82,19 @@ fn last_uses(program: &Program) -> Vec<Vec<ValueId>> {
         }
     }
     release
+}
+
+fn recorded_only(program: &Program) -> HashMap<ValueId, Vec<SlotId>> {
+    let mut only: HashMap<ValueId, Vec<SlotId>> = HashMap::new();
+    let mut read: HashSet<ValueId> = program.outputs.values().copied().collect();
+    for node in program.nodes.iter().filter(|node| node.stage == Stage::Step) {
+        match node.kernel {
+            Kernel::WriteSlot { input, slot } => only.entry(input).or_default().push(slot),
+            _ => read.extend(node.kernel.inputs()),
+        }
+    }
+    only.retain(|value, _| !read.contains(value));
+    only
 }
 
 fn read_later(program: &Program) -> HashSet<ValueId> {

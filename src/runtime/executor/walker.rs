@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use fisec_plan::{Extent, Kernel, Plan, Program, ProgramKind, Stage, ValueId};
+use fisec_plan::{ControlInput, Extent, Kernel, Plan, Program, ProgramKind, SlotId, Stage, ValueId};
 use fisec_tensor::{Constant, DType, HostTensor, Shape};
 
 use super::backend::{Active, Backend, Call, Values, recorded};
 use super::program::Prepared;
 use super::report::{NodeTime, StepReport};
-use crate::{Binding, RuntimeError, SlotSink, SlotSource};
+use crate::{Binding, Control, RuntimeError, SlotSink, SlotSource};
 
 /// What one step takes.
 pub(super) struct StepInput<'a> {
@@ -17,6 +17,7 @@ pub(super) struct StepInput<'a> {
     pub(super) binding: Option<&'a Binding>,
     pub(super) source: Option<&'a dyn SlotSource>,
     pub(super) sink: Option<&'a mut dyn SlotSink>,
+    pub(super) control: Option<&'a Control>,
 }
 
 impl<'a> StepInput<'a> {
@@ -27,7 +28,12 @@ impl<'a> StepInput<'a> {
             binding: None,
             source: None,
             sink: None,
+            control: None,
         }
+    }
+
+    fn wants(&self, slot: SlotId) -> bool {
+        self.sink.as_ref().is_some_and(|sink| sink.wants(self.step, slot))
     }
 }
 
@@ -184,6 +190,7 @@ impl<B: Backend> Walker<B> {
         if program.inputs.contains_key("context") && !self.has_context {
             return Err(RuntimeError::NotPrepared("text embedding"));
         }
+        self.check_control(program, input)?;
         if input.step >= steps {
             return Err(RuntimeError::Step {
                 step: input.step,
@@ -200,6 +207,28 @@ impl<B: Backend> Walker<B> {
                 expected,
                 got: input.sample.len(),
             });
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Walker<B> {
+    fn check_control(&self, program: &Program, input: &StepInput<'_>) -> Result<(), RuntimeError> {
+        for table in ControlInput::ALL {
+            let Some(id) = program.inputs.get(table.name()) else {
+                continue;
+            };
+            let given = input.control.ok_or(RuntimeError::NotPrepared("control"))?.table(table);
+            let expected = &program.values[id.index()].shape;
+            if given.shape() != expected {
+                return Err(RuntimeError::Mismatch {
+                    what: table.name().into(),
+                    expected_dtype: DType::F32,
+                    expected: expected.clone(),
+                    dtype: DType::F32,
+                    shape: given.shape().clone(),
+                });
+            }
         }
         Ok(())
     }
@@ -253,8 +282,16 @@ impl<'a> Walk<'a> {
         }
         let mut report = StepReport::default();
         for &index in self.prepared.stage(stage) {
-            let outputs = backend.run(&self.call(index, &values, 0, None, None), &mut report)?;
-            self.store(index, outputs, &mut values);
+            let wanted = self.program.nodes[index].kernel.outputs();
+            let call = self.call(index, &values, 0, None, None);
+            let outputs = backend.run(
+                &Call {
+                    wanted: &wanted,
+                    ..call
+                },
+                &mut report,
+            )?;
+            store(&wanted, outputs, &mut values);
         }
         for (index, value) in values.step.iter_mut().enumerate() {
             if !self.prepared.kept.contains(&ValueId(index as u32))
@@ -281,6 +318,11 @@ impl<'a> Walk<'a> {
         };
         let sample = self.program.inputs["sample"];
         values.step[sample.index()] = Some(backend.import_planes(input.sample, self.plan.batch, self.plan.latent[0]));
+        for table in ControlInput::ALL {
+            if let (Some(id), Some(control)) = (self.program.inputs.get(table.name()), input.control) {
+                values.step[id.index()] = Some(backend.import(control.table(table))?);
+            }
+        }
         for &index in self.prepared.stage(Stage::Step) {
             let start = measures_nodes.then(Instant::now);
             let macs = report.macs;
@@ -315,15 +357,25 @@ impl<'a> Walk<'a> {
     ) -> Result<(), RuntimeError> {
         let node = &self.program.nodes[index];
         if let Kernel::WriteSlot { input: value, slot } = node.kernel {
-            if let Some(sink) = input.sink.as_deref_mut() {
+            let wanted = input.wants(slot);
+            if let Some(sink) = input.sink.as_deref_mut().filter(|_| wanted) {
                 let call = self.call(index, values, input.step, None, None);
                 let shape = self.plan.slots[slot.index()].shape.clone();
                 sink.put(input.step, slot, backend.export(call.value(value)?, shape)?)?;
             }
         } else {
-            let call = self.call(index, values, input.step, input.binding, input.source);
-            let outputs = backend.run(&call, report)?;
-            self.store(index, outputs, values);
+            let wanted = self.wanted(index, input);
+            if !wanted.is_empty() {
+                let call = self.call(index, values, input.step, input.binding, input.source);
+                let outputs = backend.run(
+                    &Call {
+                        wanted: &wanted,
+                        ..call
+                    },
+                    report,
+                )?;
+                store(&wanted, outputs, values);
+            }
             self.remember(backend, index, values, input)?;
         }
         for id in &self.prepared.release[index] {
@@ -353,19 +405,24 @@ impl<'a> Walk<'a> {
                 .and_then(|binding| binding.table(index))
                 .or(self.prepared.tables[index].as_ref()),
             values,
+            wanted: &[],
         }
+    }
+
+    /// The outputs of a node without those that only a recording reads which does not want them.
+    fn wanted(&self, index: usize, input: &StepInput<'_>) -> Vec<ValueId> {
+        let mut outputs = self.program.nodes[index].kernel.outputs();
+        outputs.retain(|id| match self.prepared.recorded_only.get(id) {
+            Some(slots) => slots.iter().any(|&slot| input.wants(slot)),
+            None => true,
+        });
+        outputs
     }
 
     fn empty<V>(&self) -> Vec<Option<V>> {
         std::iter::repeat_with(|| None)
             .take(self.program.values.len())
             .collect()
-    }
-
-    fn store<V>(&self, index: usize, outputs: Vec<V>, values: &mut Values<'_, V>) {
-        for (id, value) in self.program.nodes[index].kernel.outputs().into_iter().zip(outputs) {
-            values.step[id.index()] = Some(value);
-        }
     }
 
     /// Records the slots whose edited value is known after this node.
@@ -380,6 +437,9 @@ impl<'a> Walk<'a> {
             return Ok(());
         };
         for &(slot, id) in &self.prepared.remembered[index] {
+            if !sink.wants(input.step, slot) {
+                continue;
+            }
             let call = self.call(index, values, input.step, input.binding, input.source);
             let value = call.value(id)?;
             let edited = match call.active_of(id)? {
@@ -397,6 +457,9 @@ impl<'a> Walk<'a> {
             return Ok(());
         };
         for &slot in &self.prepared.untouched {
+            if !sink.wants(input.step, slot) {
+                continue;
+            }
             sink.put(input.step, slot, recorded(self.plan, source, input.step, slot)?)?;
         }
         Ok(())
@@ -418,5 +481,11 @@ impl<'a> Walk<'a> {
             (Extent::Full, None) => None,
         };
         Ok(backend.export_planes(value, self.plan.batch, self.plan.latent[0], active))
+    }
+}
+
+fn store<V>(wanted: &[ValueId], outputs: Vec<V>, values: &mut Values<'_, V>) {
+    for (id, value) in wanted.iter().zip(outputs) {
+        values.step[id.index()] = Some(value);
     }
 }

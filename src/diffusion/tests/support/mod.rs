@@ -4,11 +4,12 @@
 use std::ops::ControlFlow;
 
 use fisec_diffusion::denoise::Conditions;
+use fisec_diffusion::mask::MapSlot;
 use fisec_diffusion::samplers::{Sampler, SamplerConfig, SamplerKind};
 use fisec_diffusion::{Denoiser, DiffusionError, Event, Work};
 use fisec_plan::{Slot, SlotId, SlotKind};
 use fisec_runtime::cache::MemoryCache;
-use fisec_runtime::{SlotSink, SlotSource};
+use fisec_runtime::{Control, SlotSink, SlotSource};
 use fisec_tensor::{ActiveSet, DType, HostTensor, Mask};
 
 pub const SIZE: usize = 8;
@@ -25,6 +26,7 @@ pub struct Toy {
     pub active: Option<ActiveSet>,
     pub dense_steps: usize,
     pub sparse_steps: usize,
+    pub controlled_steps: usize,
     pub no_sparse_program: bool,
     pub poison: bool,
     pub work: Work,
@@ -61,7 +63,7 @@ impl Toy {
             .collect()
     }
 
-    fn dense(&mut self, step: usize, sample: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    fn compute(&mut self, step: usize, sample: &[f32]) -> (Vec<f32>, Vec<f32>) {
         self.dense_steps += 1;
         self.work = Work {
             macs: 1000,
@@ -96,14 +98,33 @@ impl Denoiser for Toy {
         Ok(())
     }
 
-    fn record(&mut self, step: usize, sample: &[f32], sink: &mut dyn SlotSink) -> Result<Vec<f32>, DiffusionError> {
-        let (prediction, hidden) = self.dense(step, sample);
-        sink.put(step, HIDDEN, HostTensor::from_f32([2, CHANNELS, SIZE, SIZE], hidden))?;
+    fn dense(
+        &mut self,
+        step: usize,
+        sample: &[f32],
+        sink: Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, DiffusionError> {
+        let (prediction, hidden) = self.compute(step, sample);
+        if let Some(sink) = sink {
+            sink.put(step, HIDDEN, HostTensor::from_f32([2, CHANNELS, SIZE, SIZE], hidden))?;
+        }
         Ok(prediction)
     }
 
-    fn guide(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, DiffusionError> {
-        Ok(self.dense(step, sample).0)
+    fn map_slots(&self) -> Vec<MapSlot> {
+        Vec::new()
+    }
+
+    fn guide(
+        &mut self,
+        step: usize,
+        sample: &[f32],
+        _: &Control,
+        _: &dyn SlotSource,
+        sink: Option<&mut dyn SlotSink>,
+    ) -> Result<Vec<f32>, DiffusionError> {
+        self.controlled_steps += 1;
+        self.dense(step, sample, sink)
     }
 
     fn can_edit(&self) -> bool {

@@ -15,6 +15,7 @@ fn spec(tile: usize) -> Spec {
         keys: Keys::Full,
         norm: Norm::Frozen,
         cache_dtype: DType::F16,
+        control_levels: Some(0),
         tile,
     }
 }
@@ -182,5 +183,5 @@ fn a_dense_program_keeps_the_layout() {
     let sample = Numbers::new(4).vector(plan.batch * plan.latent.iter().product::<usize>());
     let mut executor = ready(&bundle, &vec![0.0; plan.batch * plan.context.iter().product::<usize>()]);
     // the guide program of this plan hands its sample through
-    assert_eq!(executor.guide(1, &sample).unwrap(), sample);
+    assert_eq!(executor.dense(1, &sample).unwrap(), sample);
 }

@@ -463,6 +463,7 @@ impl Unet {
                 norm: self.spec.norm,
                 sparse_levels: None,
                 cache_dtype: self.spec.cache_dtype,
+                control_levels: Some(0),
             },
             levels: levels.to_vec(),
             slots: self.maker.slots.clone(),

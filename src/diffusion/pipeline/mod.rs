@@ -1,5 +1,9 @@
 //! A compiled pipeline: words in, image out.
 
+mod compare;
+mod picture;
+mod prompt;
+
 use std::time::Instant;
 
 use fisec_plan::{Bundle, PipelineFiles, Plan};
@@ -10,10 +14,13 @@ use fisec_tensor::{HostTensor, Mask};
 use crate::denoise::{self, Base, Conditions, EditOptions, Edited, Outcome};
 use crate::mask::fit_user_mask;
 use crate::samplers::{Sampler, SamplerConfig, SamplerKind};
+use crate::words::{Alignment, ControlOptions, Words};
 use crate::{
-    DiffusionError, Event, Image, Notice, Observer, PlanDenoiser, TextEncoder, Timings, Tokenizer, Tokens, Trajectory,
-    VaeDecoder, VaeEncoder, Work, guidance_context, noise, paste,
+    DiffusionError, Event, Image, Notice, Observer, PlanDenoiser, TextEncoder, Timings, Tokenizer, Trajectory,
+    VaeDecoder, VaeEncoder, Work, emphasised, guidance_context, noise, paste,
 };
+
+use prompt::{Prompt, PromptTokens};
 
 /// What to make.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +48,8 @@ pub struct BaseImage<'a> {
     pub trajectory: &'a Trajectory,
     /// its activations
     pub slots: &'a dyn SlotSource,
+    /// first calls of which its cross-attention maps are recorded
+    pub map_calls: usize,
     /// its pixels; with them, the edit's pixels outside the mask are the same
     pub image: Option<&'a Image>,
 }
@@ -169,7 +178,8 @@ impl Pipeline {
     ) -> Result<EditedImage, DiffusionError> {
         let started = Instant::now();
         let tokens = self.tokens(request, observer)?;
-        if self.tokenizer.encode(base.prompt)?.ids == tokens.prompt.ids {
+        let old = Prompt::read(base.prompt, &self.tokenizer)?;
+        if old.means(&tokens.prompt) {
             tell(observer, Event::Notice(Notice::Unchanged))?;
             return Ok(EditedImage {
                 image: None,
@@ -182,8 +192,19 @@ impl Pipeline {
         let source = Base {
             trajectory: base.trajectory,
             slots: base.slots,
+            map_calls: base.map_calls,
         };
-        let mut edited = denoise::edit(&mut self.denoiser, &conditions, source, options, sink, &mut *observer)?;
+        let map_calls = base.map_calls.min(conditions.sampler.timesteps().len());
+        let words = self.words(&old, &tokens.prompt, &options.control, map_calls)?;
+        let mut edited = denoise::edit(
+            &mut self.denoiser,
+            &conditions,
+            source,
+            &words,
+            options,
+            sink,
+            &mut *observer,
+        )?;
         edited.timings.text = text;
         if edited.outcome == Outcome::EmptyMask {
             return Ok(EditedImage { image: None, edited });
@@ -195,7 +216,7 @@ impl Pipeline {
                 let reason = format!("its image has {}x{} pixels", image.width, image.height);
                 return Err(DiffusionError::Base(reason));
             }
-            Some(image) => paste(image, &decoded, &edited.mask),
+            Some(image) => paste(image, &decoded, &edited.mask, options.feather),
             None => decoded,
         };
         edited.timings.decode = started.elapsed();
@@ -236,14 +257,13 @@ impl Pipeline {
             return Err(DiffusionError::EmptyPrompt);
         }
         tell(observer, Event::Text)?;
-        let encode = |text: &str| self.tokenizer.encode(text);
         let tokens = PromptTokens {
-            prompt: encode(&request.prompt)?,
-            negative: encode(&request.negative)?,
+            prompt: Prompt::read(&request.prompt, &self.tokenizer)?,
+            negative: Prompt::read(&request.negative, &self.tokenizer)?,
         };
         for dropped in [&tokens.prompt, &tokens.negative]
             .into_iter()
-            .filter_map(|tokens| tokens.dropped.clone())
+            .filter_map(|prompt| prompt.tokens.dropped.clone())
         {
             tell(observer, Event::Notice(Notice::Truncated(dropped)))?;
         }
@@ -258,8 +278,8 @@ impl Pipeline {
             )));
         }
         let sampler = self.sampler(request)?;
-        let negative = self.text_encoder.encode(&tokens.negative.ids)?;
-        let prompt = self.text_encoder.encode(&tokens.prompt.ids)?;
+        let negative = self.embedding(&tokens.negative)?;
+        let prompt = self.embedding(&tokens.prompt)?;
         let context = guidance_context(&negative, &prompt)?;
         if context.shape()[1..] != self.plan().context {
             let [tokens, width] = self.plan().context;
@@ -280,9 +300,34 @@ impl Pipeline {
     }
 }
 
-struct PromptTokens {
-    prompt: Tokens,
-    negative: Tokens,
+impl Pipeline {
+    /// The embedding `[1, tokens, width]` of a prompt, its emphasis worked in.
+    fn embedding(&mut self, prompt: &Prompt) -> Result<HostTensor, DiffusionError> {
+        let plain = self.text_encoder.encode(&prompt.tokens.ids)?;
+        if prompt.emphasis.is_plain() {
+            return Ok(plain);
+        }
+        let empty = self.text_encoder.encode(&self.tokenizer.encode("")?.ids)?;
+        Ok(emphasised(&plain, &empty, &prompt.weights()))
+    }
+
+    /// Which recorded attention an edit follows, in at most the `calls` that have any.
+    fn words(
+        &self,
+        old: &Prompt,
+        new: &Prompt,
+        options: &ControlOptions,
+        calls: usize,
+    ) -> Result<Words, DiffusionError> {
+        let alignment = Alignment::of((&old.tokens, &old.emphasis.text), (&new.tokens, &new.emphasis.text));
+        let calls = if self.plan().has_control() { calls } else { 0 };
+        Ok(Words::new(&alignment, options, calls, self.plan().context[0])?)
+    }
+
+    /// Tokens of a prompt, begin and end included: what maps are recorded of.
+    pub fn tokens_used(&self, prompt: &str) -> Result<usize, DiffusionError> {
+        Ok(Prompt::read(prompt, &self.tokenizer)?.tokens.used)
+    }
 }
 
 fn tell(observer: &mut Observer<'_>, event: Event) -> Result<(), DiffusionError> {

@@ -1,0 +1,278 @@
+//! Making one image: the base, the edit, and what is remembered.
+
+use std::fs;
+
+use fisec_diffusion::denoise::{EditOptions, Method, Region};
+use fisec_diffusion::mask::Convergence;
+use fisec_diffusion::{BaseImage, DiffusionError, Image, Pipeline, Request, Trajectory, mask_from_png, mask_to_png};
+use fisec_plan::Bundle;
+use fisec_runtime::cache::{CacheError, Entry, ImageKey, Kept, Recording, Store};
+use fisec_runtime::{RuntimeError, SlotSink};
+use fisec_tensor::Mask;
+
+use super::Arguments;
+use super::base::{self, BaseChoice};
+use super::made::Made;
+use super::progress::Progress;
+use crate::cli::console::Console;
+use crate::cli::failure::Failure;
+
+/// Everything that making one image takes.
+pub(super) struct Studio<'a> {
+    pub(super) pipeline: Pipeline,
+    pub(super) store: Option<Store>,
+    pub(super) bundle: Bundle,
+    pub(super) request: Request,
+    pub(super) arguments: &'a Arguments,
+    pub(super) console: &'a Console,
+}
+
+impl Studio<'_> {
+    /// Edits the base where there is one. A base that turns out to be damaged counts as not remembered.
+    pub(super) fn make(&mut self) -> Result<Made, Failure> {
+        let key = self.key()?;
+        let choice = &self.arguments.base;
+        let base = match &self.arguments.image {
+            Some(path) => Some(self.picture(path, &key)?),
+            None => base::choose(choice, self.store.as_ref(), &key, &self.arguments.edit, self.console)?,
+        };
+        let Some(entry) = base else {
+            if let Some(flag) = self.arguments.edit.given() {
+                return Err(
+                    Failure::new(format!("`{flag}` needs an image to edit, and none is near enough"))
+                        .hint("make the base image first, or name it with `--base ID`; `fisec sessions` lists them"),
+                );
+            }
+            return self.generate(key);
+        };
+        let options = self.edit_options(&entry)?;
+        match self.edit(key.clone(), &entry, &options) {
+            Err(EditError::Damaged(reason)) if !matches!(choice, BaseChoice::Image(_)) => {
+                self.console
+                    .warn(&format!("{reason}; the image is made from the start"));
+                self.generate(key)
+            }
+            Err(EditError::Damaged(reason)) => {
+                Err(Failure::new(reason).hint("make the base image again with `--base none`"))
+            }
+            Err(EditError::Other(failure)) => Err(failure),
+            Ok(made) => Ok(made),
+        }
+    }
+
+    fn generate(&mut self, key: ImageKey) -> Result<Made, Failure> {
+        let mut recording = self.begin(key.clone(), None, "")?;
+        let mut progress = Progress::new(self.console);
+        let sink = recording.as_mut().map(|recording| recording as &mut dyn SlotSink);
+        let generated = self
+            .pipeline
+            .generate(&self.request, sink, &mut |event| progress.on(event))?;
+        drop(progress);
+        let entry = self.remember(recording, &generated.trajectory, &generated.image, None)?;
+        Ok(Made::first(generated, key, entry, self.pipeline.calls(&self.request)?))
+    }
+
+    fn edit(&mut self, key: ImageKey, base: &Entry, options: &EditOptions) -> Result<Made, EditError> {
+        let base_image = Image::from_png(&base.image()?)?;
+        let trajectory = Trajectory::from_tensor(&base.latents()?)?.with_drift(base.drift()?.as_ref())?;
+        let method = self.arguments.edit.method.method;
+        let remembers = !self.arguments.edit.dense && method == Method::Fisec;
+        let mut recording = match remembers {
+            true => self.begin(key.clone(), Some(base.id()), &self.arguments.edit.text())?,
+            false => None,
+        };
+        let source = BaseImage {
+            prompt: &base.manifest().key.prompt,
+            trajectory: &trajectory,
+            slots: base,
+            map_calls: base.map_calls(),
+            image: Some(&base_image),
+        };
+        let mut progress = Progress::new(self.console);
+        let sink = recording.as_mut().map(|recording| recording as &mut dyn SlotSink);
+        let observer = &mut |event| progress.on(event);
+        let edited = match method {
+            Method::Fisec => self.pipeline.edit(&self.request, source, options, sink, observer)?,
+            other => self.pipeline.edit_by(other, &self.request, source, options, observer)?,
+        };
+        drop(progress);
+        let entry = match &edited.image {
+            Some(image) => {
+                let mask = mask_to_png(&edited.edited.mask)?;
+                self.remember(recording, &edited.edited.trajectory, image, Some(mask))?
+            }
+            None => None,
+        };
+        Ok(Made::edit(
+            edited,
+            key,
+            base_image,
+            base,
+            entry,
+            self.pipeline.calls(&self.request)?,
+        ))
+    }
+
+    pub(super) fn key(&self) -> Result<ImageKey, Failure> {
+        let (height, width) = self.pipeline.image_size();
+        Ok(ImageKey {
+            plan: self.bundle.hash().to_owned(),
+            prompt: self.request.prompt.clone(),
+            negative: self.request.negative.clone(),
+            seed: self.request.seed,
+            sampler: self.pipeline.sampler_kind(&self.request)?.name().to_owned(),
+            steps: self.request.steps,
+            guidance: self.request.guidance.into(),
+            width,
+            height,
+        })
+    }
+
+    fn edit_options(&self, base: &Entry) -> Result<EditOptions, Failure> {
+        let settings = &self.arguments.edit;
+        let scale = self
+            .bundle
+            .plan()
+            .pipeline
+            .as_ref()
+            .map_or(8, |pipeline| pipeline.vae_scale);
+        let region = match (&settings.mask, settings.edit_size) {
+            (Some(_), _) if settings.reuses_mask() => Region::Given(self.last_mask(base)?),
+            (Some(path), _) => {
+                let png = fs::read(path).map_err(Failure::file(path))?;
+                let mask = self.pipeline.fit_mask(&mask_from_png(&png)?)?;
+                Region::Given(mask)
+            }
+            (None, Some(share)) => Region::Share(share),
+            (None, None) => Region::Changed {
+                grow: settings.grow().div_ceil(scale),
+            },
+        };
+        Ok(EditOptions {
+            region,
+            mask_from: settings.mask_from(),
+            control: settings.control(),
+            guide_steps: settings.guide_steps(),
+            feather: settings.feather,
+            dense: settings.dense,
+            break_even: if settings.sparse {
+                1.0
+            } else {
+                self.bundle.plan().break_even
+            },
+        })
+    }
+
+    /// The region of the base when that is an edit, else of its newest edit.
+    fn last_mask(&self, base: &Entry) -> Result<Mask, Failure> {
+        let of_edit = |store: &Store| -> Result<Option<Vec<u8>>, CacheError> {
+            let images = store.list()?.images;
+            let newest = images
+                .iter()
+                .rev()
+                .find(|image| image.parent.as_deref() == Some(base.id()));
+            newest.map_or(Ok(None), |image| store.get(&image.id)?.mask())
+        };
+        let own = base.mask()?;
+        let png = match (own, &self.store) {
+            (None, Some(store)) => of_edit(store)?,
+            (own, _) => own,
+        };
+        let png = png.ok_or_else(|| {
+            Failure::new(format!(
+                "`{}` has no earlier edit whose region could be used",
+                base.id()
+            ))
+            .hint("edit it once without `--mask last`")
+        })?;
+        Ok(self.pipeline.fit_mask(&mask_from_png(&png)?)?)
+    }
+
+    /// What cannot be remembered is made all the same.
+    fn begin(&self, key: ImageKey, parent: Option<&str>, settings: &str) -> Result<Option<Recording>, DiffusionError> {
+        let Some(store) = self.store.as_ref().filter(|_| !self.arguments.forget) else {
+            return Ok(None);
+        };
+        match self.begin_in(store, key, parent, settings)? {
+            Ok(recording) => Ok(Some(recording)),
+            Err(error) => {
+                not_remembered(self.console, &error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Begins to remember an image, with the maps that edits of it may follow.
+    pub(super) fn begin_in(
+        &self,
+        store: &Store,
+        key: ImageKey,
+        parent: Option<&str>,
+        settings: &str,
+    ) -> Result<Result<Recording, CacheError>, DiffusionError> {
+        let calls = self.pipeline.calls(&self.request)?;
+        let kept = Kept {
+            calls,
+            map_calls: Convergence::new(calls).most(),
+            tokens: self.pipeline.tokens_used(&key.prompt)?,
+        };
+        Ok(store.begin(key, parent, settings, &self.bundle.plan().slots, kept))
+    }
+
+    pub(super) fn remember(
+        &self,
+        recording: Option<Recording>,
+        trajectory: &Trajectory,
+        image: &Image,
+        mask: Option<Vec<u8>>,
+    ) -> Result<Option<Entry>, DiffusionError> {
+        let Some(mut recording) = recording else {
+            return Ok(None);
+        };
+        recording.set_latents(&trajectory.to_tensor());
+        if let Some(drift) = trajectory.drift_tensor() {
+            recording.set_drift(&drift);
+        }
+        recording.set_image(image.to_png(&[])?);
+        if let Some(mask) = mask {
+            recording.set_mask(mask);
+        }
+        match recording.commit() {
+            Ok(entry) => Ok(Some(entry)),
+            Err(error) => {
+                not_remembered(self.console, &error);
+                Ok(None)
+            }
+        }
+    }
+}
+
+pub(super) fn not_remembered(console: &Console, error: &CacheError) {
+    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    console.warn(&format!("the image is not remembered: {error}{hint}"));
+}
+
+/// Why an edit failed: the base is damaged, or something else.
+enum EditError {
+    Damaged(String),
+    Other(Failure),
+}
+
+impl From<DiffusionError> for EditError {
+    fn from(error: DiffusionError) -> Self {
+        match error {
+            DiffusionError::Runtime(RuntimeError::DamagedCache { .. } | RuntimeError::MissingSlot { .. })
+            | DiffusionError::Base(_) => EditError::Damaged(error.to_string()),
+            other => EditError::Other(other.into()),
+        }
+    }
+}
+
+impl From<CacheError> for EditError {
+    fn from(error: CacheError) -> Self {
+        match error {
+            CacheError::Damaged { .. } => EditError::Damaged(error.to_string()),
+            other => EditError::Other(other.into()),
+        }
+    }
+}
