@@ -17,7 +17,7 @@ use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, PipelineFiles
 use fisec_runtime::SlotSink;
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_tensor::{DType, HostTensor};
+use fisec_tensor::{DType, HostTensor, Mask};
 use serde_json::Value;
 
 /// Peak signal-to-noise ratio of final latents that sparse edits have to reach, dB. f32 in another order of additions.
@@ -408,4 +408,44 @@ fn prompts_are_checked_before_anything_runs() {
         matches!(&told[1], Event::Notice(Notice::Truncated(rest)) if rest.contains("and a dog")),
         "{told:?}"
     );
+}
+
+#[test]
+fn guided_steps_follow_attention_as_in_pytorch() {
+    let folder = repository("tests/data/emulation/control");
+    let head: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("control.json")).unwrap()).unwrap();
+    let bytes = std::fs::read(folder.join("latents.f32")).unwrap();
+    let latents = HostTensor::new(DType::F32, [bytes.len() / 4], bytes.into())
+        .unwrap()
+        .to_f32_vec();
+    let records = Records {
+        head,
+        latents,
+        mask: Vec::new(),
+    };
+    let compiled = Compiled::new(NANO, Keys::Full, Norm::Frozen, 2, DType::F32);
+    let (mut pipeline, mut slots) = (compiled.pipeline(), compiled.store());
+    let (request, edit) = (records.request("base"), records.request("prompt"));
+    let (path, _) = generate(&mut pipeline, &request, &mut slots);
+    let guided = records.head["guide_steps"].as_u64().unwrap() as usize;
+    let mut found = Vec::new();
+    for (name, steering) in [("refine", Steering::Refine), ("replace", Steering::Replace)] {
+        let options = EditOptions {
+            region: Region::Given(Mask::filled(NANO.side, NANO.side, true)),
+            guide_steps: GuideSteps::Exactly(guided),
+            mask_from: MaskFrom::Latents,
+            control: ControlOptions {
+                steering,
+                ..ControlOptions::default()
+            },
+            dense: true,
+            break_even: 1.0,
+            feather: 8,
+        };
+        let edited = pipeline.edit(&edit, base(&request, &path, &slots), &options, None, &mut silent);
+        let edited = edited.unwrap().edited;
+        assert_eq!(edited.controlled_steps, guided);
+        found.push((name, records.psnr(name, edited.trajectory.at(guided))));
+    }
+    assert!(found.iter().all(|(_, psnr)| *psnr > SAME), "{found:?}");
 }

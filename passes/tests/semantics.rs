@@ -8,10 +8,11 @@ use std::ops::ControlFlow;
 
 use fisec_ir::{Extent, Graph, NodeId, Op, SlotId, ValueId};
 use fisec_oracle::{Oracle, Tensor, levels};
+use fisec_passes::control::Controlled;
 use fisec_passes::cost::CostTable;
 use fisec_passes::sparse::{Sparsity, freeze_norm, mark_sparse};
 use fisec_passes::{Module, Pipeline, Roles, analysis::Levels, fuse::fold_upsample, programs::record};
-use fisec_plan::{CompileOptions, Keys, Norm};
+use fisec_plan::{CompileOptions, ControlInput, Keys, Norm};
 use fisec_tensor::{DType, Mask};
 use support::masks::masks;
 use support::unet::{BATCH, Random, Shape, random_unet};
@@ -231,4 +232,99 @@ fn a_full_mask_is_the_dense_program() {
     let expected = Oracle::new(&dense).inputs(edited).run().expect("runs").outputs["prediction"].clone();
     let difference = largest_difference(&expected, &sparse);
     assert!(difference < ROUNDING, "differs by {difference:e}");
+}
+
+/// `guide` of a random model under control, `record`'s slots for inputs `base`, and the inputs of the edit.
+fn controlled(shape: &Shape, levels: Option<usize>) -> (Module, BTreeMap<SlotId, Tensor>, BTreeMap<String, Tensor>) {
+    let table = CostTable::shipped("cpu").expect("shipped");
+    let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
+    let options = CompileOptions {
+        control_levels: levels,
+        ..options(Keys::Full, Norm::Frozen, 2)
+    };
+    let module = Module::build(random_unet(shape), &options, &table, &mut Pipeline::new(&mut listener));
+    let module = module.expect("compiles").expect("not stopped");
+    let slots = record_slots(&module.record, &inputs(shape, 1));
+    (module, slots, inputs(shape, 2))
+}
+
+/// Inputs with tables that give every token the same blend.
+fn with_tables(mut inputs: BTreeMap<String, Tensor>, tokens: usize, blend: f64) -> BTreeMap<String, Tensor> {
+    let identity = (0..tokens * tokens).map(|at| f64::from(u8::from(at % (tokens + 1) == 0)));
+    let tables = [
+        (ControlInput::Mapper, identity.collect()),
+        (ControlInput::Blend, vec![blend; tokens]),
+        (ControlInput::Weight, vec![1.0; tokens]),
+    ];
+    let tables = tables.map(|(input, data)| (input.name().to_owned(), Tensor::new(input.dims(tokens), data)));
+    inputs.extend(tables);
+    inputs
+}
+
+fn guided(module: &Module, inputs: BTreeMap<String, Tensor>, slots: BTreeMap<SlotId, Tensor>) -> Tensor {
+    let run = Oracle::new(&module.guide).inputs(inputs).slots(slots).run();
+    run.expect("guide runs").outputs["prediction"].clone()
+}
+
+#[test]
+fn idle_control_is_the_dense_program() {
+    for (size, seed) in [([16, 16], 21), ([11, 13], 22)] {
+        let shape = Shape {
+            size,
+            seed,
+            ..Shape::default()
+        };
+        let (module, slots, edited) = controlled(&shape, None);
+        assert!(!module.controlled.is_empty());
+        let dense = Oracle::new(&module.record).inputs(edited.clone()).run().expect("runs");
+        let idle = guided(&module, with_tables(edited, shape.context[0], 0.0), slots);
+        let difference = largest_difference(&dense.outputs["prediction"], &idle);
+        assert!(difference < ROUNDING, "{size:?}: differs by {difference:e}");
+    }
+}
+
+#[test]
+fn control_by_a_steps_own_maps_changes_nothing_and_by_others_does() {
+    let shape = Shape {
+        seed: 23,
+        ..Shape::default()
+    };
+    let (module, slots, edited) = controlled(&shape, None);
+    let tokens = shape.context[0];
+    let own = Oracle::new(&module.record).inputs(edited.clone()).run().expect("runs");
+    let maps = |slots: &BTreeMap<SlotId, Tensor>| -> BTreeMap<SlotId, Tensor> {
+        let of_map = |each: &Controlled| (each.slot, slots[&each.slot].clone());
+        module.controlled.iter().map(of_map).collect()
+    };
+    let same = guided(&module, with_tables(edited.clone(), tokens, 1.0), maps(&own.slots));
+    let difference = largest_difference(&own.outputs["prediction"], &same);
+    assert!(difference < ROUNDING, "differs by {difference:e}");
+    let other = guided(&module, with_tables(edited.clone(), tokens, 1.0), maps(&slots));
+    let half = guided(&module, with_tables(edited, tokens, 0.5), maps(&slots));
+    let [full, partial] = [&other, &half].map(|found| largest_difference(&own.outputs["prediction"], found));
+    assert!(
+        full > 1e-6 && partial > 1e-6 && full != partial,
+        "{full:e}, {partial:e}"
+    );
+}
+
+#[test]
+fn control_can_be_left_out() {
+    let shape = Shape {
+        seed: 24,
+        ..Shape::default()
+    };
+    let (all, ..) = controlled(&shape, None);
+    let (coarsest, ..) = controlled(&shape, Some(1));
+    let (none, ..) = controlled(&shape, Some(0));
+    assert!(coarsest.controlled.len() < all.controlled.len() && !coarsest.controlled.is_empty());
+    let level = all.controlled.iter().map(|each| each.level).max();
+    assert!(coarsest.controlled.iter().all(|each| Some(each.level) == level));
+    assert!(none.controlled.is_empty() && none.guide.input(ControlInput::Mapper.name()).is_none());
+    assert!(
+        none.guide
+            .ids()
+            .iter()
+            .all(|&id| !matches!(none.guide.op(id), Op::CacheWrite(_)))
+    );
 }

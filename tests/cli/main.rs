@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod compile;
+mod edits;
 mod general;
 mod inspect;
 mod machine;

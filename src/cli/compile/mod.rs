@@ -70,18 +70,22 @@ pub struct Choices {
     /// Where the plan runs: cpu
     #[arg(long, default_value = "cpu")]
     target: String,
-    /// Keys and values of self-attention: the whole image's, or the active region's only
-    #[arg(long, value_enum, default_value = "full")]
-    kv: KeysChoice,
-    /// Statistics of group norms in an edit
-    #[arg(long, value_enum, default_value = "frozen")]
-    norm: NormChoice,
-    /// How many of the finest resolutions are sparse: auto, or a number
-    #[arg(long, default_value = "auto", value_parser = parse_levels, value_name = "auto|N")]
-    sparse_levels: Levels,
+    /// Keys and values of self-attention: the whole image's, or the active region's only [default: full]
+    #[arg(long, value_enum)]
+    kv: Option<KeysChoice>,
+    /// Statistics of group norms in an edit [default: frozen]
+    #[arg(long, value_enum)]
+    norm: Option<NormChoice>,
+    /// How many of the finest resolutions are sparse: auto, or a number [default: auto]
+    #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
+    sparse_levels: Option<Levels>,
     /// How many of the coarsest resolutions let an edit follow the base's cross-attention: auto (all), or a number
-    #[arg(long, default_value = "auto", value_parser = parse_levels, value_name = "auto|N")]
-    control_levels: Levels,
+    /// [default: auto]
+    #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
+    control_levels: Option<Levels>,
+    /// Defaults of other work, to compare; goes with the same preset of `run`
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
     /// Element type of recorded activations: f16, f32
     #[arg(long, default_value = "f16", value_parser = parse_cache_type)]
     cache_type: DType,
@@ -105,6 +109,15 @@ enum KeysChoice {
     /// as in the paper's Figure A1
     Masked,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    /// FISEdit: masked keys, frozen norms, dense at 24 rows and below, no control
+    Paper,
+}
+
+/// Most rows of a level that the paper's settings compute densely.
+const PAPER_DENSE_ROWS: usize = 24;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum NormChoice {
@@ -240,7 +253,8 @@ pub fn build(
 ) -> Result<Option<Module>, Failure> {
     let mut listener = |_: usize, name: &str, graph: &Graph| -> ControlFlow<()> { watcher.after(name, graph) };
     let mut passes = Pipeline::new(&mut listener);
-    Ok(Module::build(graph, &choices.options(), table, &mut passes)?)
+    let options = choices.options_for(&graph);
+    Ok(Module::build(graph, &options, table, &mut passes)?)
 }
 
 /// The programs as IR text.
@@ -264,25 +278,41 @@ fn census(graph: &Graph) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
 }
 
 impl Choices {
-    /// Zero levels for targets whose runtime has no control.
+    /// Zero levels for targets whose runtime has no control, and where that is the preset.
     fn without_control(&self) -> Option<usize> {
-        (self.target != "cpu").then_some(0)
+        (self.target != "cpu" || self.preset.is_some()).then_some(0)
+    }
+
+    /// The options for a model of this size.
+    fn options_for(&self, graph: &Graph) -> CompileOptions {
+        let inputs = graph.inputs().into_iter();
+        let mut shapes = inputs.map(|(id, _)| graph.node(id).outputs()[0].shape.clone());
+        let latent = shapes.find(|shape| shape.len() == 4);
+        let mut options = self.options();
+        if let (Some(Preset::Paper), None, Some(latent)) = (self.preset, options.sparse_levels, latent) {
+            let halves = std::iter::successors(Some(latent[2].min(latent[3])), |rows| Some(rows.div_ceil(2)));
+            options.sparse_levels = Some(halves.take_while(|&rows| rows > PAPER_DENSE_ROWS).count());
+        }
+        options
     }
 
     pub fn options(&self) -> CompileOptions {
         CompileOptions {
-            keys: match self.kv {
-                KeysChoice::Full => Keys::Full,
-                KeysChoice::Masked => Keys::Masked,
+            keys: match (self.kv, self.preset) {
+                (Some(KeysChoice::Full), _) | (None, None) => Keys::Full,
+                (Some(KeysChoice::Masked), _) | (None, Some(Preset::Paper)) => Keys::Masked,
             },
             norm: match self.norm {
-                NormChoice::Frozen => Norm::Frozen,
-                NormChoice::Updated => Norm::Updated,
-                NormChoice::Live => Norm::Live,
+                Some(NormChoice::Frozen) | None => Norm::Frozen,
+                Some(NormChoice::Updated) => Norm::Updated,
+                Some(NormChoice::Live) => Norm::Live,
             },
-            sparse_levels: self.sparse_levels.0,
+            sparse_levels: self.sparse_levels.and_then(|levels| levels.0),
             cache_dtype: self.cache_type,
-            control_levels: self.control_levels.0.or(self.without_control()),
+            control_levels: match self.control_levels {
+                Some(levels) => levels.0,
+                None => self.without_control(),
+            },
         }
     }
 }

@@ -389,6 +389,7 @@ fn a_base_that_does_not_fit_is_refused() {
         Base {
             trajectory: &small,
             slots: &base.1,
+            map_calls: 0,
         },
         &OPTIONS,
     );
@@ -419,6 +420,7 @@ fn a_base_that_does_not_fit_is_refused() {
         Base {
             trajectory: &base.0,
             slots: &empty,
+            map_calls: 0,
         },
         &OPTIONS,
     );

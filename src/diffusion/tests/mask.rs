@@ -1,8 +1,12 @@
 //! The edit mask: threshold, exact size, user's masks, convergence.
 
-use fisec_diffusion::mask::{Convergence, Difference, WEAKER, fill_holes, fit_user_mask, otsu, overlap};
+use fisec_diffusion::denoise::{MaskFrom, Region};
+use fisec_diffusion::mask::{
+    Attention, Convergence, Difference, Findings, MapSlot, WEAKER, fill_holes, fit_user_mask, otsu, overlap,
+};
 use fisec_diffusion::{DiffusionError, Image, mask_from_png, mask_to_png};
-use fisec_tensor::Mask;
+use fisec_plan::SlotId;
+use fisec_tensor::{HostTensor, Mask};
 use proptest::prelude::*;
 
 /// Otsu's criterion from its definition: variance between the classes that a threshold makes.
@@ -206,4 +210,71 @@ fn convergence_needs_two_agreements_in_a_row() {
     assert_eq!(steps_until_done(24, disc), 5);
     assert_eq!(steps_until_done(4, disc), 1);
     assert_eq!(steps_until_done(1, |_| disc(3)), 1);
+}
+
+/// Maps of two heads on a 4×4 level: token 1 is looked at in one pixel, the others everywhere alike.
+fn maps(row: usize, column: usize) -> HostTensor {
+    let place = |index: usize| (index / 3 % 16, index % 3);
+    let value = |index: usize| match place(index) {
+        (pixel, 1) => f32::from(u8::from(pixel == row * 4 + column)),
+        _ => 0.5,
+    };
+    HostTensor::from_f32([2, 16, 3], (0..2 * 16 * 3).map(value).collect())
+}
+
+#[test]
+fn attention_shows_where_a_word_is() {
+    let level = |height: usize, width: usize| MapSlot {
+        slot: SlotId(0),
+        height,
+        width,
+    };
+    let mut attention = Attention::new(8, 8);
+    attention.add(&level(4, 4), &maps(1, 2), &[1]);
+    let values = attention.normalised();
+    let most = (0..64).max_by(|&a, &b| values[a].total_cmp(&values[b])).unwrap();
+    assert!([2, 3].contains(&(most / 8)) && [4, 5].contains(&(most % 8)), "{most}");
+    let mask = attention.mask();
+    assert!(
+        mask.get(2, 4) && mask.get(3, 5) && mask.count() <= 16,
+        "{}",
+        mask.count()
+    );
+    let before = attention.normalised();
+    attention.add(&level(8, 8), &HostTensor::from_f32([1, 64, 3], vec![1.0; 192]), &[1]);
+    attention.add(&level(1, 1), &HostTensor::from_f32([1, 1, 3], vec![1.0; 3]), &[1]);
+    assert_eq!(attention.normalised(), before, "only half and quarter resolution count");
+    attention.add(&level(4, 4), &maps(1, 2), &[7]);
+    assert_eq!(
+        attention.normalised(),
+        before,
+        "tokens that the maps lack are not looked at"
+    );
+}
+
+#[test]
+fn words_that_nobody_looks_at_make_no_mask() {
+    assert!(Attention::new(8, 8).mask().is_empty());
+    let findings = Findings::new(8, 8, MaskFrom::Attention);
+    assert!(findings.region(&Region::Changed { grow: 1 }).unwrap().is_empty());
+}
+
+#[test]
+fn either_signal_finds_its_part_of_a_region() {
+    let mut findings = Findings::new(8, 8, MaskFrom::Both);
+    let moved: Vec<f32> = (0..64)
+        .map(|at| f32::from(u8::from(at / 8 >= 6 && at % 8 >= 6)))
+        .collect();
+    findings.difference.add(&moved, &[0.0; 64]);
+    let slot = MapSlot {
+        slot: SlotId(0),
+        height: 4,
+        width: 4,
+    };
+    findings.attention.add(&slot, &maps(0, 0), &[1]);
+    let region = findings.region(&Region::Changed { grow: 0 }).unwrap();
+    assert!(region.get(7, 7) && region.get(0, 0) && !region.get(4, 4));
+    let quarter = findings.region(&Region::Share(0.25)).unwrap();
+    assert_eq!(quarter.count(), 16);
+    assert!(quarter.get(7, 7) && quarter.get(0, 0));
 }

@@ -32,8 +32,8 @@ pub struct Alignment {
 impl Alignment {
     /// Aligns two prompts, given with the text that was tokenised.
     ///
-    /// Words are aligned as Needleman and Wunsch do, with 1 for equal words, 0 for a gap, and never unequal ones beside
-    /// each other: a word counts as a whole, however many tokens it has. What lies between kept words in both prompts is
+    /// Words are aligned as Needleman and Wunsch do, with 1 for equal words, 0 for a gap, never unequal ones beside each
+    /// other, and in as few pieces as possible: a word counts as a whole, however many tokens it has. What lies between kept words in both prompts is
     /// a replacement: token by token when there are as many, otherwise all for all.
     pub fn of(old: (&Tokens, &str), new: (&Tokens, &str)) -> Self {
         let (old_words, new_words) = (words(old), words(new));
@@ -46,10 +46,13 @@ impl Alignment {
         };
         let (mut old_end, mut new_end) = (0, 0);
         let (old_last, new_last) = (old.0.used, new.0.used);
-        let kept = common(&left, &right);
-        let kept = kept
+        // begin and end always stay: that words stand beside them says nothing
+        let kept = common(inner(&left), inner(&right))
             .into_iter()
-            .map(|(a, b)| (old_words[a].clone(), new_words[b].clone()));
+            .map(|(a, b)| (a + 1, b + 1));
+        let ends = (left.len().saturating_sub(1), right.len().saturating_sub(1));
+        let kept = [(0, 0)].into_iter().chain(kept).chain([ends]);
+        let kept = kept.map(|(a, b)| (old_words[a].clone(), new_words[b].clone()));
         for (old_word, new_word) in kept.chain([(old_last..old_last, new_last..new_last)]) {
             alignment.between(old_end..old_word.start, new_end..new_word.start);
             alignment.sources.extend(old_word.clone().map(Source::Kept));
@@ -84,6 +87,11 @@ impl Alignment {
     }
 }
 
+/// What stands between begin and end.
+fn inner<T>(words: &[T]) -> &[T] {
+    words.get(1..words.len().saturating_sub(1)).unwrap_or_default()
+}
+
 /// Token ranges of words; begin and end tokens are words of their own.
 fn words((tokens, text): (&Tokens, &str)) -> Vec<Range<usize>> {
     let mut words: Vec<Range<usize>> = Vec::new();
@@ -105,27 +113,37 @@ fn is_one_word(text: &str, (_, end): (usize, usize), (start, last): (usize, usiz
     end == start && start < last && inside(before.chars().next_back()) && inside(after.chars().next())
 }
 
-/// Pairs of positions of a longest common subsequence, the first one found from the start.
+/// Pairs of positions of a longest common subsequence; among several the one in fewest pieces, so that of two equal
+/// words the one among its neighbours is kept.
 fn common<T: PartialEq>(left: &[T], right: &[T]) -> Vec<(usize, usize)> {
-    let mut lengths = vec![vec![0usize; right.len() + 1]; left.len() + 1];
+    // (pairs, pairs that follow another at once) from each position on, after a pair or after a gap
+    let mut best = vec![vec![[(0usize, 0usize); 2]; right.len() + 1]; left.len() + 1];
+    let paired = |best: &[Vec<[(usize, usize); 2]>], i: usize, j: usize, after_pair: bool| {
+        let (pairs, joints) = best[i + 1][j + 1][1];
+        (pairs + 1, joints + usize::from(after_pair))
+    };
     for (i, a) in left.iter().enumerate().rev() {
         for (j, b) in right.iter().enumerate().rev() {
-            lengths[i][j] = match a == b {
-                true => lengths[i + 1][j + 1] + 1,
-                false => lengths[i + 1][j].max(lengths[i][j + 1]),
-            };
+            let gap = best[i + 1][j][0].max(best[i][j + 1][0]);
+            best[i][j] = [false, true].map(|after_pair| match a == b {
+                true => gap.max(paired(&best, i, j, after_pair)),
+                false => gap,
+            });
         }
     }
-    let (mut i, mut j, mut pairs) = (0, 0, Vec::new());
+    let (mut i, mut j, mut after_pair, mut pairs) = (0, 0, false, Vec::new());
     while i < left.len() && j < right.len() {
-        if left[i] == right[j] {
+        let wanted = best[i][j][usize::from(after_pair)];
+        if left[i] == right[j] && wanted == paired(&best, i, j, after_pair) {
             pairs.push((i, j));
-            (i, j) = (i + 1, j + 1);
-        } else if lengths[i + 1][j] >= lengths[i][j + 1] {
-            i += 1;
-        } else {
-            j += 1;
+            (i, j, after_pair) = (i + 1, j + 1, true);
+            continue;
         }
+        match wanted == best[i + 1][j][0] {
+            true => i += 1,
+            false => j += 1,
+        }
+        after_pair = false;
     }
     pairs
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use fisec_plan::{Slot, SlotId, SlotKind};
-use fisec_runtime::cache::{CacheError, Entry, ImageKey, MemoryCache, Store};
+use fisec_runtime::cache::{CacheError, Entry, ImageKey, Kept, MemoryCache, Store};
 use fisec_runtime::{RuntimeError, SlotSink, SlotSource};
 use fisec_tensor::{DType, HostTensor};
 use proptest::prelude::*;
@@ -300,4 +300,82 @@ fn a_damaged_manifest_is_no_base_and_can_be_removed() {
 
 fn is_lock(file: &Path) -> bool {
     file.ends_with("lock")
+}
+
+/// The slots with cross-attention maps of two heads, four queries and seven tokens behind them.
+fn slots_with_maps() -> Vec<Slot> {
+    let mut slots = slots();
+    slots.push(Slot {
+        name: "maps".into(),
+        kind: SlotKind::Maps { level: 1 },
+        dtype: DType::F16,
+        bytes: 2 * 4 * 7 * 2,
+        shape: [2, 4, 7].into(),
+    });
+    slots
+}
+
+fn maps(step: usize) -> HostTensor {
+    HostTensor::from_f32([2, 4, 7], (0..56).map(|i| (i + step) as f32 / 64.0).collect())
+}
+
+#[test]
+fn maps_are_kept_of_the_first_calls_and_of_the_prompt_only() {
+    let (_home, store) = home();
+    let kept = Kept {
+        calls: STEPS,
+        map_calls: 2,
+        tokens: 3,
+    };
+    let mut recording = store.begin(key("a dog"), None, "", &slots_with_maps(), kept).unwrap();
+    let wanted: Vec<bool> = (0..STEPS).map(|step| recording.wants(step, SlotId(3))).collect();
+    assert_eq!(wanted, [true, true, false]);
+    for step in 0..STEPS {
+        recording.put(step, SlotId(3), maps(step)).unwrap();
+        (0..3).for_each(|slot| recording.put(step, SlotId(slot as u32), value(step, slot)).unwrap());
+    }
+    recording.set_latents(&HostTensor::from_f32([STEPS + 1, 1, 4, 4], vec![0.0; 64]));
+    recording.set_image(b"an image".to_vec());
+    let entry = recording.commit().unwrap();
+    assert_eq!(entry.map_calls(), 2);
+    entry.verify().unwrap();
+    for step in 0..2 {
+        let found = entry.slot(step, SlotId(3)).unwrap();
+        let cut: Vec<f32> = maps(step)
+            .to_f32_vec()
+            .chunks(7)
+            .flat_map(|row| row[..3].to_vec())
+            .collect();
+        assert_eq!((found.shape().dims(), found.to_f32_vec()), (&[2, 4, 3][..], cut));
+    }
+    assert!(matches!(
+        entry.slot(2, SlotId(3)),
+        Err(RuntimeError::MissingSlot { step: 2, .. })
+    ));
+    let size = |name: &str| fs::metadata(store.folder().join(entry.id()).join(name)).unwrap().len();
+    let of_steps: u64 = slots().iter().map(|slot| slot.bytes).sum();
+    assert_eq!((size("step-000.bin"), size("maps-001.bin")), (of_steps, 2 * 4 * 3 * 2));
+}
+
+#[test]
+fn an_image_that_was_sparse_early_has_maps_of_its_dense_calls() {
+    let (_home, store) = home();
+    let kept = Kept {
+        calls: STEPS,
+        map_calls: STEPS,
+        tokens: 7,
+    };
+    let mut recording = store.begin(key("a cat"), None, "", &slots_with_maps(), kept).unwrap();
+    for step in 0..STEPS {
+        (0..3).for_each(|slot| recording.put(step, SlotId(slot as u32), value(step, slot)).unwrap());
+    }
+    recording.put(0, SlotId(3), maps(0)).unwrap();
+    recording.put(2, SlotId(3), maps(2)).unwrap();
+    recording.set_latents(&HostTensor::from_f32([STEPS + 1, 1, 4, 4], vec![0.0; 64]));
+    recording.set_image(b"an image".to_vec());
+    assert_eq!(
+        recording.commit().unwrap().map_calls(),
+        1,
+        "up to the first call without"
+    );
 }
