@@ -102,7 +102,7 @@ pub fn prompt_to_prompt_calls(calls: usize) -> usize {
 
 impl Run<'_> {
     fn regenerate(&mut self, subject: Subject<'_>) -> Result<Trajectory, DiffusionError> {
-        self.from_call(0, subject, subject.base.trajectory.at(0).to_vec(), |_, _| {})
+        self.dense_from(0, subject, subject.base.trajectory.at(0).to_vec(), |_, _| {})
     }
 
     fn sdedit(&mut self, subject: Subject<'_>, strength: f64) -> Result<Trajectory, DiffusionError> {
@@ -110,7 +110,7 @@ impl Run<'_> {
         let noisy = self
             .sampler
             .noised(first, subject.base.trajectory.last(), subject.noise);
-        self.from_call(first, subject, noisy, |_, _| {})
+        self.dense_from(first, subject, noisy, |_, _| {})
     }
 
     fn blend(
@@ -126,7 +126,7 @@ impl Run<'_> {
         let sampler = self.sampler.clone();
         let picture = subject.base.trajectory.last();
         let start = subject.base.trajectory.at(0).to_vec();
-        let path = self.from_call(0, subject, start, |next_call, latents| {
+        let path = self.dense_from(0, subject, start, |next_call, latents| {
             restore(latents, &sampler.noised(next_call, picture, subject.noise), mask.bits());
         })?;
         Ok((path, mask))
@@ -171,7 +171,7 @@ impl Run<'_> {
         let inverted = self.invert(inverse, picture)?;
         self.switch(subject.new)?;
         let first = skipped(self.calls(), DIFFEDIT_STRENGTH);
-        let path = self.from_call(first, subject, inverted.at(first).to_vec(), |next_call, latents| {
+        let path = self.dense_from(first, subject, inverted.at(first).to_vec(), |next_call, latents| {
             restore(latents, inverted.at(next_call), mask.bits());
         })?;
         Ok((path, mask))
@@ -207,7 +207,7 @@ impl Run<'_> {
     }
 
     /// Dense steps from a call on; `after` sees the index of the next call and may change the latents before it.
-    fn from_call(
+    fn dense_from(
         &mut self,
         first: usize,
         subject: Subject<'_>,

@@ -10,10 +10,10 @@ pub enum Steering {
     /// none: words look where they will
     None,
     /// words that both prompts have look where they looked
-    #[default]
     Refine,
     /// and replaced words look where those looked that they replace, so that the new thing has the old one's place and
-    /// outline
+    /// outline: regions found under it fit best
+    #[default]
     Replace,
 }
 

@@ -15,7 +15,6 @@ fn spec(tile: usize) -> Spec {
         keys: Keys::Full,
         norm: Norm::Frozen,
         cache_dtype: DType::F16,
-        control_levels: Some(0),
         tile,
     }
 }
