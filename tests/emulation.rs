@@ -353,7 +353,11 @@ fn nothing_of_one_edit_stays_for_the_next() {
     let plan = compiled.bundle.plan();
     let maps: u64 = plan.map_slots().map(|(slot, _)| plan.slots[slot.index()].bytes).sum();
     let sparse = edited.edited.sparse_steps as u64;
-    assert_eq!(edited_slots.bytes() + sparse * maps, slots.bytes(), "sparse steps have no maps");
+    assert_eq!(
+        edited_slots.bytes() + sparse * maps,
+        slots.bytes(),
+        "sparse steps have no maps"
+    );
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use fisec_ir::Graph;
 use fisec_ir::text::filetest::{Executors, run_folder};
+use fisec_ir::{Graph, LevelId, NodeId};
 use fisec_oracle::compare;
 use fisec_passes::analysis::Levels;
 use fisec_passes::canonical::{CANONICAL, NamedPass};
+use fisec_passes::control::{control_attention, cross_attentions, expose_maps};
 use fisec_passes::sparse::{self, Sparsity};
-use fisec_passes::{Changes, Roles, fuse, widen_floats};
+use fisec_passes::{Changes, PassError, Roles, fuse, widen_floats};
 use fisec_plan::CompileOptions;
 use fisec_tensor::DType;
 use serde_json::{Map, Value};
@@ -47,9 +48,20 @@ fn run_sparse(name: &str, options: &CompileOptions, graph: &mut Graph) -> Result
         "mark_sparse" => sparse::mark_sparse(graph, &mut sparsity, &stages, options.keys),
         "spread_demand" | "narrow_demand" => sparse::spread_demand(graph, &mut sparsity),
         "update_stats" => sparse::update_stats(graph, &mut sparsity),
+        "control_attention" => control(
+            graph,
+            &cross_attentions(graph, &stages, &sparsity.levels, options.control_levels),
+        ),
         _ => return Err("there is no such pass".to_owned()),
     };
     changes.map_err(|error| text(&error))
+}
+
+/// The maps of these attentions exposed, then followed.
+fn control(graph: &mut Graph, attentions: &[(NodeId, LevelId)]) -> Result<Changes, PassError> {
+    let mut exposed = Vec::new();
+    expose_maps(graph, attentions, &mut exposed)?;
+    control_attention(graph, &exposed)
 }
 
 /// `name=value` words as the options of a plan; what is not given has its default.
@@ -59,6 +71,7 @@ fn compile_options(words: &[String]) -> Result<CompileOptions, String> {
         norm: Default::default(),
         sparse_levels: None,
         cache_dtype: DType::F16,
+        control_levels: None,
     };
     let defaults = serde_json::to_value(defaults).expect("plain data");
     let Value::Object(mut fields) = defaults else {
