@@ -5,6 +5,7 @@ or any export of CLIP's two towers with projection (optimum's names for inputs a
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +59,10 @@ class Preprocessing:
 
 class Clip:
     def __init__(self, folder):
-        folder = Path(folder)
+        folder, options = Path(folder), onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
         self.image_session, self.text_session = (
-            onnxruntime.InferenceSession(folder / f"{name}_encoder.onnx", providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(folder / f"{name}_encoder.onnx", options, ["CPUExecutionProvider"])
             for name in ("image", "text")
         )
         self.preprocessing = Preprocessing(json.loads((folder / "preprocessor_config.json").read_text()))

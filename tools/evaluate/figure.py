@@ -42,6 +42,9 @@ def draw(points):
         y = down(y0 + 0.05 * i)
         lines.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - 20}" stroke="#ddd"/>')
         lines.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{y0 + 0.05 * i:.2f}</text>')
+    sizes = [f"{across(x):.1f} {down(y):.1f}" for name, (x, y) in points.items() if name.startswith("size-")]
+    if sizes:
+        lines.append(f'<path d="M{"L".join(sizes)}" fill="none" stroke="#c22"/>')
     for name, (x, y) in points.items():
         late = across(x) > WIDTH * 0.7
         anchor, shift = ("end", -8) if late else ("start", 8)

@@ -5,9 +5,6 @@ import json
 import os
 import subprocess
 import time
-from pathlib import Path
-
-from PIL import Image
 
 
 class Failed(Exception):
@@ -15,9 +12,9 @@ class Failed(Exception):
 
 
 class Fisec:
-    def __init__(self, program, plan, home, settings):
-        """`settings`: flags of every run, such as steps."""
-        self.program, self.plan, self.settings = program, plan, settings
+    def __init__(self, program, plans, home, settings):
+        """`plans`: {name: folder}, the first one's name is ""; `settings`: flags of every run, such as steps."""
+        self.program, self.plans, self.settings = program, plans, settings
         self.environment = {**os.environ, "FISEC_HOME": str(home)}
 
     def call(self, *arguments):
@@ -28,17 +25,12 @@ class Fisec:
             raise Failed(done.stderr.strip())
         return done.stdout, done.stderr
 
-    def run(self, prompt, seed, output, flags):
+    def run(self, prompt, seed, output, flags, plan=""):
         """Writes the image; returns the record, with seconds of the whole process and what was said on stderr."""
         began = time.monotonic()
         arguments = ["--prompt", prompt, "--seed", seed, *self.settings, *flags, "-o", output, "--json"]
-        stdout, stderr = self.call("run", self.plan, *arguments)
+        stdout, stderr = self.call("run", self.plans[plan], *arguments)
         return {**json.loads(stdout), "wall": time.monotonic() - began, "said": stderr.strip()}
-
-    def mask(self, identity, output):
-        """The mask of a remembered edit."""
-        shown = json.loads(self.call("sessions", "show", identity, "--json")[0])
-        Image.open(Path(shown["image"]).with_name("mask.png")).save(output)
 
     def forget(self, identities):
         if identities:

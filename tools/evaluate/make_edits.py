@@ -39,6 +39,7 @@ PER_KIND = 8
 SEED = "held-out edits"  # random seed of the scenes
 FIRST_NOISE = 4000  # seed of the first edit's noise; the others follow
 CENTRE, THRESHOLD = 4, 4 / 255
+CHAINS, CHAIN = 16, 5  # how many, and edits in each
 SMALLEST, LARGEST = 0.01, 0.8  # share of latents that a listed edit changes
 PLACES = ("left", "middle", "right")
 
@@ -115,6 +116,19 @@ def make(sprites):
     return [{**row, "seed": FIRST_NOISE + i} for i, row in enumerate(rows)]
 
 
+def draw_chain(number, casts):
+    """Prompts of a scene and of five changes of it in a row, each of another kind."""
+    rng = random.Random(f"{SEED}/chain {number}")
+    while True:
+        scene, style = grammar.sample(rng, casts), rng.randrange(1 << 30)
+        kinds, prompts = rng.sample(grammar.KINDS, CHAIN), [grammar.caption(scene, style, casts, True)]
+        for kind in kinds:
+            scene = scene and grammar.change(scene, kind, rng, casts)
+            prompts += [grammar.caption(scene, style, casts, True)] if scene else []
+        if len(set(prompts)) == CHAIN + 1:
+            return {"id": f"chain-{number}", "kinds": kinds, "prompts": prompts, "seed": FIRST_NOISE + 1000 + number}
+
+
 def text(rows):
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
 
@@ -122,12 +136,15 @@ def text(rows):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sprites")
-    parser.add_argument("output", nargs="?", type=Path, default=HERE / "edits.json")
+    parser.add_argument("output", nargs="?", type=Path, help="[edits.json, chains.json]")
+    parser.add_argument("--chains", action="store_true", help="make the list of edits in a row instead")
     parser.add_argument("--check", action="store_true", help="fail unless the list is what this script makes")
     arguments = parser.parse_args()
-    made = text(make(arguments.sprites))
+    rows = [draw_chain(i, load_casts(arguments.sprites)) for i in range(CHAINS)] if arguments.chains else None
+    made = text(rows or make(arguments.sprites))
+    path = arguments.output or HERE / ("chains.json" if arguments.chains else "edits.json")
     if not arguments.check:
-        arguments.output.write_text(made)
-        print(f"{made.count(chr(10)) - 2} edits, {len(made) / 1024:.0f} KiB")
-    elif arguments.output.read_text() != made:
-        raise SystemExit(f"{arguments.output} is not what this script makes")
+        path.write_text(made)
+        print(f"{made.count(chr(10)) - 2} rows, {len(made) / 1024:.0f} KiB")
+    elif path.read_text() != made:
+        raise SystemExit(f"{path} is not what this script makes")

@@ -8,20 +8,20 @@ import figure
 import results
 import sheets
 import tables
+import variants
+from verdict import verdict
 
 HERE = Path(__file__).parent
 PART = " A part of the list: too few edits for a verdict."
+SHEETS = ("figure.svg", "contact.jpg", "best.jpg", "worst.jpg", "variants.jpg")
 
 
-def beside(texts, found):
-    """Rows of other folders for the table by variant, over the same edits."""
-    ids, rows = {result["id"] for result in found}, []
-    for text in texts:
-        name, _, folder = text.partition("=")
-        other = json.loads((Path(folder) / "results.json").read_text())
-        main, yardstick = other["about"]["first"]
-        rows.append((name, [result for result in other["edits"] if result["id"] in ids], main, yardstick))
-    return rows
+def keep(rows, found, chosen, about, output):
+    """results.json and the sheets: all that write() needs."""
+    (output / "results.json").write_text(json.dumps({"about": about, "edits": found}))
+    draw(rows, found, output, chosen[0])
+    draw_variants(rows, found, output, chosen)
+    figure.save(output / "figure.svg", [(v.name, found, v.name) for v in chosen if "dense" not in v.name[1:]])
 
 
 def draw(rows, found, output, variant):
@@ -37,70 +37,128 @@ def draw(rows, found, output, variant):
     def decibels(result):
         return f", {result['figures'][variant.name]['mask_psnr']:.1f} dB in the mask"
 
-    ran = [result for result in found if "error" not in result["figures"].get(variant.name, {"error": ""})]
+    ran = [result for result in found if tables.one(result, variant.name, "outcome")]
     order = tables.ranked(ran, variant.name)
     few = min(5, len(order) // 2)
     sheets.save(output / "contact.jpg", strips(ran, 96), 3 if len(ran) > 12 else 1)
     sheets.save(output / "best.jpg", strips(order[:few], 224, decibels))
     sheets.save(output / "worst.jpg", strips(order[::-1][:few], 224, decibels))
-    return few
 
 
-def command(about, chosen):
-    """What gave these figures, but for which edits and where things lie."""
-    names = [f"--variant={v.name}" for v in chosen if not v.name.endswith("dense")]
+def draw_variants(rows, found, output, chosen, size=128):
+    """variants.jpg: the list's first edit of every kind, by every variant that is no yardstick but the first one's."""
+    names = ["base", *(v.name for v in chosen if v.name == "dense" or not v.name.endswith("-dense"))]
+    known, shown = {row["id"]: row for row in rows}, {}
+    for result in found:
+        shown.setdefault(result["kind"], result)
+    strips = []
+    for result in shown.values():
+        folder = results.Folder(output / "edits" / result["id"])
+        pictures = [folder.image(name) if folder.done(name) else None for name in names]
+        strips.append(sheets.labelled(known[result["id"]], pictures, size))
+    sheets.save(output / "variants.jpg", strips, names=names)
+
+
+def read(output):
+    """(about, edits, variants) of a folder's results.json, and of others beside it (results2.json) put together."""
+    parts = [json.loads(path.read_text()) for path in sorted(output.glob("results*.json"))]
+    edits, names = {}, {}
+    for part in parts:
+        for edit in part["edits"]:
+            edits.setdefault(edit["id"], {**edit, "figures": {}})["figures"] |= edit["figures"]
+        names |= dict.fromkeys(part["about"]["variants"])
+    about = parts[0]["about"] | {"variants": list(names)}
+    return about, list(edits.values()), variants.chosen(names)
+
+
+def command(about):
+    """What gave these figures, but for where things lie."""
+    names = [word for text in about["variants"] for word in ("--variant", text)]
     return shlex.join(["python", "evaluate.py", "demo.plan", "out", *shlex.split(about["settings"]), *names])
 
 
-def report(rows, found, chosen, about, few, pictures, others=()):
-    """Markdown. `pictures`: where the sheets lie, seen from it."""
-    main = chosen[0]
-    failed = [(r["id"], name) for r in found for name, f in r["figures"].items() if "error" in f]
-    empty = [r["id"] for r in found if r["figures"].get(main.name, {}).get("outcome") in ("empty mask", "unchanged")]
-    lines = [
-        "# Edit quality",
+def heading(about, count, listed):
+    return [
+        f"{count} of {listed} edits of `tools/evaluate/edits.json`; {about['fisec']},",
+        f"plan {about['plan'][:16]}, judge `{about['judge']}`; {about['machine']}." + PART * (count < 14),
         "",
-        f"{len(found)} of {len(rows)} edits of `tools/evaluate/edits.json`; {about['fisec']},",
-        f"plan {about['plan'][:16]}, judge `{about['judge']}`; {about['machine']}." + PART * (len(found) < len(rows)),
-        "",
-        f"    {command(about, chosen)}",
-        "",
-        "## Variants",
-        "",
-        tables.by_variant(found, chosen, others),
-        "",
-        *(f"- `{variant.name}`: `{variant.flags or 'no flags'}`" for variant in chosen),
-        "",
-        f"![image-image against directional similarity]({pictures}figure.svg)",
-        "",
-        f"## `{main.name}` by kind of edit",
+        f"    {command(about)}",
         "",
     ]
+
+
+def report(rows, output, chosen_by, chained, pictures):
+    """Markdown. `pictures`: where the sheets lie, seen from it."""
+    about, found, chosen = read(output)
+    main = chosen[0]
+    lines = ["# Edit quality", "", *heading(about, len(found), len(rows)), verdict(found), ""]
     for title, table in tables.by_kind(found, main).items():
-        lines += [f"### {title}", "", table, ""]
-    if failed:
-        lines += ["Failed: " + ", ".join(f"{edit} ({variant})" for edit, variant in failed) + ".", ""]
+        lines += [f"## {title}", "", table, ""]
+    if failed := [f"{r['id']} ({name})" for r in found for name, f in r["figures"].items() if "error" in f]:
+        lines += ["Failed: " + ", ".join(failed) + ".", ""]
+    empty = [r["id"] for r in found if tables.one(r, main.name, "outcome") in ("empty mask", "unchanged")]
     if empty:
         lines += [f"No region found, so the base is the result: {', '.join(empty)}.", ""]
-    lines += [f"![all edits]({pictures}contact.jpg)", ""]
-    if few:
-        lines += [f"The {few} most and the {few} least like `{main.yardstick.name if main.yardstick else ''}`:", ""]
-        lines += [f"![best]({pictures}best.jpg)", "", f"![worst]({pictures}worst.jpg)", ""]
+    shown = [v for v in chosen if v.name == "dense" or not v.name.endswith("-dense")]
+    lines += ["## Other ways to edit", "", tables.by_variant(found, shown), ""]
+    lines += [*(f"- `{v.name}`: `{v.flags or 'no flags'}`" for v in shown), ""]
+    lines += [f"![the same edits by all variants]({pictures}variants.jpg)", ""]
+    lines += [f"![image-image against directional similarity]({pictures}figure.svg)", ""]
+    if chosen_by:
+        lines += ["## What each choice costs", "", *choices(chosen_by, len(rows))]
+    if chained:
+        lines += ["## Edits in a row", "", chains(chained), ""]
+    lines += ["## Best, worst, all", "", f"The most and the least like `--dense`:\n\n![best]({pictures}best.jpg)", ""]
+    lines += [f"![worst]({pictures}worst.jpg)", "", f"![all edits]({pictures}contact.jpg)", ""]
     return "\n".join([*lines, (HERE / "meaning.md").read_text()])
 
 
-def write(rows, found, chosen, about, output, others, doc):
-    """results.json, report.md, sheets; and the report once more as `doc`."""
-    (output / "results.json").write_text(json.dumps({"about": about, "edits": found}, indent=1))
-    few = draw(rows, found, output, chosen[0])
-    compared = [(v.name, found, v.name) for v in chosen] + [(name, other, main) for name, other, main, _ in others]
-    figure.save(output / "figure.svg", compared)
-    (output / "report.md").write_text(report(rows, found, chosen, about, few, "", others))
+def choices(output, listed):
+    about, found, chosen = read(output)
+    chosen = [variant for variant in chosen if variant.yardstick]
+    return [
+        *heading(about, len(found), listed),
+        tables.by_variant(found, chosen, tables.BY_CHOICE),
+        "",
+        *(f"- `{v.name}`: `{v.flags or 'no flags'}`" for v in chosen),
+        "",
+    ]
+
+
+def write_chains(rows, output):
+    """chains.json of a folder made with --chains; returns its table."""
+    found = [
+        results.Folder(output / "edits" / row["id"]).figures()
+        for row in rows
+        if (output / "edits" / row["id"]).is_dir()
+    ]
+    held = {"about": json.loads((output / "settings.json").read_text()), "chains": [chain for chain in found if chain]}
+    (output / "chains.json").write_text(json.dumps(held))
+    return chains(output)
+
+
+def chains(output):
+    held = json.loads((output / "chains.json").read_text())
+    lines = [
+        f"{len(held['chains'])} chains of `tools/evaluate/chains.json`: every edit is one of the image that the one",
+        "before made, and `--dense` is the same edit of that image.",
+        "",
+        f"    python evaluate.py demo.plan out --chains {held['about']['settings']}",
+        "",
+        tables.by_place(held["chains"]),
+    ]
+    return "\n".join(lines)
+
+
+def write(rows, output, chosen_by=None, chained=None, doc=None):
+    """report.md, and the same with its sheets as `doc`; returns it."""
+    text = report(rows, output, chosen_by, chained, "")
+    (output / "report.md").write_text(text)
     if doc:
-        sheets_folder = doc.with_suffix("")
-        sheets_folder.mkdir(parents=True, exist_ok=True)
-        for name in ("figure.svg", "contact.jpg", "best.jpg", "worst.jpg"):
+        folder = doc.with_suffix("")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in SHEETS:
             if (output / name).exists():
-                (sheets_folder / name).write_bytes((output / name).read_bytes())
-        doc.write_text(report(rows, found, chosen, about, few, f"{sheets_folder.name}/", others))
-    print(report(rows, found, chosen, about, few, "", others))
+                (folder / name).write_bytes((output / name).read_bytes())
+        doc.write_text(report(rows, output, chosen_by, chained, f"{folder.name}/"))
+    return text

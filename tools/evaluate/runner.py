@@ -1,44 +1,61 @@
-"""Makes the images of an edit."""
+"""Makes the images of an edit, and of a chain of edits."""
 
-import numpy as np
+import time
 
 import regions
 from fisec import Failed
 
 
-class Runner:
-    def __init__(self, fisec, chosen, log):
-        self.fisec, self.chosen, self.log = fisec, chosen, log
+class Late(Exception):
+    """No time is left."""
 
-    def run(self, row, folder):
+
+class Runner:
+    def __init__(self, fisec, chosen, log, until=float("inf")):
+        """`until`: time.monotonic() after which nothing new is begun."""
+        self.fisec, self.chosen, self.log, self.until = fisec, chosen, log, until
+
+    def run(self, index, row, folder):
         """Makes what is missing; a failure is written down and tried again the next time."""
-        missing = [variant for variant in self.chosen if not folder.done(variant.name)]
-        if not missing and folder.done("base"):
-            return
+        missing = [v for v in self.chosen if v.covers(index) and not folder.done(v.name)]
         changed = folder.file("changed.png")
         if "changed" in row:
             regions.save(regions.unpack(row["changed"]), changed)
-        remembered = []
-        try:
-            base = self.attempt(folder, "base", row["base"], row["seed"], ["--base", "none"])
-            if base is None:
-                return
-            remembered.append(base["id"])
-            for variant in missing:
-                flags = (["--base", base["id"]] if variant.edits else []) + variant.arguments(changed)
-                record = self.attempt(folder, variant.name, row["prompt"], row["seed"], flags, base["id"])
-                if record and record["id"] not in (None, *remembered):
-                    remembered.append(record["id"])
-        finally:
-            self.forget(remembered)
+        for plan in sorted({variant.plan for variant in missing}):
+            with Remembered(self.fisec, self.log) as remembered:
+                name = f"base@{plan}" if plan else "base"
+                base = remembered.add(self.attempt(folder, name, row["base"], row["seed"], ["--base", "none"], plan))
+                if base is None:
+                    continue
+                for variant in (v for v in missing if v.plan == plan):
+                    mask = ["--mask-out", folder.file(f"{variant.name}.mask.png")]
+                    flags = ["--base", base["id"], "--forget", *mask, *variant.arguments(changed)]
+                    self.attempt(folder, variant.name, row["prompt"], row["seed"], flags, plan)
 
-    def attempt(self, folder, name, prompt, seed, flags, base=None):
+    def run_chain(self, row, folder):
+        """Every edit starts from the one before; beside it the same edit of the same image without sparsity."""
+        count = len(row["prompts"]) - 1
+        if all(folder.done(f"{kind}-{i}") for i in range(1, count + 1) for kind in ("edit", "dense")):
+            return
+        with Remembered(self.fisec, self.log) as remembered:
+            first = self.attempt(folder, "base", row["prompts"][0], row["seed"], ["--base", "none"])
+            before = remembered.add(first)
+            for i in range(1, count + 1):
+                if before is None:
+                    return
+                flags = ["--base", before["id"], "--mask-out", folder.file(f"edit-{i}.mask.png")]
+                prompt, seed = row["prompts"][i], row["seed"]
+                self.attempt(folder, f"dense-{i}", prompt, seed, [*flags[:2], "--dense", "--forget"])
+                before = remembered.add(self.attempt(folder, f"edit-{i}", prompt, seed, flags))
+
+    def attempt(self, folder, name, prompt, seed, flags, plan=""):
         """Its record, or None when it failed."""
+        if time.monotonic() > self.until:
+            raise Late
         try:
-            record = self.fisec.run(prompt, seed, folder.file(f"{name}.png"), flags)
-            if name == "base" and record["id"] is None:
-                raise Failed(f"the base image is not remembered: {record['said']}")
-            self.keep_mask(folder, name, record, base)
+            record = self.fisec.run(prompt, seed, folder.file(f"{name}.png"), flags, plan)
+            if "--forget" not in flags and record["id"] is None:
+                raise Failed(f"the image is not remembered: {record['said']}")
         except Failed as failure:
             self.log(f"  {name}: {failure}")
             folder.write(name, {"error": str(failure)})
@@ -48,15 +65,24 @@ class Runner:
         self.log(f"  {name}: {record['outcome']}{share}, {record['seconds']['total']:.1f} s")
         return record
 
-    def forget(self, identities):
+
+class Remembered:
+    """Images that are removed in the end."""
+
+    def __init__(self, fisec, log):
+        self.fisec, self.log, self.identities = fisec, log, []
+
+    def __enter__(self):
+        return self
+
+    def add(self, record):
+        """The record, its image to be removed; None stays None."""
+        if record and record["id"] not in self.identities:
+            self.identities.append(record["id"])
+        return record
+
+    def __exit__(self, *_):
         try:
-            self.fisec.forget(identities)
+            self.fisec.forget(self.identities)
         except Failed as failure:
             self.log(f"  {failure}")
-
-    def keep_mask(self, folder, name, record, base):
-        path = folder.file(f"{name}.mask.png")
-        if record["outcome"] in ("unchanged", "empty mask"):
-            regions.save(np.zeros((regions.CELLS, regions.CELLS)), path)
-        elif base and record["base"] == base and record["id"]:
-            self.fisec.mask(record["id"], path)

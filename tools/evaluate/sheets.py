@@ -79,7 +79,18 @@ def strip(row, folder, variant, size, note="", full=False):
     return image
 
 
-def save(path, strips, columns=1):
+def labelled(row, pictures, size):
+    """What changes, above pictures; None leaves a gap."""
+    font = ImageFont.load_default(11)
+    image = Image.new("RGB", (size * len(pictures), size + 18), "white")
+    ImageDraw.Draw(image).text((2, 2), f"{row['id']}: {changes(row['base'], row['prompt'])}", "black", font)
+    for i, picture in enumerate(pictures):
+        if picture is not None:
+            image.paste(Image.fromarray(picture).resize((size, size), Image.Resampling.BOX), (i * size, 15))
+    return image
+
+
+def save(path, strips, columns=1, names=COLUMNS):
     """A page of strips below a line that names the pictures."""
     if not strips:
         return
@@ -88,8 +99,8 @@ def save(path, strips, columns=1):
     page = Image.new("RGB", (width * columns, 20 + height * rows), "white")
     draw = ImageDraw.Draw(page)
     for column in range(columns):
-        for i, name in enumerate(COLUMNS):
-            draw.text((column * width + i * width // len(COLUMNS) + 2, 3), name, "gray", ImageFont.load_default(11))
+        for i, name in enumerate(names):
+            draw.text((column * width + i * width // len(names) + 2, 3), name, "gray", ImageFont.load_default(11))
     for i, strip_image in enumerate(strips):
         page.paste(strip_image, (i % columns * width, 20 + i // columns * height))
     page.save(path, quality=85)

@@ -34,9 +34,37 @@ COST = (
     ("work of dense", "work", "percent"),
 )
 BY_KIND = {"Fidelity": FIDELITY, "Success": SUCCESS, "Mask and background": MASK, "Cost": COST}
-IN_SHORT = "sparse_outcome mask_psnr ssim success prefers directional image".split()
+IN_SHORT = "mask_psnr ssim success prefers directional image".split()
 IN_SHORT += "mask_share iou covered outside_changed elsewhere_psnr seconds work".split()
 BY_VARIANT = [column for columns in BY_KIND.values() for column in columns if column[1] in IN_SHORT]
+BY_CHOICE = (
+    ("PSNR in mask", "mask_psnr", "dB"),
+    ("against `edit`", "gain.mask_psnr", "gain"),
+    ("SSIM", "ssim", "ratio4"),
+    ("success", "success", "percent"),
+    ("prefers new words", "prefers", "percent"),
+    ("mask", "mask_share", "percent"),
+    ("IoU", "iou", "ratio"),
+    ("truth covered", "covered", "percent"),
+    ("guided steps", "guide", "number"),
+    ("s per step", "step_seconds", "ratio"),
+    ("s", "seconds", "number"),
+    ("time against `edit`", "ratio.seconds", "change"),
+    ("work of dense", "work", "percent"),
+)
+BY_PLACE = (
+    ("PSNR in mask", "mask_psnr", "dB"),
+    ("SSIM in mask", "mask_ssim", "ratio"),
+    ("SSIM", "ssim", "ratio4"),
+    ("success", "success", "percent"),
+    ("`--dense`", "dense_success", "percent"),
+    ("prefers new words", "prefers", "percent"),
+    ("`--dense`", "dense_prefers", "percent"),
+    ("mask", "mask_share", "percent"),
+    ("pixels changed outside mask", "outside_changed", "percent3"),
+    ("PSNR to the first image outside all masks", "untouched_psnr", "dB"),
+    ("s", "seconds", "number"),
+)
 FORMATS = {
     "percent": lambda x: f"{100 * x:.1f} %",
     "percent3": lambda x: f"{100 * x:.3f} %",
@@ -44,6 +72,8 @@ FORMATS = {
     "ratio4": lambda x: f"{x:.4f}",
     "number": lambda x: f"{x:.1f}",
     "dB": lambda x: f"{x:.1f} dB",
+    "gain": lambda x: f"{x:+.1f} dB",
+    "change": lambda x: f"{100 * (x - 1):+.0f} %",
 }
 
 
@@ -58,17 +88,31 @@ def figure(figures, name):
     return figures.get(name)
 
 
+def one(result, variant, name):
+    """A figure of one edit, or None."""
+    figures = result["figures"].get(variant, {"error": ""})
+    return None if "error" in figures else figure(figures, name)
+
+
 def values(results, variant, yardstick, name):
-    """One value per edit that has one."""
-    source, _, name = name.rpartition(".")
-    found = (result["figures"].get(yardstick if source else variant, {"error": ""}) for result in results)
-    return [v for figures in found if "error" not in figures and (v := figure(figures, name)) is not None]
+    """One value per edit that has one. `dense.NAME`: the yardstick's; `gain.NAME`, `ratio.NAME`: against `edit`."""
+    against, _, name = name.rpartition(".")
+    if against in ("", "dense"):
+        found = (one(result, yardstick if against else variant, name) for result in results)
+        return [value for value in found if value is not None]
+    pairs = ((one(result, variant, name), one(result, "edit", name)) for result in results)
+    pairs = [pair for pair in pairs if None not in pair]
+    return [mine - its if against == "gain" else mine / its for mine, its in pairs]
+
+
+def mean(numbers):
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def cell(numbers, form, count):
     if not numbers:
         return "–"
-    text = FORMATS[form](sum(numbers) / len(numbers))
+    text = FORMATS[form](mean(numbers))
     return text if len(numbers) == count else f"{text} ({len(numbers)})"
 
 
@@ -98,18 +142,23 @@ def by_kind(results, variant):
     return {title: table("kind", columns, rows) for title, columns in BY_KIND.items()}
 
 
-def by_variant(results, variants, others=()):
-    """One row per variant; `others`: further rows, as table() takes them."""
+def by_variant(results, variants, columns=BY_VARIANT):
+    """One row per variant, over the edits that all of them made."""
+    results = [r for r in results if all(one(r, v.name, "outcome") for v in variants)]
+    rows = [(f"`{v.name}`", results, v.name, v.yardstick.name if v.yardstick else "") for v in variants]
+    return table("variant", columns, rows)
+
+
+def by_place(chains):
+    """One row per place in a chain."""
     rows = []
-    for variant in variants:
-        yardstick = variant.yardstick.name if variant.yardstick else ""
-        rows.append((f"`{variant.name}`", results, variant.name, yardstick))
-    return table("variant", BY_VARIANT, [*rows, *others])
+    for place in range(max(map(len, chains), default=0)):
+        at = [{"figures": {"edit": chain[place]}} for chain in chains if place < len(chain)]
+        rows.append((str(place + 1), at, "edit", ""))
+    return table("edit in the chain", BY_PLACE, rows)
 
 
 def ranked(results, variant):
     """Edits with sparse steps, the one most like `--dense` inside the mask first."""
-    scored = [
-        (figure(f, "mask_psnr"), r) for r in results if "error" not in (f := r["figures"].get(variant, {"error": ""}))
-    ]
-    return [r for score, r in sorted(((s, r) for s, r in scored if s is not None), key=lambda pair: -pair[0])]
+    scored = [(score, r) for r in results if (score := one(r, variant, "mask_psnr")) is not None]
+    return [r for _, r in sorted(scored, key=lambda pair: -pair[0])]

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,12 +14,18 @@ import clip
 import figure
 import measures
 import regions
+import report
+import results
+import runner
 import sheets
 import tables
 import variants
+import verdict
+import workers
 
 HERE = Path(__file__).parent
 EDITS = json.loads((HERE / "edits.json").read_text())
+CHAINS = json.loads((HERE / "chains.json").read_text())
 KINDS = 14
 
 
@@ -146,6 +153,108 @@ def test_every_sparse_variant_has_its_yardstick():
         variants.chosen(["edit", "edit=--grow 2"])
 
 
+def test_a_yardstick_needs_no_plan_of_its_own_and_is_made_as_widely_as_anyone_asks():
+    found = {v.name: v for v in variants.chosen(["edit:3", "masked-keys:28", "paper:5"])}
+    assert (found["masked-keys"].plan, found["paper"].plan, found["edit"].plan) == ("masked", "paper", "")
+    assert found["masked-keys"].arguments("x.png") == [] and found["masked-keys"].yardstick.name == "dense"
+    assert found["paper-dense"].flags == "--preset paper --dense" and found["paper-dense"].plan == ""
+    assert found["dense"].covers(27) and not found["dense"].covers(28)
+    assert found["edit"].covers(2) and not found["edit"].covers(3)
+    assert variants.chosen(["edit:3", "masked-keys"])[1].covers(10**6)
+
+
+def double(tools, item):
+    return os.getpid(), sorted(os.sched_getaffinity(0)), tools * item
+
+
+def same(job):
+    return 2
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_every_item_is_worked_on_once_by_processes_with_cores_of_their_own(jobs):
+    done = list(workers.each(double, range(6), jobs, 1, same))
+    assert sorted(value for _, _, value in done) == [0, 2, 4, 6, 8, 10]
+    cores = {pid: cores for pid, cores, _ in done}
+    assert len(cores) <= jobs and (jobs == 1 or all(len(own) == 1 for own in cores.values()))
+
+
+class Recorder:
+    """Stands for the program: remembers what it was asked for and returns what --json would."""
+
+    def __init__(self):
+        self.asked, self.known, self.removed = [], 0, []
+
+    def run(self, prompt, seed, output, flags, plan=""):
+        self.asked.append((output.stem, plan, flags))
+        self.known += 1
+        Image.new("RGB", (512, 512), (self.known, 0, 0)).save(output)
+        remembered = "--forget" not in flags
+        return {
+            "id": f"{plan}{self.known}" if remembered else None,
+            "outcome": "sparse",
+            "mask_share": 0.1,
+            "seconds": {"total": 1.0},
+            "plan": plan,
+        }
+
+    def forget(self, identities):
+        self.removed += identities
+
+
+def test_a_base_is_recorded_once_for_all_variants_of_a_plan_and_removed(tmp_path):
+    fisec, folder = Recorder(), results.Folder(tmp_path)
+    chosen = variants.chosen(["edit", "regenerate:1", "masked-keys"])
+    runner.Runner(fisec, chosen, lambda text: None).run(0, EDITS[0], folder)
+    names = [(name, plan) for name, plan, _ in fisec.asked]
+    assert names == [
+        ("base", ""),
+        ("edit", ""),
+        ("dense", ""),
+        ("regenerate", ""),
+        ("base@masked", "masked"),
+        ("masked-keys", "masked"),
+    ]
+    assert fisec.removed == ["1", "masked5"]
+    assert all(flags[:2] == ["--base", "1"] and "--forget" in flags for _, _, flags in fisec.asked[1:4])
+    runner.Runner(fisec, chosen, lambda text: None).run(0, EDITS[0], folder)
+    assert len(fisec.asked) == 6
+    runner.Runner(fisec, variants.chosen(["edit", "regenerate:1", "sparse"]), lambda text: None).run(
+        1, EDITS[0], folder
+    )
+    assert [name for name, _, _ in fisec.asked[6:]] == ["base", "sparse"]
+
+
+def test_nothing_is_begun_when_the_time_is_over(tmp_path):
+    fisec = Recorder()
+    with pytest.raises(runner.Late):
+        runner.Runner(fisec, variants.chosen(["edit"]), lambda text: None, 0).run(0, EDITS[0], results.Folder(tmp_path))
+    assert not fisec.asked
+
+
+def test_every_edit_of_a_chain_starts_from_the_one_before(tmp_path):
+    fisec = Recorder()
+    runner.Runner(fisec, [], lambda text: None).run_chain(CHAINS[0], results.Folder(tmp_path))
+    bases = [(name, flags[1]) for name, _, flags in fisec.asked]
+    assert bases[:5] == [("base", "none"), ("dense-1", "1"), ("edit-1", "1"), ("dense-2", "3"), ("edit-2", "3")]
+    assert len(bases) == 11 and fisec.removed == ["1", "3", "5", "7", "9", "11"]
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: chain["id"])
+def test_a_chain_has_five_edits(chain):
+    assert len(chain["prompts"]) == 6 == len(set(chain["prompts"])) and len(set(chain["kinds"])) == 5
+
+
+def test_figures_are_kept_until_something_is_run_again(tmp_path):
+    folder = results.Folder(tmp_path)
+    folder.write("edit", {"outcome": "sparse"})
+    assert folder.figures() is None
+    folder.keep({"edit": {"iou": 1.0}})
+    assert folder.figures() == {"edit": {"iou": 1.0}}
+    os.utime(folder.file("figures.json"), (0, 0))
+    assert folder.figures() is None
+
+
 def result(kind, **figures):
     whole = {"outcome": "sparse", "macs": 1, "macs_dense": 4, "seconds": 1.0, **figures}
     return {"kind": kind, "figures": {"edit": whole, "dense": {**whole, "outcome": "dense"}}}
@@ -172,12 +281,45 @@ def test_the_best_edit_is_first():
     assert [r["figures"]["edit"]["mask_psnr"] for r in tables.ranked(found, "edit")] == [40, 35, 30]
 
 
-def test_a_variant_is_one_row_and_others_stand_beside():
-    found = [result("a", mask_psnr=30.0, success=True, mask_share=0.1)]
-    rows = tables.by_variant(found, variants.chosen(["edit"]), [("masked keys", found, "edit", "dense")]).splitlines()
-    assert len(tables.BY_VARIANT) == len(tables.IN_SHORT)
-    assert [row.split(" | ")[0] for row in rows[2:]] == ["| `edit`", "| `dense`", "| masked keys"]
+def test_variants_are_compared_over_the_edits_that_all_of_them_made():
+    one, other = result("a", mask_psnr=30.0, success=True), result("a", mask_psnr=20.0, success=False)
+    one["figures"]["size-25"] = {**one["figures"]["edit"], "mask_psnr": 28.0, "seconds": 1.5}
+    chosen = variants.chosen(["edit", "size-25"])[::2]
+    rows = tables.by_variant([one, other], chosen, tables.BY_CHOICE).splitlines()
+    assert [row.split(" | ")[:2] for row in rows[2:]] == [["| `edit`", "1"], ["| `size-25`", "1"]]
+    assert "28.0 dB | -2.0 dB" in rows[3] and "+50 %" in rows[3] and "30.0 dB | +0.0 dB" in rows[2]
     assert len({row.count("|") for row in rows}) == 1
+
+
+def test_places_of_a_chain_are_rows():
+    step = {"outcome": "sparse", "macs": 1, "macs_dense": 2}
+    rows = tables.by_place([[{**step, "ssim": 0.9}, {**step, "ssim": 0.8}], [{**step, "ssim": 1.0}]]).splitlines()
+    assert rows[2].startswith("| 1 | 2 |") and "0.9500" in rows[2]
+    assert rows[3].startswith("| 2 | 1 |") and "0.8000" in rows[3]
+
+
+def test_the_verdict_says_what_was_measured():
+    one = result(
+        "a", mask_psnr=31.0, ssim=0.995, success=True, changed_share=0.1, iou=0.7, covered=0.9, outside_changed=0.0
+    )
+    one["figures"]["paper"] = {**one["figures"]["edit"], "mask_psnr": 24.0}
+    far = result("a", mask_psnr=29.0, ssim=0.985, success=False, changed_share=0.6, iou=0.1, outside_changed=0.01)
+    said = verdict.verdict([one, far])
+    for figure_text in ("30.0 dB", "7.0 dB", "0.9900", "1 local edits", "0.700", "1.000% in the worst of 2"):
+        assert figure_text in said, figure_text
+
+
+def test_parts_that_were_made_elsewhere_are_put_together(tmp_path):
+    about = {"settings": "--steps 20", "variants": ["edit"]}
+    parts = (
+        [{"id": "a", "figures": {"edit": {"iou": 1}}}],
+        [{"id": "a", "figures": {"paper": {}}}, {"id": "b", "figures": {}}],
+    )
+    (tmp_path / "results.json").write_text(json.dumps({"about": about, "edits": parts[0]}))
+    (tmp_path / "results2.json").write_text(json.dumps({"about": {**about, "variants": ["paper"]}, "edits": parts[1]}))
+    _, edits, chosen = report.read(tmp_path)
+    assert {edit["id"]: set(edit["figures"]) for edit in edits} == {"a": {"edit", "paper"}, "b": set()}
+    assert [v.name for v in chosen] == ["edit", "dense", "paper", "paper-dense"]
 
 
 def test_changes_name_the_words():
