@@ -1,5 +1,9 @@
-"""Image-image against directional similarity, a point per variant, as an SVG: the paper's Figure A2."""
+"""Image-image against directional similarity, a point per variant, as an SVG: the paper's Figure A2.
 
+Variants that differ by a number, as sizes do, are joined by a line.
+"""
+
+import re
 from html import escape
 
 import tables
@@ -17,6 +21,15 @@ def span(numbers):
     """A range of multiples of 0.05 with some room around the numbers."""
     low, high = (min(numbers) - 0.02) // 0.05 * 0.05, (max(numbers) + 0.07) // 0.05 * 0.05
     return low, max(high, low + 0.1)
+
+
+def families(names):
+    """Lists of names that differ by a number at the end: size-25, size-50."""
+    found = {}
+    for name in names:
+        if match := re.fullmatch(r"(.+)-\d+", name):
+            found.setdefault(match[1], []).append(name)
+    return [family for family in found.values() if len(family) > 1]
 
 
 def draw(points):
@@ -42,9 +55,9 @@ def draw(points):
         y = down(y0 + 0.05 * i)
         lines.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - 20}" stroke="#ddd"/>')
         lines.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{y0 + 0.05 * i:.2f}</text>')
-    sizes = [f"{across(x):.1f} {down(y):.1f}" for name, (x, y) in points.items() if name.startswith("size-")]
-    if sizes:
-        lines.append(f'<path d="M{"L".join(sizes)}" fill="none" stroke="#c22"/>')
+    for family in families(points):
+        path = "L".join(f"{across(points[name][0]):.1f} {down(points[name][1]):.1f}" for name in family)
+        lines.append(f'<path d="M{path}" fill="none" stroke="#c22"/>')
     for name, (x, y) in points.items():
         late = across(x) > WIDTH * 0.7
         anchor, shift = ("end", -8) if late else ("start", 8)

@@ -336,3 +336,4 @@ def test_the_figure_has_a_point_per_variant(tmp_path):
     assert len(root.findall("{*}circle")) == 2
     assert {"size-25", "a < b"} <= {text.text for text in root.findall("{*}text")}
     assert not figure.save(tmp_path / "none.svg", rows[2:])
+    assert figure.families(["size-25", "edit", "size-50", "sdedit-75"]) == [["size-25", "size-50"]]
