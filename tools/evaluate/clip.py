@@ -5,7 +5,6 @@ or any export of CLIP's two towers with projection (optimum's names for inputs a
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +57,10 @@ class Preprocessing:
 
 
 class Clip:
-    def __init__(self, folder):
+    def __init__(self, folder, threads=0):
+        """`threads`: 0 leaves it to ONNX Runtime."""
         folder, options = Path(folder), onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads
         self.image_session, self.text_session = (
             onnxruntime.InferenceSession(folder / f"{name}_encoder.onnx", options, ["CPUExecutionProvider"])
             for name in ("image", "text")

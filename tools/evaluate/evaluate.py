@@ -16,14 +16,16 @@ continued, and split over machines whose folders are put together afterwards. Th
 """
 
 import argparse
+import asyncio
 import json
+import multiprocessing
 import os
 import platform
 import shlex
 import shutil
-import signal
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -52,7 +54,7 @@ def parse(arguments=None):
     parser.add_argument("--limit", type=int, help="only the first edits")
     parser.add_argument("--kind", action="append", help="only edits of this kind; may be repeated")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="every Nth edit, from the Ith on")
-    parser.add_argument("--jobs", type=int, default=1, help="edits at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="images at a time")
     parser.add_argument("--threads", type=int, default=2, help="cores of each, where several run")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing new afterwards")
     parser.add_argument("--steps", type=int, default=50)
@@ -101,49 +103,49 @@ def plans(arguments, chosen):
     return given
 
 
-class Tools:
-    """What one process makes and measures edits with."""
-
-    def __init__(self, arguments, chosen, until, job):
-        home = (arguments.home or arguments.output / "home").absolute() / str(job)
-        fisec = Fisec(str(arguments.fisec), plans(arguments, chosen), home, settings(arguments))
-        self.runner = Runner(fisec, chosen, lambda text: print(text, file=sys.stderr, flush=True), until)
-        self.judge, self.chosen, self.output, self.home = Clip(arguments.judge), chosen, arguments.output, home
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that remembered images are removed
+JUDGE = None  # of this process
 
 
-def make_edit(tools, item):
-    index, row = item
-    folder = results.Folder(tools.output / "edits" / row["id"])
-    tools.runner.log(f"{row['id']}: {row['base']} -> {row['prompt']}")
-    try:
-        tools.runner.run(index, row, folder)
-    except Late:
-        tools.runner.log(f"  {row['id']}: no time is left")
-    results.measured(row, folder, tools.chosen, tools.judge)
+def start_measuring(judge):
+    global JUDGE
+    JUDGE = Clip(judge, threads=1)
 
 
-def make_chain(tools, item):
-    _, row = item
-    folder = results.Folder(tools.output / "edits" / row["id"])
-    tools.runner.log(f"{row['id']}: {row['prompts'][0]}")
-    try:
-        tools.runner.run_chain(row, folder)
-    except Late:
-        tools.runner.log(f"  {row['id']}: no time is left")
-    folder.keep(results.measure_chain(row, folder, tools.judge))
+def measure_edit(row, path, chosen):
+    results.measured(row, results.Folder(path), chosen, JUDGE)
 
 
-def run(rows, chosen, arguments):
+def measure_chain(row, path):
+    folder = results.Folder(path)
+    folder.keep(results.measure_chain(row, folder, JUDGE))
+
+
+async def run(rows, chosen, arguments):
+    """Makes and measures all edits."""
+    home = (arguments.home or arguments.output / "home").absolute()
+    fisec = Fisec(str(arguments.fisec), plans(arguments, chosen), home, settings(arguments))
+    about = {"settings": shlex.join(settings(arguments)), "fisec": await fisec.version(), "program": fisec.hash()}
     arguments.output.mkdir(parents=True, exist_ok=True)
-    fisec = Fisec(str(arguments.fisec), {}, arguments.output, [])
-    about = {"settings": shlex.join(settings(arguments)), "fisec": fisec.version(), "program": fisec.hash()}
     same_settings(arguments.output / "settings.json", about)
-    prepare = partial(Tools, arguments, chosen, time.monotonic() + arguments.seconds)
-    make = make_chain if arguments.chains else make_edit
-    for _ in workers.each(make, selected(rows, arguments), arguments.jobs, arguments.threads, prepare):
-        pass
-    shutil.rmtree(arguments.home or arguments.output / "home", ignore_errors=True)
+    cores = workers.Cores(arguments.jobs, arguments.threads)
+    log = partial(print, file=sys.stderr, flush=True)
+    runner = Runner(fisec, chosen, cores, log, time.monotonic() + arguments.seconds)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.jobs, context, start_measuring, (arguments.judge,)) as measuring:
+
+        async def make(item):
+            index, row = item
+            folder = results.Folder(arguments.output / "edits" / row["id"])
+            try:
+                await (runner.run_chain(row, folder) if arguments.chains else runner.run(index, row, folder))
+            except Late:
+                log(f"{row['id']}: no time is left")
+            work = (measure_chain, row, folder.path) if arguments.chains else (measure_edit, row, folder.path, chosen)
+            async with cores.place():
+                await asyncio.get_running_loop().run_in_executor(measuring, *work)
+
+        await workers.each(make, selected(rows, arguments), arguments.jobs)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def made(rows, output, chosen, judge):
@@ -163,7 +165,7 @@ def about(found, chosen, arguments):
         "plan": first["plan"],
         "judge": arguments.judge.name,
         "variants": arguments.variant or list(variants.DEFAULT),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {arguments.jobs} edits at a time",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {arguments.jobs} images at a time",
     }
 
 
@@ -173,7 +175,7 @@ def main():
     name = "chains.json" if arguments.chains else "edits.json"
     rows = json.loads((arguments.edits or HERE / name).read_text())
     if not arguments.only_report:
-        run(rows, chosen, arguments)
+        asyncio.run(run(rows, chosen, arguments))
     if arguments.chains:
         print(report.write_chains(rows, arguments.output))
         return

@@ -1,9 +1,9 @@
 """`fisec` as a program: images with what its --json says of them."""
 
+import asyncio
 import hashlib
 import json
 import os
-import subprocess
 import time
 
 
@@ -17,27 +17,39 @@ class Fisec:
         self.program, self.plans, self.settings = program, plans, settings
         self.environment = {**os.environ, "FISEC_HOME": str(home)}
 
-    def call(self, *arguments):
-        done = subprocess.run(
-            [self.program, *map(str, arguments)], env=self.environment, capture_output=True, text=True
+    async def call(self, *arguments, cores=None):
+        """(stdout, stderr) of a run on `cores`, by default wherever this process runs."""
+        process = await asyncio.create_subprocess_exec(
+            self.program,
+            *map(str, arguments),
+            env=self.environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            preexec_fn=lambda: cores and os.sched_setaffinity(0, cores),
         )
-        if done.returncode:
-            raise Failed(done.stderr.strip())
-        return done.stdout, done.stderr
+        try:
+            stdout, stderr = (stream.decode() for stream in await process.communicate())
+        except asyncio.CancelledError:
+            process.terminate()
+            await process.wait()
+            raise
+        if process.returncode:
+            raise Failed(stderr.strip())
+        return stdout, stderr
 
-    def run(self, prompt, seed, output, flags, plan=""):
+    async def run(self, prompt, seed, output, flags, plan="", cores=None):
         """Writes the image; returns the record, with seconds of the whole process and what was said on stderr."""
         began = time.monotonic()
         arguments = ["--prompt", prompt, "--seed", seed, *self.settings, *flags, "-o", output, "--json"]
-        stdout, stderr = self.call("run", self.plans[plan], *arguments)
+        stdout, stderr = await self.call("run", self.plans[plan], *arguments, cores=cores)
         return {**json.loads(stdout), "wall": time.monotonic() - began, "said": stderr.strip()}
 
-    def forget(self, identities):
+    async def forget(self, identities):
         if identities:
-            self.call("sessions", "remove", *identities)
+            await self.call("sessions", "remove", *identities)
 
-    def version(self):
-        return self.call("--version")[0].strip()
+    async def version(self):
+        return (await self.call("--version"))[0].strip()
 
     def hash(self):
         with open(self.program, "rb") as file:

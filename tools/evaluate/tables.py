@@ -143,7 +143,8 @@ def by_kind(results, variant):
 
 
 def by_variant(results, variants, columns=BY_VARIANT):
-    """One row per variant, over the edits that all of them made."""
+    """One row per variant that made any, over the edits that all of these made."""
+    variants = [v for v in variants if any(one(r, v.name, "outcome") for r in results)]
     results = [r for r in results if all(one(r, v.name, "outcome") for v in variants)]
     rows = [(f"`{v.name}`", results, v.name, v.yardstick.name if v.yardstick else "") for v in variants]
     return table("variant", columns, rows)

@@ -1,39 +1,37 @@
-"""Several processes, each on cores of its own."""
+"""Cores to work on: so many places, each with cores of its own."""
 
-import multiprocessing
+import asyncio
+import contextlib
 import os
 
 
-def each(work, items, jobs, threads, prepare):
-    """Yields work(prepare(job), item) of every item, in any order; `prepare` runs once in each process."""
-    if jobs == 1:
-        tools = prepare(0)
-        yield from (work(tools, item) for item in items)
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    context = multiprocessing.get_context("spawn")
-    free = context.Queue()
-    for job in range(jobs):
-        free.put((job, cores[job * threads % len(cores) :][:threads]))
-    with context.Pool(jobs, start, (free, prepare)) as pool:
-        yield from pool.imap_unordered(Work(work), items)
+class Cores:
+    def __init__(self, jobs, threads):
+        """`jobs` places of `threads` cores; a single place has all."""
+        own = sorted(os.sched_getaffinity(0))
+        self.free = asyncio.Queue()
+        for job in range(jobs):
+            cores = [own[(job * threads + i) % len(own)] for i in range(threads)]
+            self.free.put_nowait(None if jobs == 1 else cores)
+
+    @contextlib.asynccontextmanager
+    async def place(self):
+        """Waits for a place; first come, first served."""
+        cores = await self.free.get()
+        try:
+            yield cores
+        finally:
+            self.free.put_nowait(cores)
 
 
-TOOLS = None  # of this process
+async def each(work, items, at_a_time):
+    """Awaits work(item) of every item, so many at a time, in order."""
+    places = asyncio.Semaphore(at_a_time)
 
+    async def one(item):
+        async with places:
+            await work(item)
 
-def start(free, prepare):
-    global TOOLS
-    job, cores = free.get()
-    os.sched_setaffinity(0, cores)
-    TOOLS = prepare(job)
-
-
-class Work:
-    """A function of (tools, item) as one of an item; pickled by name."""
-
-    def __init__(self, work):
-        self.work = work
-
-    def __call__(self, item):
-        return self.work(TOOLS, item)
+    async with asyncio.TaskGroup() as group:
+        for item in items:
+            group.create_task(one(item))
