@@ -30,8 +30,8 @@ class Runner:
         missing = [v for v in self.chosen if v.covers(index) and not folder.done(v.name)]
         if "changed" in row:
             regions.save(regions.unpack(row["changed"]), folder.file("changed.png"))
-        for plan in sorted({variant.plan for variant in missing}):
-            await self.run_plan(row, folder, plan, [v for v in missing if v.plan == plan])
+        names = sorted({variant.plan for variant in missing})
+        await finished(*(self.run_plan(row, folder, n, [v for v in missing if v.plan == n]) for n in names))
 
     async def run_plan(self, row, folder, plan, variants):
         async with self.remembered() as remember:
