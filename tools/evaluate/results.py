@@ -162,7 +162,7 @@ def found(mask, row):
     if mask is None:
         return {}
     figures = {"mask_share": float(mask.mean())}
-    if "changed" not in row:
+    if "changed" not in row or mask.all():  # all of it: no region was looked for
         return figures
     truth = regions.unpack(row["changed"])
     return figures | {
