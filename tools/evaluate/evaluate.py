@@ -176,10 +176,11 @@ def main():
     rows = json.loads((arguments.edits or HERE / name).read_text())
     if not arguments.only_report:
         asyncio.run(run(rows, chosen, arguments))
+    made_here = (arguments.output / "edits").is_dir()
     if arguments.chains:
-        print(report.write_chains(rows, arguments.output))
+        print(report.keep_chains(rows, arguments.output) if made_here else report.chains(arguments.output))
         return
-    if (arguments.output / "edits").is_dir():
+    if made_here:
         found = made(rows, arguments.output, chosen, Clip(arguments.judge))
         if not found:
             raise SystemExit("no edit was made")

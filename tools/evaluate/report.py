@@ -125,7 +125,7 @@ def choices(output, listed):
     ]
 
 
-def write_chains(rows, output):
+def keep_chains(rows, output):
     """chains.json of a folder made with --chains; returns its table."""
     found = [
         results.Folder(output / "edits" / row["id"]).figures()
