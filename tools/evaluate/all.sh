@@ -1,48 +1,67 @@
 #!/bin/sh
 # Everything that docs/benchmarks/quality.md says, from models/demo, in OUT (made, continued, or only reported again).
 #
-#     ./all.sh OUT [--jobs 32 --threads 1 --home /dev/shm/fisec …]      flags go to evaluate.py
-#     ./all.sh OUT --only-report
+#     ./all.sh OUT [PART …] [-- flags of evaluate.py, such as --jobs 16 --threads 1 --home /dev/shm/fisec]
+#     ./all.sh OUT report            the page from what the parts left
 #
-# PYTHON and FISEC pick the interpreter and the program.
+# Parts: main, choices, chains, and control, which compares on the CPU what plans for a GPU have not. TARGET is what the
+# others are compiled for [cpu]; PYTHON and FISEC pick the interpreter and the program.
 set -eu
 cd "$(dirname "$0")"
 out=$1
 shift
+parts=
+while [ $# -gt 0 ] && [ "$1" != -- ]; do parts="$parts $1"; shift; done
+[ $# -eq 0 ] || shift
 python=${PYTHON:-python3}
 fisec=${FISEC:-../../target/release/fisec}
 mkdir -p "$out"
 
-plan() {
+# shellcheck disable=SC2086
+evaluate() { # FOLDER VARIANTS FLAGS…
+    folder=$1 variants=
+    for name in $2; do variants="$variants --variant $name"; done
+    shift 2
+    $python evaluate.py "$out/demo.plan" "$out/$folder" --fisec "$fisec" $variants "$@"
+}
+
+plan() { # NAME FLAGS…
     name=$1
     shift
     [ -d "$out/$name.plan" ] || "$fisec" compile ../../models/demo -o "$out/$name.plan" "$@"
+    plans="$plans --plan $name=$out/$name.plan"
 }
-plan demo
-plan paper --preset paper
-plan masked --kv masked
-plan live --norm live
-plan updated --norm updated
-plan levels1 --sparse-levels 1
-plan levels2 --sparse-levels 2
-plans="--plan paper=$out/paper.plan --plan masked=$out/masked.plan --plan live=$out/live.plan"
-plans="$plans --plan updated=$out/updated.plan --plan levels1=$out/levels1.plan --plan levels2=$out/levels2.plan"
 
-methods="edit paper regenerate:28 blend:28 p2p:28 sdedit-50:28 sdedit-60:28 sdedit-75:28 diffedit:28 size-25:28 size-50:28 size-75:28"
-choices="edit grow-0 grow-16 no-control mask-latents mask-attention guide-10 paper masked-keys live-norms updated-norms levels-1 levels-2"
-
-evaluate() { # FOLDER FLAGS
-    folder=$1
-    shift
-    # shellcheck disable=SC2086
-    $python evaluate.py "$out/demo.plan" "$out/$folder" --fisec "$fisec" $plans "$@"
-}
-variants() { for name in "$@"; do printf ' --variant %s' "$name"; done; }
-
-# shellcheck disable=SC2046,SC2086
-{
-    evaluate chains --chains --limit 8 --steps 20 "$@"
-    evaluate choices --limit 14 --steps 20 $(variants $choices) "$@"
-    evaluate main $(variants $methods) --choices "$out/choices" --chained "$out/chains" \
-        --doc ../../docs/benchmarks/quality.md "$@"
-}
+# shellcheck disable=SC2086
+for part in ${parts:-main choices chains control report}; do
+    plans=
+    [ "$part" = report ] || [ "$part" = control ] || plan demo --target "${TARGET:-cpu}"
+    case $part in
+    main)
+        plan paper --preset paper --target "${TARGET:-cpu}"
+        methods="regenerate:56 blend:56 sdedit-50:56 sdedit-75:56 diffedit:56 size-25:28 size-50:28 size-75:28"
+        evaluate main "edit paper $methods" $plans "$@"
+        ;;
+    choices)
+        plan masked --kv masked --target "${TARGET:-cpu}"
+        plan live --norm live --target "${TARGET:-cpu}"
+        plan updated --norm updated --target "${TARGET:-cpu}"
+        plan levels1 --sparse-levels 1 --target "${TARGET:-cpu}"
+        plan levels2 --sparse-levels 2 --target "${TARGET:-cpu}"
+        runs="grow-0 grow-16 grow-24 guide-3 guide-10 feather-0"
+        evaluate choices "edit masked-keys live-norms updated-norms levels-1 levels-2 $runs" --limit 14 $plans "$@"
+        ;;
+    chains) evaluate chains "" --chains --limit 8 "$@" ;;
+    control)
+        mkdir -p "$out/cpu"
+        [ -d "$out/cpu/demo.plan" ] || "$fisec" compile ../../models/demo -o "$out/cpu/demo.plan"
+        (out=$out/cpu && evaluate control "edit no-control mask-attention p2p" --limit 14 --steps 20 "$@")
+        ;;
+    report)
+        folders=
+        for folder in choices cpu/control; do [ ! -d "$out/$folder" ] || folders="$folders --choices $out/$folder"; done
+        [ ! -d "$out/chains" ] || folders="$folders --chained $out/chains"
+        evaluate main edit --only-report $folders --doc ../../docs/benchmarks/quality.md "$@"
+        ;;
+    esac
+done

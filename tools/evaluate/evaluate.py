@@ -66,7 +66,14 @@ def parse(arguments=None):
         help=f"{', '.join(variants.VARIANTS)}, or NAME=FLAGS of `fisec run`; NAME:N only for the list's first N edits; "
         f"may be repeated [{', '.join(variants.DEFAULT)}]; what has sparsity is also made without it",
     )
-    parser.add_argument("--choices", type=Path, help="another folder, for the table of what each choice costs")
+    parser.add_argument(
+        "--choices",
+        type=Path,
+        action="append",
+        default=[],
+        help="another folder, for a table of what each choice costs; may be repeated",
+    )
+    parser.add_argument("--machine", help="what the times were taken on, in words")
     parser.add_argument("--chained", type=Path, help="another folder, made with --chains")
     parser.add_argument("--only-report", action="store_true", help="make no images")
     parser.add_argument("--doc", type=Path, help="also write the report and its sheets here")
@@ -165,7 +172,8 @@ def about(found, chosen, arguments):
         "plan": first["plan"],
         "judge": arguments.judge.name,
         "variants": arguments.variant or list(variants.DEFAULT),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {arguments.jobs} images at a time",
+        "machine": arguments.machine or f"{os.cpu_count()} cores, {platform.machine()}",
+        "jobs": arguments.jobs,
     }
 
 

@@ -15,7 +15,8 @@ class Fisec:
     def __init__(self, program, plans, home, settings):
         """`plans`: {name: folder}, the first one's name is ""; `settings`: flags of every run, such as steps."""
         self.program, self.plans, self.settings = program, plans, settings
-        self.environment = {**os.environ, "FISEC_HOME": str(home)}
+        # images are removed when they are no longer needed, not when there are many
+        self.environment = {**os.environ, "FISEC_HOME": str(home), "FISEC_CACHE_LIMIT": "1000G"}
 
     async def call(self, *arguments, cores=None):
         """(stdout, stderr) of a run on `cores`, by default wherever this process runs."""

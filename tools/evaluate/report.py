@@ -80,7 +80,8 @@ def command(about):
 def heading(about, count, listed):
     return [
         f"{count} of {listed} edits of `tools/evaluate/edits.json`; {about['fisec']},",
-        f"plan {about['plan'][:16]}, judge `{about['judge']}`; {about['machine']}." + PART * (count < 14),
+        f"plan {about['plan'][:16]}, judge `{about['judge']}`; {about['machine']}, {about['jobs']} images at a time."
+        + PART * (count < 14),
         "",
         f"    {command(about)}",
         "",
@@ -104,8 +105,9 @@ def report(rows, output, chosen_by, chained, pictures):
     lines += [*(f"- `{v.name}`: `{v.flags or 'no flags'}`" for v in shown), ""]
     lines += [f"![the same edits by all variants]({pictures}variants.jpg)", ""]
     lines += [f"![image-image against directional similarity]({pictures}figure.svg)", ""]
-    if chosen_by:
-        lines += ["## What each choice costs", "", *choices(chosen_by, len(rows))]
+    lines += ["## What each choice costs", ""] if chosen_by else []
+    for folder in chosen_by:
+        lines += choices(folder, len(rows))
     if chained:
         lines += ["## Edits in a row", "", chains(chained), ""]
     lines += ["## Best, worst, all", "", f"The most and the least like `--dense`:\n\n![best]({pictures}best.jpg)", ""]
@@ -150,7 +152,7 @@ def chains(output):
     return "\n".join(lines)
 
 
-def write(rows, output, chosen_by=None, chained=None, doc=None):
+def write(rows, output, chosen_by=(), chained=None, doc=None):
     """report.md, and the same with its sheets as `doc`; returns it."""
     text = report(rows, output, chosen_by, chained, "")
     (output / "report.md").write_text(text)
