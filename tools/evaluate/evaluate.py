@@ -9,7 +9,7 @@ continued, and split over machines whose folders are put together afterwards. Th
 
     results.json                     every figure of every edit
     report.md                        tables
-    contact.jpg best.jpg worst.jpg   base, mask, edited, without sparsity, difference
+    contact.jpg best.jpg worst.jpg   base, mask, edited, without sparsity, difference: two of every kind, five, five
     variants.jpg                     one edit of every kind, by all variants
 
 --only-report with the last four and no OUT/edits writes the report from them.

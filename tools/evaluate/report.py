@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import figure
@@ -25,12 +26,12 @@ def keep(rows, found, chosen, about, output):
 
 
 def draw(rows, found, output, variant):
-    """contact.jpg of all, best.jpg and worst.jpg of up to five each, never the same edit on both."""
+    """contact.jpg of two of every kind, best.jpg and worst.jpg of up to five each, never the same edit on both."""
     known = {row["id"]: row for row in rows}
 
     def strips(chosen, size, note=lambda result: ""):
         return [
-            sheets.strip(known[r["id"]], results.Folder(output / "edits" / r["id"]), variant, size, note(r), size > 200)
+            sheets.strip(known[r["id"]], results.Folder(output / "edits" / r["id"]), variant, size, note(r), size > 100)
             for r in chosen
         ]
 
@@ -40,19 +41,23 @@ def draw(rows, found, output, variant):
     ran = [result for result in found if tables.one(result, variant.name, "outcome")]
     order = tables.ranked(ran, variant.name)
     few = min(5, len(order) // 2)
-    sheets.save(output / "contact.jpg", strips(ran, 96), 3 if len(ran) > 12 else 1)
-    sheets.save(output / "best.jpg", strips(order[:few], 224, decibels))
-    sheets.save(output / "worst.jpg", strips(order[::-1][:few], 224, decibels))
+    shown = of_every_kind(ran, 2)
+    sheets.save(output / "contact.jpg", strips(shown, 80), 3 if len(shown) > 12 else 1)
+    sheets.save(output / "best.jpg", strips(order[:few], 176, decibels))
+    sheets.save(output / "worst.jpg", strips(order[::-1][:few], 176, decibels))
 
 
-def draw_variants(rows, found, output, chosen, size=128):
+def of_every_kind(found, count):
+    """The first so many of every kind, in order."""
+    seen = Counter()
+    return [r for r in found if seen.update([r["kind"]]) or seen[r["kind"]] <= count]
+
+
+def draw_variants(rows, found, output, chosen, size=104):
     """variants.jpg: the list's first edit of every kind, by every variant that is no yardstick but the first one's."""
     names = ["base", *(v.name for v in chosen if v.name == "dense" or not v.name.endswith("-dense"))]
-    known, shown = {row["id"]: row for row in rows}, {}
-    for result in found:
-        shown.setdefault(result["kind"], result)
-    strips = []
-    for result in shown.values():
+    known, strips = {row["id"]: row for row in rows}, []
+    for result in of_every_kind(found, 1):
         folder = results.Folder(output / "edits" / result["id"])
         pictures = [folder.image(name) if folder.done(name) else None for name in names]
         strips.append(sheets.labelled(known[result["id"]], pictures, size))
@@ -110,8 +115,13 @@ def report(rows, output, chosen_by, chained, pictures):
         lines += choices(folder, len(rows))
     if chained:
         lines += ["## Edits in a row", "", chains(chained), ""]
-    lines += ["## Best, worst, all", "", f"The most and the least like `--dense`:\n\n![best]({pictures}best.jpg)", ""]
-    lines += [f"![worst]({pictures}worst.jpg)", "", f"![all edits]({pictures}contact.jpg)", ""]
+    lines += [
+        "## Best, worst, two of every kind",
+        "",
+        f"The most and the least like `--dense`:\n\n![best]({pictures}best.jpg)",
+        "",
+    ]
+    lines += [f"![worst]({pictures}worst.jpg)", "", f"![two edits of every kind]({pictures}contact.jpg)", ""]
     return "\n".join([*lines, (HERE / "meaning.md").read_text()])
 
 
