@@ -11,6 +11,7 @@ pub mod cost;
 pub mod fuse;
 pub mod lower;
 mod module;
+pub mod native;
 mod pass;
 mod pipeline;
 pub mod programs;

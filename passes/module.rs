@@ -8,10 +8,12 @@ use fisec_tensor::DType;
 use thiserror::Error;
 
 use crate::analysis::{Levels, REFERENCE_SHARES, representative_mask};
+use crate::canonical::merge_equal;
 use crate::control::{Controlled, cross_attentions};
 use crate::cost::{CostTable, Predictor, pooled_masks};
-use crate::fuse::fold_upsample;
-use crate::lower::{LowerError, PlanBuilder, ProgramLowering, channels_last, lower_program, slot_demand};
+use crate::fuse::{fold_upsample, fuse_conv_epilogue, fuse_conv_prologue, fuse_linear, sink_views};
+use crate::lower::{LowerError, PlanBuilder, ProgramLowering, WeightTarget, channels_last, lower_program, slot_demand};
+use crate::native::{record_coefficients, spell_norms};
 use crate::programs::{edit, guide, record};
 use crate::roles::{Roles, RolesError};
 use crate::sparse::Sparsity;
@@ -113,6 +115,33 @@ impl Module {
         }))
     }
 
+    /// Brings what is dense into the form of a device that runs it without ONNX Runtime.
+    ///
+    /// # Errors
+    /// Fails when a pass leaves an inconsistent graph: a defect.
+    pub fn make_native(&mut self, pipeline: &mut Pipeline<'_>) -> Result<(), CompileError> {
+        let Module {
+            record, guide, edit, ..
+        } = self;
+        for graph in [&mut *record, &mut *guide].into_iter().chain(&mut *edit) {
+            pipeline.run("spell_norms", graph, spell_norms)?;
+            // a norm and the slot of its statistics compute the same
+            pipeline.run("merge_equal", graph, merge_equal)?;
+        }
+        if let Some(edit) = edit {
+            let changes = record_coefficients(record, edit)?;
+            pipeline.finished("record_coefficients", record, changes)?;
+            pipeline.finished("record_coefficients", edit, changes)?;
+        }
+        for graph in [&mut *record, &mut *guide].into_iter().chain(&mut *edit) {
+            pipeline.run("fuse_conv_prologue", graph, fuse_conv_prologue)?;
+            pipeline.run("fuse_conv_epilogue", graph, fuse_conv_epilogue)?;
+            pipeline.run("sink_views", graph, sink_views)?;
+            pipeline.run("fuse_linear", graph, fuse_linear)?;
+        }
+        Ok(())
+    }
+
     /// Lowers the programs into `writer` and returns the plan; the caller adds the model's name, hash and pipeline.
     ///
     /// # Errors
@@ -131,8 +160,9 @@ impl Module {
             roles: &self.roles,
             masks: &masks,
             table,
+            target: WeightTarget::of(target),
         };
-        let mut builder = PlanBuilder::new(writer, DType::F32);
+        let mut builder = PlanBuilder::new(writer, context.target);
         let programs = Programs {
             record: lower_program(&self.record, &context, &mut builder)?,
             guide: lower_program(&self.guide, &context, &mut builder)?,
@@ -171,6 +201,7 @@ impl Module {
             islands,
             programs,
             break_even: self.break_even,
+            modules: Default::default(),
             pipeline: None,
             files: Default::default(),
         })

@@ -28,7 +28,12 @@ impl CostTable {
     pub fn shipped(target: &str) -> Result<Self, String> {
         let text = match target.split(':').next() {
             Some("cpu") => include_str!("cpu.json"),
-            _ => return Err(format!("no cost table for target `{target}`; there is one for cpu")),
+            Some("cuda") => include_str!("cuda.json"),
+            _ => {
+                return Err(format!(
+                    "no cost table for target `{target}`; there are some for cpu and cuda"
+                ));
+            }
         };
         Self::parse(text)
     }

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use fisec_ir::{Extent, Graph, GraphError, NodeId, Op, Operand, Stage, ValueId, WeightId};
 
+use super::WeightTarget;
+use super::native::has_device_kernel;
 use crate::analysis::Stages;
 
 /// One thing that the plan does: a node, or a subgraph that ONNX Runtime runs at once.
@@ -16,14 +18,22 @@ pub enum Unit {
 }
 
 /// The units of a graph in an order in which each has what it reads.
-pub fn partition(graph: &Graph, stages: &Stages) -> Result<Vec<Unit>, GraphError> {
+pub fn partition(graph: &Graph, stages: &Stages, target: WeightTarget) -> Result<Vec<Unit>, GraphError> {
     let order = graph.ordered()?;
+    let natives: HashSet<NodeId> = match target {
+        WeightTarget::Cpu => order.iter().copied().filter(|&id| is_native(graph, id)).collect(),
+        WeightTarget::Cuda => order
+            .iter()
+            .copied()
+            .filter(|&id| has_device_kernel(graph, stages, id))
+            .collect(),
+    };
     let mut depths: HashMap<NodeId, usize> = HashMap::new();
     let mut islands: HashMap<(Stage, usize), usize> = HashMap::new();
     let mut units: Vec<Unit> = Vec::new();
     for &id in &order {
-        let native = is_native(graph, id);
-        let depth = depth(graph, id, native, &depths);
+        let native = natives.contains(&id);
+        let depth = depth(graph, id, &natives, &depths);
         depths.insert(id, depth);
         if native {
             units.push(Unit::Native(id));
@@ -63,10 +73,10 @@ fn is_native(graph: &Graph, id: NodeId) -> bool {
 }
 
 /// Islands of one depth have no native node between them, so running them as one creates no cycle.
-fn depth(graph: &Graph, id: NodeId, native: bool, depths: &HashMap<NodeId, usize>) -> usize {
+fn depth(graph: &Graph, id: NodeId, natives: &HashSet<NodeId>, depths: &HashMap<NodeId, usize>) -> usize {
     let operands = graph.operands(id).iter().filter_map(|operand| operand.value());
     let deepest = operands.map(|value| {
-        let enters_island = !native && is_native(graph, value.node);
+        let enters_island = !natives.contains(&id) && natives.contains(&value.node);
         depths[&value.node] + usize::from(enters_island)
     });
     deepest.max().unwrap_or(0)

@@ -11,7 +11,7 @@ use fisec_plan::{
 
 use super::LowerError;
 use super::program::Lowering;
-use super::weights::WeightLayout;
+use super::weights::{WeightLayout, WeightTarget};
 use crate::cost::candidates;
 
 type Lowered<T> = Result<T, LowerError>;
@@ -30,8 +30,8 @@ impl Lowering<'_, '_> {
             } => self.attention(id, heads, scale)?,
             Op::LayerNorm { epsilon } => Kernel::LayerNorm {
                 input: self.rows(id, 0)?,
-                gamma: self.weight(id, 1, WeightLayout::AsIs)?,
-                beta: self.weight(id, 2, WeightLayout::AsIs)?,
+                gamma: self.weight(id, 1, WeightLayout::Vector)?,
+                beta: self.weight(id, 2, WeightLayout::Vector)?,
                 epsilon,
                 output: self.value(output),
             },
@@ -67,8 +67,8 @@ impl Lowering<'_, '_> {
             Op::GroupNormStatsUpdate { groups } => self.stats_update(id, groups)?,
             Op::NormCoefficients { groups, epsilon } => Kernel::NormCoefficients(NormKernel {
                 stats: self.operand_value(id, 0)?,
-                gamma: self.weight(id, 1, WeightLayout::AsIs)?,
-                beta: self.weight(id, 2, WeightLayout::AsIs)?,
+                gamma: self.weight(id, 1, WeightLayout::Vector)?,
+                beta: self.weight(id, 2, WeightLayout::Vector)?,
                 groups,
                 epsilon,
                 output: self.value(output),
@@ -119,16 +119,20 @@ impl Lowering<'_, '_> {
         dims[1] = weight_type.shape[1];
         whole_input.shape = dims.into();
         let candidates = match output_type.extent {
-            Extent::Active(_) => candidates(conv, &whole_input, &output_type, self.context.table),
-            Extent::Full => Vec::new(),
+            // a device computes exactly the active pixels
+            Extent::Active(_) if self.context.target == WeightTarget::Cpu => {
+                candidates(conv, &whole_input, &output_type, self.context.table)
+            }
+            _ => Vec::new(),
         };
+        let weight = self.weight(id, weight_at, self.conv_layout(&sources))?;
         Ok(Kernel::Conv(ConvKernel {
             sources,
             input_size: [input_type.shape[2], input_type.shape[3]],
             upsample: conv.upsample,
             output_size: [output_type.shape[2], output_type.shape[3]],
-            weight: self.weight(id, weight_at, WeightLayout::ConvRows)?,
-            bias: self.optional_weight(id, at(ConvOperand::Bias))?,
+            weight,
+            bias: self.optional_weight(id, at(ConvOperand::Bias), WeightLayout::Vector)?,
             kernel: conv.kernel,
             stride: conv.stride,
             padding: [conv.padding.top, conv.padding.left],
@@ -147,16 +151,20 @@ impl Lowering<'_, '_> {
         let at = |which| linear.operand_index(which);
         let layer_norm = match (linear.layer_norm, at(LinearOperand::Gamma), at(LinearOperand::Beta)) {
             (Some(epsilon), Some(gamma), Some(beta)) => {
-                let gamma = self.weight(id, gamma, WeightLayout::AsIs)?;
-                Some((gamma, self.weight(id, beta, WeightLayout::AsIs)?, epsilon))
+                let gamma = self.weight(id, gamma, WeightLayout::Vector)?;
+                Some((gamma, self.weight(id, beta, WeightLayout::Vector)?, epsilon))
             }
             _ => None,
+        };
+        let linear_bias = match linear.geglu {
+            true => WeightLayout::GatedVector,
+            false => WeightLayout::Vector,
         };
         Ok(Kernel::Linear(LinearKernel {
             input: self.rows(id, 0)?,
             layer_norm,
-            weight: self.weight(id, 1, WeightLayout::AsIs)?,
-            bias: self.optional_weight(id, at(LinearOperand::Bias))?,
+            weight: self.weight(id, 1, WeightLayout::LinearRows { geglu: linear.geglu })?,
+            bias: self.optional_weight(id, at(LinearOperand::Bias), linear_bias)?,
             geglu: linear.geglu,
             residual: self
                 .optional_value(id, at(LinearOperand::Residual))?
@@ -222,7 +230,7 @@ impl Lowering<'_, '_> {
     fn source(&mut self, id: NodeId, position: usize) -> Lowered<ConvSource> {
         let value = self.ir_value(id, position)?;
         match (self.graph.op(value.node), self.graph.operands(value.node)) {
-            (Op::Scatter(_), [Operand::Value(active), _]) => {
+            (Op::Scatter(_), [Operand::Value(active), _]) if looks_through(self.graph, id, position) => {
                 let outside = Some(self.slot_of(value.node, 1)?);
                 Ok(ConvSource {
                     value: self.value(*active),
@@ -279,10 +287,21 @@ impl Lowering<'_, '_> {
         }
     }
 
-    fn optional_weight(&mut self, id: NodeId, position: Option<usize>) -> Lowered<Option<WeightId>> {
+    fn optional_weight(
+        &mut self,
+        id: NodeId,
+        position: Option<usize>,
+        layout: WeightLayout,
+    ) -> Lowered<Option<WeightId>> {
         position
-            .map(|position| self.weight(id, position, WeightLayout::AsIs))
+            .map(|position| self.weight(id, position, layout.clone()))
             .transpose()
+    }
+
+    /// The rows of a convolution's weights, source by source.
+    fn conv_layout(&self, sources: &[ConvSource]) -> WeightLayout {
+        let channels = sources.iter().map(|source| self.values.channels(source.value));
+        WeightLayout::ConvRows(channels.collect())
     }
 
     fn slot_of(&self, id: NodeId, position: usize) -> Lowered<SlotId> {

@@ -2,6 +2,8 @@
 
 mod islands;
 mod kernels;
+mod native;
+mod pack;
 mod program;
 mod values;
 mod weights;
@@ -9,7 +11,7 @@ mod weights;
 pub use kernels::slot_demand;
 pub use program::{ProgramLowering, lower_program};
 pub use values::channels_last;
-pub use weights::PlanBuilder;
+pub use weights::{PlanBuilder, WeightTarget};
 
 use thiserror::Error;
 

@@ -8,7 +8,7 @@ use fisec_tensor::Mask;
 
 use super::islands::{Unit, extract, partition};
 use super::values::{Values, channels_last, plan_stage};
-use super::{LowerError, PlanBuilder};
+use super::{LowerError, PlanBuilder, WeightTarget};
 use crate::analysis::{Stages, dense_macs, sparse_macs};
 use crate::cost::CostTable;
 use crate::roles::Roles;
@@ -21,6 +21,8 @@ pub struct ProgramLowering<'a> {
     pub masks: &'a [Vec<Mask>; 3],
     /// measured costs
     pub table: &'a CostTable,
+    /// whose kernels run what is dense
+    pub target: WeightTarget,
 }
 
 /// The program of a graph.
@@ -30,7 +32,7 @@ pub fn lower_program(
     builder: &mut PlanBuilder<'_>,
 ) -> Result<Program, LowerError> {
     let stages = context.roles.stages(graph)?;
-    let units = partition(graph, &stages)?;
+    let units = partition(graph, &stages, context.target)?;
     let mut lowering = Lowering::new(graph, &stages, context, builder);
     for unit in units {
         match unit {

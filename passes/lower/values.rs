@@ -41,6 +41,11 @@ impl Values {
         ValueId(self.table.len() as u32 - 1)
     }
 
+    /// Last dimension of a value.
+    pub fn channels(&self, id: ValueId) -> usize {
+        self.table[id.index()].shape.last().copied().unwrap_or(1)
+    }
+
     /// Makes `view` the same rows as `of`: tokens and maps are one layout.
     pub fn alias(&mut self, view: IrValue, of: ValueId) {
         self.known.insert(view, of);

@@ -8,22 +8,49 @@ use fisec_plan::{BundleWriter, Island, IslandId, Placement, PlanError, WeightId}
 use fisec_tensor::{Constant, DType, Transform};
 
 use super::LowerError;
+use super::pack::pack;
+
+/// Whose kernels read the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightTarget {
+    /// f32, plain rows
+    Cpu,
+    /// f16, products in tiles of 64 channels: `pack.rs`
+    Cuda,
+}
+
+impl WeightTarget {
+    /// The kernels of a target, `cpu` or `cuda:<arch>`.
+    pub fn of(target: &str) -> Self {
+        match target.starts_with("cuda:") {
+            true => WeightTarget::Cuda,
+            false => WeightTarget::Cpu,
+        }
+    }
+}
 
 /// How a kernel wants its weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum WeightLayout {
-    /// as the graph has it
-    AsIs,
-    /// `[Cout, Cin, kh, kw]` to `[kh, kw, Cin, Cout]`
-    ConvRows,
+    /// one number per channel
+    Vector,
+    /// one number per column of a product `[a | g]` that is gated
+    GatedVector,
+    /// a product's `[Cin, Cout]`
+    LinearRows {
+        /// the columns are `[a | g]`
+        geglu: bool,
+    },
+    /// `[Cout, Cin, kh, kw]` to `[kh, kw, Cin, Cout]`; the channels of each source
+    ConvRows(Vec<usize>),
 }
 
 impl WeightLayout {
-    /// The dimensions of the graph's weight in the order in which the kernel reads them; none when it is the same.
-    fn axes(self) -> &'static [usize] {
+    /// The dimensions of the graph's weight in the order in which the CPU's kernels read them; none when it is the same.
+    fn axes(&self) -> &'static [usize] {
         match self {
-            WeightLayout::AsIs => &[],
-            WeightLayout::ConvRows => &[2, 3, 1, 0],
+            WeightLayout::ConvRows(_) => &[2, 3, 1, 0],
+            _ => &[],
         }
     }
 }
@@ -31,7 +58,7 @@ impl WeightLayout {
 /// Collects what all programs of a plan share.
 pub struct PlanBuilder<'a> {
     writer: &'a mut BundleWriter,
-    dtype: DType,
+    target: WeightTarget,
     weights: HashMap<(String, WeightLayout), WeightId>,
     placed: Placed,
     islands: Vec<Island>,
@@ -39,11 +66,12 @@ pub struct PlanBuilder<'a> {
 }
 
 impl<'a> PlanBuilder<'a> {
-    /// Writes into `writer`, weights in element type `dtype`, or in the half precision that they were widened from.
-    pub fn new(writer: &'a mut BundleWriter, dtype: DType) -> Self {
+    /// Writes into `writer`, weights as the target's kernels read them: for the CPU f32, or the half precision that they
+    /// were widened from.
+    pub fn new(writer: &'a mut BundleWriter, target: WeightTarget) -> Self {
         PlanBuilder {
             writer,
-            dtype,
+            target,
             weights: HashMap::new(),
             placed: Placed::default(),
             islands: Vec::new(),
@@ -63,19 +91,24 @@ impl<'a> PlanBuilder<'a> {
         if let Some(known) = self.weights.get(&key) {
             return Ok(*known);
         }
-        let data = info.data.transformed(Transform::Cast(self.dtype));
+        let weight = match self.target {
+            WeightTarget::Cpu => self.rows(&info.name, &info.data, key.1.axes())?,
+            WeightTarget::Cuda => self.writer.add_weight(&info.name, &pack(&info.data, &key.1))?,
+        };
+        self.weights.insert(key, weight);
+        Ok(weight)
+    }
+
+    /// A weight as the graph has it, read with its dimensions in another order.
+    fn rows(&mut self, name: &str, data: &Constant, axes: &'static [usize]) -> Result<WeightId, LowerError> {
+        let data = data.transformed(Transform::Cast(DType::F32));
         let stored = data.unwidened().unwrap_or(data);
-        let placement = self.placed.place(self.writer, &info.name, &stored)?;
-        let axes = layout.axes();
+        let placement = self.placed.place(self.writer, name, &stored)?;
         let shape = match axes {
             [] => stored.shape().clone(),
             axes => axes.iter().map(|&axis| stored.shape()[axis]).collect(),
         };
-        let weight = self
-            .writer
-            .add_placed(&info.name, stored.dtype(), &shape, axes, &placement);
-        self.weights.insert(key, weight);
-        Ok(weight)
+        Ok(self.writer.add_placed(name, stored.dtype(), &shape, axes, &placement))
     }
 
     /// Writes a dense subgraph as an ONNX island; an island that is already there is used again.

@@ -1,7 +1,6 @@
 //! `fisec doctor`: what this machine offers, what is missing, how to get it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use clap::Args;
 use fisec_plan::Bundle;
@@ -131,20 +130,11 @@ fn disk(report: &mut Report) {
 }
 
 fn gpu(report: &mut Report) {
-    let query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"];
-    let found = Command::new("nvidia-smi").args(query).output();
-    let gpus: Vec<String> = match found {
-        Ok(found) if found.status.success() => {
-            let text = String::from_utf8_lossy(&found.stdout).into_owned();
-            text.lines().map(|line| line.trim().to_owned()).collect()
-        }
-        _ => Vec::new(),
+    let (text, value) = match fisec_runtime::describe_cuda() {
+        Ok(device) => (device.clone(), json!([device])),
+        Err(error) => (format!("{error}; plans for `cpu` run without one"), json!([])),
     };
-    let text = match gpus.is_empty() {
-        true => "no NVIDIA GPU found; plans for `cpu` run without one".into(),
-        false => gpus.join("; "),
-    };
-    report.add("gpus", "CUDA", text, json!(gpus));
+    report.add("gpus", "CUDA", text, value);
 }
 
 fn plan(path: &Path, report: &mut Report) -> Result<(), Failure> {

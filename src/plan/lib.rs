@@ -11,6 +11,7 @@
 mod bundle;
 mod control;
 mod cost;
+pub mod cuda;
 mod error;
 pub mod json;
 mod kernel;

@@ -1,11 +1,15 @@
 //! Shapes and extents that each kernel's operands must have.
 
-use fisec_tensor::Shape;
+use fisec_tensor::{DType, Shape};
 
+use crate::cuda;
 use crate::{
     AttentionKernel, ConvKernel, Extent, IslandCall, Kernel, LinearKernel, NormKernel, Plan, PlanError, Program,
     SlotId, Value, ValueId, WeightId,
 };
+
+/// Most taps of a convolution.
+const LARGEST_WINDOW: usize = 1 << 10;
 
 /// Fails when the operands do not fit each other. All indices are known to be in range.
 pub(crate) fn check_operands(plan: &Plan, program: &Program, kernel: &Kernel, place: &str) -> Result<(), PlanError> {
@@ -23,11 +27,13 @@ pub(crate) fn check_operands(plan: &Plan, program: &Program, kernel: &Kernel, pl
             ..
         } => {
             let channels = check.channels(*input);
+            check.whole_vectors(*input)?;
             check.vector(*gamma, channels)?;
             check.vector(*beta, channels)?;
             check.alike(*input, *output)
         }
         Kernel::Geglu { input, output } => {
+            check.whole_vectors(*output)?;
             check.same_rows(*input, *output)?;
             check.equal(check.channels(*input), 2 * check.channels(*output), "input channels")
         }
@@ -56,6 +62,7 @@ pub(crate) fn check_operands(plan: &Plan, program: &Program, kernel: &Kernel, pl
             check.alike(*input, *output)
         }
         Kernel::Concat { inputs, output } => {
+            inputs.iter().try_for_each(|input| check.whole_vectors(*input))?;
             inputs.iter().try_for_each(|input| check.same_rows(*input, *output))?;
             let channels: usize = inputs.iter().map(|input| check.channels(*input)).sum();
             check.equal(channels, check.channels(*output), "channels")
@@ -109,7 +116,45 @@ impl Check<'_> {
     }
 
     fn vector(&self, id: WeightId, channels: usize) -> Result<(), PlanError> {
-        self.weight(id, &[channels])
+        match self.plan.is_cuda() {
+            true => self.half(id, &[cuda::padded(channels)]),
+            false => self.weight(id, &[channels]),
+        }
+    }
+
+    /// Weights of a product over `taps` of concatenated sources.
+    fn product(&self, id: WeightId, taps: [usize; 2], sources: &[usize], columns: usize) -> Result<(), PlanError> {
+        let [height, width] = taps;
+        let channels = sources.iter().sum();
+        match self.plan.is_cuda() {
+            true => {
+                let taps = height.checked_mul(width).filter(|&taps| taps <= LARGEST_WINDOW);
+                let Some(taps) = taps else {
+                    return self.fail("its window is not plausible");
+                };
+                self.half(id, &cuda::packed_shape(taps, sources, columns))
+            }
+            false => self.weight(id, &[height, width, channels, columns]),
+        }
+    }
+
+    fn half(&self, id: WeightId, dims: &[usize]) -> Result<(), PlanError> {
+        if self.plan.weights[id.index()].dtype != DType::F16 {
+            return self.fail("a weight for a device is not f16");
+        }
+        self.weight(id, dims)
+    }
+
+    /// What kernels of a device move: whole vectors of channels.
+    fn whole_vectors(&self, id: ValueId) -> Result<(), PlanError> {
+        if self.plan.is_cuda() && !self.channels(id).is_multiple_of(cuda::CHANNELS) {
+            return self.fail(format!(
+                "{} channels are no multiple of {}",
+                self.channels(id),
+                cuda::CHANNELS
+            ));
+        }
+        Ok(())
     }
 
     fn same_rows(&self, a: ValueId, b: ValueId) -> Result<(), PlanError> {
@@ -185,6 +230,7 @@ impl Check<'_> {
 
     fn norm(&self, norm: &NormKernel) -> Result<(), PlanError> {
         let channels = self.channels(norm.output);
+        self.whole_vectors(norm.output)?;
         self.vector(norm.gamma, channels)?;
         self.vector(norm.beta, channels)?;
         self.coefficients(norm.output, channels)?;
@@ -200,7 +246,9 @@ impl Check<'_> {
                 if value.extent != Extent::Full {
                     return self.fail(format!("`{}` of an island must be full", port.name));
                 }
-                if (value.dtype, &value.shape) != (port.dtype, &port.shape) {
+                // tokens and maps are one layout
+                let is_view = rows(&value.shape) == rows(&port.shape) && value.shape.last() == port.shape.last();
+                if value.dtype != port.dtype || !(is_view && value.shape.first() == port.shape.first()) {
                     return self.fail(format!(
                         "`{}` is {}[{}], the value {}[{}]",
                         port.name, port.dtype, port.shape, value.dtype, value.shape
@@ -221,9 +269,15 @@ impl Check<'_> {
         }
         self.map(conv.output, conv.output_size)?;
         let channels: usize = conv.sources.iter().map(|source| self.channels(source.value)).sum();
+        if conv.coefficients.is_some() || conv.sources.len() > 1 {
+            conv.sources
+                .iter()
+                .try_for_each(|source| self.whole_vectors(source.value))?;
+        }
         let outputs = self.channels(conv.output);
         let [kh, kw] = conv.kernel;
-        self.weight(conv.weight, &[kh, kw, channels, outputs])?;
+        let parts: Vec<usize> = conv.sources.iter().map(|source| self.channels(source.value)).collect();
+        self.product(conv.weight, [kh, kw], &parts, outputs)?;
         conv.bias.map_or(Ok(()), |bias| self.vector(bias, outputs))?;
         conv.coefficients.map_or(Ok(()), |id| self.coefficients(id, channels))?;
         conv.residual
@@ -274,9 +328,14 @@ impl Check<'_> {
 
     fn linear(&self, linear: &LinearKernel) -> Result<(), PlanError> {
         let inputs = self.channels(linear.input);
+        self.whole_vectors(linear.input)?;
+        self.whole_vectors(linear.output)?;
         let outputs = self.channels(linear.output) * if linear.geglu { 2 } else { 1 };
         self.same_rows(linear.input, linear.output)?;
-        self.weight(linear.weight, &[inputs, outputs])?;
+        match self.plan.is_cuda() {
+            true => self.product(linear.weight, [1, 1], &[inputs], outputs)?,
+            false => self.weight(linear.weight, &[inputs, outputs])?,
+        }
         linear.bias.map_or(Ok(()), |bias| self.vector(bias, outputs))?;
         if let Some((gamma, beta, _)) = linear.layer_norm {
             self.vector(gamma, inputs)?;
@@ -293,6 +352,10 @@ impl Check<'_> {
         self.equal(self.channels(attention.k), self.channels(attention.q), "key channels")?;
         self.outside(attention.k, attention.k_outside)?;
         self.outside(attention.v, attention.v_outside)?;
+        let dim = self.channels(attention.q) / attention.heads.max(1);
+        if self.plan.is_cuda() && !cuda::HEAD_DIMS.contains(&dim) {
+            return self.fail(format!("there is no attention kernel for heads of {dim} channels"));
+        }
         if attention.heads == 0 || !self.channels(attention.q).is_multiple_of(attention.heads) {
             return self.fail(format!("channels cannot be split into {} heads", attention.heads));
         }

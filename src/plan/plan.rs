@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Kernel;
 
 /// Version of the bundle's format. A runtime refuses any other.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 macro_rules! index {
     ($(#[$doc:meta])* $name:ident) => {
@@ -76,6 +76,8 @@ pub struct Plan {
     pub programs: Programs,
     /// share of active latents above which a dense step is predicted to be faster, 0 to 1
     pub break_even: f64,
+    /// kernels compiled for the target: name of the kernel to file
+    pub modules: BTreeMap<String, String>,
     /// the rest of the pipeline, when the model came with one
     pub pipeline: Option<PipelineFiles>,
     /// every other file of the bundle by relative path

@@ -70,6 +70,11 @@ impl Program {
 }
 
 impl Plan {
+    /// Whether the programs run on a CUDA device.
+    pub fn is_cuda(&self) -> bool {
+        self.target.starts_with("cuda:")
+    }
+
     /// Bytes that an image's cache holds per step.
     pub fn cache_bytes_per_step(&self) -> u64 {
         let every_step = self

@@ -52,6 +52,12 @@ fn check_header(plan: &Plan) -> Result<(), PlanError> {
     if dims.clone().any(|dim| dim == 0 || dim > LARGEST_DIMENSION) {
         return fail("batch, latent size and context size must be positive and plausible");
     }
+    if plan.target != "cpu" && !crate::cuda::TARGETS.contains(&plan.target.as_str()) {
+        return fail("its target is unknown");
+    }
+    if let Some(file) = plan.modules.values().find(|file| !plan.files.contains_key(*file)) {
+        return Err(PlanError::invalid("kernels", format!("{file} is not listed")));
+    }
     if !(0.0..=1.0).contains(&plan.break_even) {
         return fail("the break-even share is not between 0 and 1");
     }

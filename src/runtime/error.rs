@@ -106,6 +106,46 @@ pub enum RuntimeError {
         /// which file, and how
         reason: String,
     },
+    /// No CUDA driver.
+    #[error("no CUDA driver on this machine")]
+    NoDriver,
+    /// A driver and no device.
+    #[error("no CUDA device on this machine")]
+    NoDevice,
+    /// The kernels of the plan are for another device.
+    #[error("the plan is for {target}, and this device is {device} of compute capability {major}.{minor}")]
+    OtherDevice {
+        /// target of the plan
+        target: String,
+        /// name of the device
+        device: String,
+        /// compute capability
+        major: i32,
+        /// compute capability
+        minor: i32,
+    },
+    /// A kernel that the plan should bring along is not in it.
+    #[error("the plan holds no kernel `{0}`")]
+    NoKernel(String),
+    /// A call of the driver failed.
+    #[error("{call}: {reason}")]
+    Cuda {
+        /// the driver's function, or the kernel that was launched
+        call: &'static str,
+        /// what the driver says
+        reason: String,
+    },
+    /// The device's memory is used up.
+    #[error("out of device memory")]
+    DeviceMemory,
+    /// A prediction with values that are no numbers.
+    #[error("step {step} of `{program}` gives values that are not finite")]
+    NotFinite {
+        /// the program
+        program: &'static str,
+        /// step of the schedule
+        step: usize,
+    },
     /// Anything the slot store reports.
     #[error("slot store: {0}")]
     Store(String),
@@ -124,6 +164,15 @@ impl RuntimeError {
             RuntimeError::NoProgram("edit") => Some("no level pays with this model and size: use `--dense`"),
             RuntimeError::MissingSlot { .. } | RuntimeError::DamagedCache { .. } => {
                 Some("generate the base image again with `--base none`")
+            }
+            RuntimeError::NoDriver | RuntimeError::NoDevice => {
+                Some("compile the model with `--target cpu`; `fisec doctor` says what this machine has")
+            }
+            RuntimeError::OtherDevice { .. } => Some("compile the model for this device, see `fisec compile --help`"),
+            RuntimeError::NoKernel(_) => Some("compile the kernels with `cargo xtask kernels`, then the model again"),
+            RuntimeError::DeviceMemory => Some("close what else uses the device, or compile for a smaller `--size`"),
+            RuntimeError::NotFinite { .. } => {
+                Some("the model overflows half precision: compile it with `--target cpu`")
             }
             _ => None,
         }

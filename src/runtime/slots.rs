@@ -7,6 +7,11 @@ use crate::RuntimeError;
 
 /// Recorded activations of one image.
 pub trait SlotSource: Sync {
+    /// Name of the recording, by which a device may know that it still holds it. Two recordings of one name are equal.
+    fn recording(&self) -> Option<&str> {
+        None
+    }
+
     /// The whole value of `slot` at `step`, in the slot's element type and shape. Cross-attention maps may end after the
     /// last token of the prompt; those of the tokens that follow count as zero.
     fn slot(&self, step: usize, slot: SlotId) -> Result<HostTensor, RuntimeError>;
@@ -14,8 +19,18 @@ pub trait SlotSource: Sync {
 
 /// Takes the activations of an image that is being made.
 pub trait SlotSink: Send {
+    /// Name under which the recording can be read again: see [`SlotSource::recording`].
+    fn recording(&self) -> Option<&str> {
+        None
+    }
+
     /// Whether `slot` of `step` is of use. What is not is not computed, where that saves work.
     fn wants(&self, _step: usize, _slot: SlotId) -> bool {
+        true
+    }
+
+    /// Whether values are wanted on the host at all, or it is enough that the device keeps them under their name.
+    fn wants_values(&self) -> bool {
         true
     }
 

@@ -2,6 +2,7 @@
 
 mod arrows;
 mod demo;
+mod kernels;
 mod setup;
 mod shell;
 mod size;
@@ -13,6 +14,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup    fetch the ONNX Runtime library into .runtime/
+  kernels  compile the CUDA kernels into target/cubins (needs no GPU)
   test     everything that CI runs
   demo     make an image, edit it twice, write a report
   arrows   check that crates depend on each other in the allowed direction only
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let command = std::env::args().nth(1);
     let result = match command.as_deref() {
         Some("setup") => setup::run().map(|library| println!("{}", library.display())),
+        Some("kernels") => kernels::run(),
         Some("test") => test::run(),
         Some("demo") => demo::run(),
         Some("arrows") => arrows::run(),

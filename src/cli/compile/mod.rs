@@ -1,5 +1,6 @@
 //! `fisec compile`: a model to a plan.
 
+mod cubins;
 mod dump;
 mod model;
 mod pipeline;
@@ -67,8 +68,8 @@ pub struct Choices {
     /// Images per step: 2 with guidance
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     batch: u16,
-    /// Where the plan runs: cpu
-    #[arg(long, default_value = "cpu")]
+    /// Where the plan runs: cpu, cuda:sm_80, cuda:sm_90a, cuda:sm_100a
+    #[arg(long, default_value = "cpu", value_parser = parse_target)]
     target: String,
     /// Keys and values of self-attention: the whole image's, or the active region's only [default: full]
     #[arg(long, value_enum)]
@@ -227,9 +228,11 @@ fn compile(
         return Ok(None);
     };
     let plan = module.lower(&choices.target, &choices.options(), table, &mut writer)?;
+    let modules = cubins::add(&choices.target, &mut writer)?;
     writer.add_file("graph.fir", programs_text(&module).as_bytes())?;
     let plan = Plan {
         model: model.name(),
+        modules,
         model_hash: model_hash.join().expect("hashing does not panic")?,
         pipeline: pipeline::copy(model, &mut writer)?,
         ..plan
@@ -254,7 +257,11 @@ pub fn build(
     let mut listener = |_: usize, name: &str, graph: &Graph| -> ControlFlow<()> { watcher.after(name, graph) };
     let mut passes = Pipeline::new(&mut listener);
     let options = choices.options_for(&graph);
-    Ok(Module::build(graph, &options, table, &mut passes)?)
+    let mut module = Module::build(graph, &options, table, &mut passes)?;
+    if let Some(module) = module.as_mut().filter(|_| choices.target.starts_with("cuda:")) {
+        module.make_native(&mut passes)?;
+    }
+    Ok(module.filter(|_| !passes.is_stopped()))
 }
 
 /// The programs as IR text.
@@ -322,6 +329,15 @@ fn parse_size(text: &str) -> Result<ImageSize, String> {
     match (width.parse(), height.parse()) {
         (Ok(width), Ok(height)) if width > 0 && height > 0 => Ok(ImageSize { width, height }),
         _ => Err("write a size like 512 or 768x512".into()),
+    }
+}
+
+fn parse_target(text: &str) -> Result<String, String> {
+    let known = std::iter::once("cpu").chain(fisec_plan::cuda::TARGETS);
+    let names: Vec<&str> = known.collect();
+    match names.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("the targets are {}", names.join(", "))),
     }
 }
 

@@ -181,6 +181,10 @@ impl Entry {
 }
 
 impl SlotSource for Entry {
+    fn recording(&self) -> Option<&str> {
+        Some(&self.manifest.id)
+    }
+
     fn slot(&self, step: usize, slot: SlotId) -> Result<HostTensor, RuntimeError> {
         let missing = || RuntimeError::MissingSlot {
             slot: slot.0.to_string(),

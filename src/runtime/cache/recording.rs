@@ -127,6 +127,10 @@ impl Recording {
 }
 
 impl SlotSink for Recording {
+    fn recording(&self) -> Option<&str> {
+        Some(&self.manifest.id)
+    }
+
     fn wants(&self, step: usize, slot: SlotId) -> bool {
         let is_map = self.manifest.slots.get(slot.index()).is_some_and(|slot| slot.is_map);
         !is_map || step < self.kept.map_calls

@@ -49,34 +49,46 @@ impl CpuBackend {
             .zip(&description.inputs)
             .map(|(&id, port)| self.port(call.value(id)?, port.dtype, &port.shape))
             .collect::<Result<Vec<HostTensor>, RuntimeError>>()?;
-        let named: Vec<(&str, &HostTensor)> = description
-            .inputs
-            .iter()
-            .map(|port| port.name.as_str())
-            .zip(&inputs)
-            .collect();
         let ports = island.outputs.iter().zip(&description.outputs);
-        let ports: Vec<_> = ports
-            .filter(|(id, _)| call.wanted.contains(id))
-            .map(|(_, port)| port)
+        let wanted: Vec<usize> = ports
+            .enumerate()
+            .filter(|(_, (id, _))| call.wanted.contains(id))
+            .map(|(index, _)| index)
             .collect();
-        let outputs: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
-        let results = self.islands.open(call.plan, island.island)?.run(&named, &outputs)?;
+        let results = self.run_island(call.plan, island, &inputs, &wanted)?;
         report.macs += description.macs;
-        for (result, port) in results.iter().zip(ports) {
-            if result.shape().elements() != port.shape.elements() {
-                return Err(call.error(format!(
-                    "output `{}` is [{}], not [{}]",
-                    port.name,
-                    result.shape(),
-                    port.shape
-                )));
-            }
-        }
         results
             .iter()
             .map(|result| Ok(CpuValue::Shared(Floats::new(result)?)))
             .collect()
+    }
+
+    /// Opens an island's session.
+    pub(crate) fn open_island(&mut self, plan: &Plan, island: &IslandCall) -> Result<(), RuntimeError> {
+        self.islands.open(plan, island.island).map(drop)
+    }
+
+    /// Runs an island on tensors as its ports declare them, for the outputs at the positions `wanted`.
+    pub(crate) fn run_island(
+        &mut self,
+        plan: &Plan,
+        island: &IslandCall,
+        inputs: &[HostTensor],
+        wanted: &[usize],
+    ) -> Result<Vec<HostTensor>, RuntimeError> {
+        let description = &plan.islands[island.island.index()];
+        let ports = description.inputs.iter().map(|port| port.name.as_str());
+        let named: Vec<(&str, &HostTensor)> = ports.zip(inputs).collect();
+        let ports: Vec<_> = wanted.iter().map(|&index| &description.outputs[index]).collect();
+        let outputs: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
+        let results = self.islands.open(plan, island.island)?.run(&named, &outputs)?;
+        for (result, port) in results.iter().zip(ports) {
+            if result.shape().elements() != port.shape.elements() {
+                let reason = format!("output `{}` is [{}], not [{}]", port.name, result.shape(), port.shape);
+                return Err(RuntimeError::plan(&description.name, reason));
+            }
+        }
+        Ok(results)
     }
 
     fn port(&self, value: &CpuValue, dtype: DType, shape: &fisec_tensor::Shape) -> Result<HostTensor, RuntimeError> {

@@ -1,6 +1,8 @@
 //! Runs the programs of a plan.
 
 mod backend;
+mod host_stages;
+mod input;
 mod program;
 mod report;
 mod walker;
@@ -11,24 +13,48 @@ use std::thread;
 use fisec_plan::{Bundle, Plan, ProgramKind};
 use fisec_tensor::HostTensor;
 
-pub(crate) use backend::{Active, Backend, Call};
+pub(crate) use backend::{Active, Backend, Call, recorded};
+pub(crate) use host_stages::HostStages;
+pub(crate) use input::{StepInput, check_context, check_step};
+pub(crate) use program::Prepared;
 pub use report::{NodeTime, StepReport};
 
 use crate::cpu::CpuBackend;
+use crate::cuda::Engine;
 use crate::ort::OnnxRuntime;
 use crate::{Binding, Control, RuntimeError, SlotSink, SlotSource};
-use walker::{StepInput, Walker};
+use walker::Walker;
 
 /// The three programs of a plan, ready to run.
 ///
 /// Samples and predictions are `f32 [N, C, H, W]`, `N` being the plan's batch. Steps are indices into the timesteps of
 /// [`Executor::set_timesteps`].
 pub struct Executor {
-    walker: Walker<CpuBackend>,
+    device: Device,
+}
+
+enum Device {
+    Cpu(Box<Walker<CpuBackend>>),
+    Cuda(Box<Engine>),
+}
+
+/// The same call on whatever device there is.
+macro_rules! on_device {
+    ($executor:expr, $device:ident => $call:expr) => {
+        match &mut $executor.device {
+            Device::Cpu($device) => $call,
+            Device::Cuda($device) => $call,
+        }
+    };
 }
 
 impl Executor {
-    /// An executor for `bundle` on every core. `onnx_runtime` may be absent when the programs in use have no islands.
+    /// An executor for `bundle` on every core, or on the first CUDA device where the plan is for one. `onnx_runtime` may
+    /// be absent when the programs in use have no islands.
+    ///
+    /// # Errors
+    /// Fails when the device is missing or another one, when its memory does not hold the weights, or when a constant
+    /// cannot be read.
     pub fn new(bundle: Bundle, onnx_runtime: Option<OnnxRuntime>) -> Result<Self, RuntimeError> {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         Self::with_threads(bundle, onnx_runtime, threads)
@@ -40,41 +66,44 @@ impl Executor {
         onnx_runtime: Option<OnnxRuntime>,
         threads: usize,
     ) -> Result<Self, RuntimeError> {
-        if bundle.plan().target != "cpu" {
-            return Err(RuntimeError::Target(bundle.plan().target.clone()));
-        }
         let plan = bundle.plan().clone();
-        let backend = CpuBackend::new(bundle, onnx_runtime, threads)?;
-        Ok(Executor {
-            walker: Walker::new(plan, backend),
-        })
+        let device = match plan.target.as_str() {
+            "cpu" => {
+                let backend = CpuBackend::new(bundle, onnx_runtime, threads)?;
+                Device::Cpu(Box::new(Walker::new(plan, backend)))
+            }
+            _ if plan.is_cuda() => Device::Cuda(Box::new(Engine::new(bundle, onnx_runtime, threads)?)),
+            _ => return Err(RuntimeError::Target(plan.target)),
+        };
+        Ok(Executor { device })
     }
 
     /// The plan.
     pub fn plan(&self) -> &Plan {
-        self.walker.plan()
+        match &self.device {
+            Device::Cpu(walker) => walker.plan(),
+            Device::Cuda(engine) => engine.plan(),
+        }
     }
 
     /// Sets the schedule: one timestep per step. Computes everything that depends on the timestep only.
     pub fn set_timesteps(&mut self, timesteps: &[f32]) -> Result<(), RuntimeError> {
-        self.walker.set_timesteps(timesteps)
+        on_device!(self, device => device.set_timesteps(timesteps))
     }
 
     /// Sets the text embedding `[N, tokens, width]`. Computes everything that depends on the text only.
     pub fn set_context(&mut self, context: &HostTensor) -> Result<(), RuntimeError> {
-        self.walker.set_context(context)
+        on_device!(self, device => device.set_context(context))
     }
 
     /// A dense step that records every slot.
     pub fn record(&mut self, step: usize, sample: &[f32], sink: &mut dyn SlotSink) -> Result<Vec<f32>, RuntimeError> {
         let input = StepInput::dense(step, sample);
-        self.walker.step(
-            ProgramKind::Record,
-            StepInput {
-                sink: Some(sink),
-                ..input
-            },
-        )
+        let input = StepInput {
+            sink: Some(sink),
+            ..input
+        };
+        on_device!(self, device => device.step(ProgramKind::Record, input))
     }
 
     /// The program that [`Executor::dense`] runs: `guide`, unless that one is under control.
@@ -88,7 +117,7 @@ impl Executor {
     /// A dense step that records nothing.
     pub fn dense(&mut self, step: usize, sample: &[f32]) -> Result<Vec<f32>, RuntimeError> {
         let program = self.dense_program();
-        self.walker.step(program, StepInput::dense(step, sample))
+        on_device!(self, device => device.step(program, StepInput::dense(step, sample)))
     }
 
     /// A dense step under control of the cross-attention maps in `source`. With `remember`, every slot is recorded.
@@ -106,7 +135,7 @@ impl Executor {
             sink: remember.map(|sink| sink as &mut dyn SlotSink),
             ..StepInput::dense(step, sample)
         };
-        self.walker.step(ProgramKind::Guide, input)
+        on_device!(self, device => device.step(ProgramKind::Guide, input))
     }
 
     /// A sparse step. The prediction is zero outside the mask. With `remember`, every slot of the edited image is
@@ -128,21 +157,24 @@ impl Executor {
             sink: remember.map(|sink| sink as &mut dyn SlotSink),
             control: None,
         };
-        self.walker.step(ProgramKind::Edit, input)
+        on_device!(self, device => device.step(ProgramKind::Edit, input))
     }
 
     /// Opens what a program needs (ONNX Runtime sessions), so that its first step takes no longer than the others.
     pub fn prepare(&mut self, kind: ProgramKind) -> Result<(), RuntimeError> {
-        self.walker.prepare(kind)
+        on_device!(self, device => device.prepare(kind))
     }
 
     /// Whether steps measure every node.
     pub fn measure_nodes(&mut self, on: bool) {
-        self.walker.measure_nodes(on);
+        on_device!(self, device => device.measure_nodes(on));
     }
 
     /// Work and time of the last step.
     pub fn last_step(&self) -> &StepReport {
-        self.walker.last_step()
+        match &self.device {
+            Device::Cpu(walker) => walker.last_step(),
+            Device::Cuda(engine) => engine.last_step(),
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct StepReport {
     /// the whole step
     pub time: Duration,
+    /// what a device worked on it, between its input's arrival and its prediction's departure
+    pub device_time: Option<Duration>,
     /// multiply-accumulates of matrix products, convolutions and islands
     pub macs: u64,
     /// bytes read from recorded slots

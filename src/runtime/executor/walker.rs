@@ -6,36 +6,10 @@ use fisec_plan::{ControlInput, Extent, Kernel, Plan, Program, ProgramKind, SlotI
 use fisec_tensor::{Constant, DType, HostTensor, Shape};
 
 use super::backend::{Active, Backend, Call, Values, recorded};
+use super::input::{StepInput, check_context, check_step};
 use super::program::Prepared;
 use super::report::{NodeTime, StepReport};
-use crate::{Binding, Control, RuntimeError, SlotSink, SlotSource};
-
-/// What one step takes.
-pub(super) struct StepInput<'a> {
-    pub(super) step: usize,
-    pub(super) sample: &'a [f32],
-    pub(super) binding: Option<&'a Binding>,
-    pub(super) source: Option<&'a dyn SlotSource>,
-    pub(super) sink: Option<&'a mut dyn SlotSink>,
-    pub(super) control: Option<&'a Control>,
-}
-
-impl<'a> StepInput<'a> {
-    pub(super) fn dense(step: usize, sample: &'a [f32]) -> Self {
-        StepInput {
-            step,
-            sample,
-            binding: None,
-            source: None,
-            sink: None,
-            control: None,
-        }
-    }
-
-    fn wants(&self, slot: SlotId) -> bool {
-        self.sink.as_ref().is_some_and(|sink| sink.wants(self.step, slot))
-    }
-}
+use crate::{Binding, RuntimeError, SlotSource};
 
 /// The programs of a plan with the values of their earlier stages.
 pub(super) struct Walker<B: Backend> {
@@ -129,16 +103,7 @@ impl<B: Backend> Walker<B> {
     }
 
     pub(super) fn set_context(&mut self, context: &HostTensor) -> Result<(), RuntimeError> {
-        let expected = Shape::from([self.plan.batch, self.plan.context[0], self.plan.context[1]]);
-        if *context.shape() != expected || !context.dtype().is_float() {
-            return Err(RuntimeError::Mismatch {
-                what: "text embedding".into(),
-                expected_dtype: DType::F32,
-                expected,
-                dtype: context.dtype(),
-                shape: context.shape().clone(),
-            });
-        }
+        check_context(&self.plan, context)?;
         let Walker {
             plan,
             backend,
@@ -160,7 +125,7 @@ impl<B: Backend> Walker<B> {
 
     /// One step of a program: `[N, C, H, W]` to `[N, C, H, W]`.
     pub(super) fn step(&mut self, kind: ProgramKind, input: StepInput<'_>) -> Result<Vec<f32>, RuntimeError> {
-        self.check(kind, &input)?;
+        check_step(&self.plan, self.timesteps, self.has_context, kind, &input)?;
         let start = Instant::now();
         let Walker {
             plan,
@@ -179,70 +144,17 @@ impl<B: Backend> Walker<B> {
         self.report = report;
         Ok(prediction)
     }
-
-    fn check(&self, kind: ProgramKind, input: &StepInput<'_>) -> Result<(), RuntimeError> {
-        let program = self
-            .plan
-            .programs
-            .get(kind)
-            .ok_or(RuntimeError::NoProgram(kind.name()))?;
-        let steps = self.timesteps.ok_or(RuntimeError::NotPrepared("timesteps"))?;
-        if program.inputs.contains_key("context") && !self.has_context {
-            return Err(RuntimeError::NotPrepared("text embedding"));
-        }
-        self.check_control(program, input)?;
-        if input.step >= steps {
-            return Err(RuntimeError::Step {
-                step: input.step,
-                steps,
-            });
-        }
-        if input.binding.is_some_and(|binding| !binding.fits(&self.plan)) {
-            return Err(RuntimeError::ForeignBinding);
-        }
-        let [channels, height, width] = self.plan.latent;
-        let expected = self.plan.batch * channels * height * width;
-        if input.sample.len() != expected {
-            return Err(RuntimeError::SampleSize {
-                expected,
-                got: input.sample.len(),
-            });
-        }
-        Ok(())
-    }
-}
-
-impl<B: Backend> Walker<B> {
-    fn check_control(&self, program: &Program, input: &StepInput<'_>) -> Result<(), RuntimeError> {
-        for table in ControlInput::ALL {
-            let Some(id) = program.inputs.get(table.name()) else {
-                continue;
-            };
-            let given = input.control.ok_or(RuntimeError::NotPrepared("control"))?.table(table);
-            let expected = &program.values[id.index()].shape;
-            if given.shape() != expected {
-                return Err(RuntimeError::Mismatch {
-                    what: table.name().into(),
-                    expected_dtype: DType::F32,
-                    expected: expected.clone(),
-                    dtype: DType::F32,
-                    shape: given.shape().clone(),
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// One program on the way through its nodes.
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     plan: &'a Plan,
     program: &'a Program,
     prepared: &'a Prepared,
 }
 
 impl<'a> Walk<'a> {
-    fn new(plan: &'a Plan, kind: ProgramKind, prepared: &'a Prepared) -> Self {
+    pub(super) fn new(plan: &'a Plan, kind: ProgramKind, prepared: &'a Prepared) -> Self {
         let program = plan.programs.get(kind).expect("prepared from the same plan");
         Walk {
             plan,
@@ -252,7 +164,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A timestep in the shape and type that the model declares: a scalar or one per image, float or integer.
-    fn timestep(&self, timestep: f32) -> HostTensor {
+    pub(super) fn timestep(&self, timestep: f32) -> HostTensor {
         let declared = self
             .program
             .inputs
@@ -265,7 +177,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Runs a stage before the steps and returns the values that later stages read.
-    fn stage<B: Backend>(
+    pub(super) fn stage<B: Backend>(
         &self,
         backend: &mut B,
         stage: Stage,

@@ -475,6 +475,7 @@ impl Unet {
                 edit: Some(edit),
             },
             break_even: 0.5,
+            modules: Default::default(),
             pipeline: None,
             files: BTreeMap::new(),
         };

@@ -1,0 +1,39 @@
+//! CUDA kernels: parameter structs byte for byte as the sources have them, grids and sizes of shared memory.
+//!
+//! Plain data: nothing here calls the driver or reads memory. Addresses are device addresses. Each kernel's contract is
+//! the `README.md` in its folder, the conventions that all share in `kernels/cuda/README.md`.
+
+#[path = "advance_step/launch.rs"]
+mod advance_step;
+#[path = "attention/launch.rs"]
+mod attention;
+#[path = "geglu/launch.rs"]
+mod geglu;
+#[path = "group_norm/launch.rs"]
+mod group_norm;
+#[path = "latent/launch.rs"]
+mod latent;
+mod launch;
+#[path = "layer_norm/launch.rs"]
+mod layer_norm;
+#[path = "move_rows/launch.rs"]
+mod move_rows;
+#[path = "sparse_conv/launch.rs"]
+mod sparse_conv;
+mod types;
+
+pub use advance_step::{AdvanceParams, advance_step};
+pub use attention::{ATTENTION_DIMS, AttentionParams, AttentionVariant, attention, attention_combine};
+pub use geglu::{GegluParams, geglu};
+pub use group_norm::{
+    StatisticsParams, SumParams, group_norm_statistics, group_norm_sums, group_norm_sums_bytes, sum_chunks,
+};
+pub use latent::{DifferenceParams, StepCoefficients, UpdateParams, latent_update, mask_difference};
+pub use launch::{Arch, KERNELS, Launch};
+pub use layer_norm::{LARGEST_LAYER_NORM, LayerNormParams, layer_norm};
+pub use move_rows::{MOVE_SILU, MoveJob, MoveParams, move_rows};
+pub use sparse_conv::{
+    CONV_GEGLU, CONV_NORMED_SILU, ConvParams, ConvTile, ConvWork, Epilogue, Splits, conv_choice, k_tiles, sparse_conv,
+    sparse_conv_reduce,
+};
+pub use types::{Address, Count, Rows};

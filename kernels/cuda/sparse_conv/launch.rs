@@ -1,0 +1,218 @@
+//! Launching `sparse_conv` and `sparse_conv_wgmma`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Address, Arch, Count, Launch, Rows};
+
+/// Columns come as 8 values, 8 gates, …: the result is `value * gelu(gate)`, half as wide.
+pub const CONV_GEGLU: i32 = 1;
+/// SiLU in the second output.
+pub const CONV_NORMED_SILU: i32 = 2;
+
+/// Channels of a tile of K.
+const TILE_K: usize = 64;
+/// Blocks that fill the device once, one per multiprocessor.
+const MULTIPROCESSORS: usize = 132;
+
+/// What happens to a row before it leaves the chip.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Epilogue {
+    /// f16 `[cout]`
+    pub bias: Address,
+    /// f16 `[images, time_stride]`
+    pub time: Address,
+    /// f16
+    pub residual: Address,
+    /// f16
+    pub output: Address,
+    /// f16, the output after scale, shift and activation
+    pub normed: Address,
+    /// f32 `[images, 2, affine_channels]`
+    pub affine: Address,
+    /// where residual rows are
+    pub residual_rows: Rows,
+    /// where output rows go
+    pub output_rows: Rows,
+    /// where normed rows go
+    pub normed_rows: Rows,
+    /// elements
+    pub time_stride: i32,
+    /// elements
+    pub residual_stride: i32,
+    /// elements
+    pub output_stride: i32,
+    /// elements
+    pub normed_stride: i32,
+    /// channels of `affine`
+    pub affine_channels: i32,
+    /// [`CONV_GEGLU`], [`CONV_NORMED_SILU`]
+    pub flags: i32,
+}
+
+/// Parameters of the convolutions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct ConvParams {
+    /// f16 `[images * source_rows, stride]`; the second one's channels follow the first one's
+    pub source: [Address; 2],
+    /// of each source, multiples of 8
+    pub channels: [i32; 2],
+    /// elements
+    pub source_stride: [i32; 2],
+    /// i32 `[live, taps]`: source row of every tap, -1 = zero; 0: row `i` reads source row `i`
+    pub table: u64,
+    /// rows of one image in the sources
+    pub source_rows: Rows,
+    /// output rows of one image
+    pub live: Count,
+    /// packed weights
+    pub weights: u64,
+    /// f32 `[splits][images * live][cout]`; 0: the splits are one cluster
+    pub workspace: u64,
+    /// this step's table
+    pub slots: u64,
+    /// images
+    pub images: i32,
+    /// kernel rows times kernel columns
+    pub taps: i32,
+    /// output columns, before GEGLU
+    pub cout: i32,
+    /// blocks along K
+    pub splits: i32,
+    /// what happens to a row before it leaves
+    pub epilogue: Epilogue,
+}
+
+/// A kernel of one block size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvTile {
+    /// function
+    pub entry: &'static str,
+    kernel: &'static str,
+    rows: usize,
+    columns: usize,
+    threads: u32,
+    stages: usize,
+}
+
+const fn tile(entry: &'static str, rows: usize, columns: usize, threads: u32, stages: usize) -> ConvTile {
+    ConvTile {
+        entry,
+        kernel: "sparse_conv",
+        rows,
+        columns,
+        threads,
+        stages,
+    }
+}
+
+const fn wgmma(tile: ConvTile) -> ConvTile {
+    ConvTile {
+        kernel: "sparse_conv_wgmma",
+        ..tile
+    }
+}
+
+const MMA_128X160: ConvTile = tile("sparse_conv_128x160", 128, 160, 128, 3);
+const MMA_64X160: ConvTile = tile("sparse_conv_64x160", 64, 160, 128, 4);
+const MMA_64X64: ConvTile = tile("sparse_conv_64x64", 64, 64, 128, 4);
+const WGMMA_64X160: ConvTile = wgmma(tile("sparse_conv_wgmma_64x160", 64, 160, 256, 4));
+const WGMMA_128X160: ConvTile = wgmma(tile("sparse_conv_wgmma_128x160", 128, 160, 384, 5));
+const WGMMA_192X160: ConvTile = wgmma(tile("sparse_conv_wgmma_192x160", 192, 160, 512, 5));
+
+/// How the blocks along K meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Splits {
+    /// one block
+    None,
+    /// so many, through a workspace and a second kernel
+    Workspace(usize),
+    /// so many, as one cluster
+    Cluster(usize),
+}
+
+impl Splits {
+    /// Blocks along K.
+    pub fn count(self) -> usize {
+        match self {
+            Splits::None => 1,
+            Splits::Workspace(count) | Splits::Cluster(count) => count,
+        }
+    }
+
+    /// Bytes of the workspace for at most `rows` rows of all images.
+    pub fn workspace_bytes(self, rows: usize, cout: usize) -> usize {
+        match self {
+            Splits::Workspace(count) => count * rows * cout * size_of::<f32>(),
+            _ => 0,
+        }
+    }
+}
+
+/// What a product's tile and splits are chosen by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvWork {
+    /// most rows of all images
+    pub rows: usize,
+    /// output columns, before GEGLU
+    pub cout: usize,
+    /// tiles of K: see [`k_tiles`]
+    pub k_tiles: usize,
+}
+
+/// Tiles of K: per source and tap, 64 channels each.
+pub fn k_tiles(taps: usize, channels: &[usize]) -> usize {
+    taps * channels.iter().map(|channels| channels.div_ceil(TILE_K)).sum::<usize>()
+}
+
+/// Tile and splits for a product: measured on one H200 (`h200.json`), by the number of blocks that it gives.
+pub fn conv_choice(arch: Arch, work: ConvWork) -> (ConvTile, Splits) {
+    let blocks = |tile: ConvTile| work.rows.div_ceil(tile.rows) * work.cout.div_ceil(tile.columns);
+    let tile = if work.cout < 160 {
+        MMA_64X64
+    } else if arch.has_wgmma() {
+        let large = [(WGMMA_192X160, 1), (WGMMA_128X160, 1)];
+        let fitting = large.into_iter().find(|(tile, _)| blocks(*tile) >= MULTIPROCESSORS);
+        fitting.map_or(WGMMA_64X160, |(tile, _)| tile)
+    } else if blocks(MMA_128X160) >= MULTIPROCESSORS {
+        MMA_128X160
+    } else {
+        MMA_64X160
+    };
+    let per_multiprocessor = if tile.rows <= 64 { 2 } else { 1 };
+    let slots = MULTIPROCESSORS * per_multiprocessor;
+    // every part keeps enough tiles of K to hide the loads of its first ones
+    let most = (work.k_tiles / 5).clamp(1, 16);
+    let splits = (slots / blocks(tile).max(1)).clamp(1, most);
+    match splits {
+        1 => (tile, Splits::None),
+        splits => (tile, Splits::Workspace(splits)),
+    }
+}
+
+/// A product of at most `rows` output rows of all images.
+pub fn sparse_conv(tile: ConvTile, splits: Splits, params: &ConvParams, rows: usize) -> Launch {
+    let grid = [
+        (params.cout as usize).div_ceil(tile.columns),
+        rows.div_ceil(tile.rows),
+        params.splits as usize,
+    ];
+    let barriers = if tile.kernel == "sparse_conv" { 0 } else { 128 };
+    let table = tile.rows * params.taps as usize * size_of::<i32>();
+    Launch {
+        shared: (tile.stages * (tile.rows + tile.columns) * 2 * TILE_K + barriers + table) as u32,
+        cluster: match splits {
+            Splits::Cluster(count) => count as u32,
+            _ => 1,
+        },
+        ..Launch::new(tile.kernel, tile.entry, grid, tile.threads, params)
+    }
+}
+
+/// Adds the parts in the workspace and finishes at most `rows` rows of all images.
+pub fn sparse_conv_reduce(params: &ConvParams, rows: usize) -> Launch {
+    let vectors = rows * params.cout as usize / 8;
+    let grid = [vectors.div_ceil(256), 1, 1];
+    Launch::new("sparse_conv", "sparse_conv_reduce", grid, 256, params)
+}

@@ -1,0 +1,26 @@
+//! What plans for `cuda:<arch>` share between compiler and runtime.
+//!
+//! Values of the step are f16 rows whose channels are padded to [`CHANNELS`], statistics and coefficients f32. Weights
+//! of products are f16 `[k_tiles, columns, 64]`, see [`packed_shape`]; vectors are f16, padded likewise.
+
+/// Channels of a vector: rows, strides and columns are multiples of it.
+pub const CHANNELS: usize = 8;
+/// Channels of a tile of a product.
+pub const TILE_CHANNELS: usize = 64;
+/// Head dimensions that attention has a kernel for.
+pub const HEAD_DIMS: [usize; 11] = [8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160];
+/// Most channels of a layer norm.
+pub const LARGEST_LAYER_NORM: usize = 2048;
+/// Targets that kernels are compiled for.
+pub const TARGETS: [&str; 3] = ["cuda:sm_80", "cuda:sm_90a", "cuda:sm_100a"];
+
+/// Channels with padding.
+pub fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(CHANNELS)
+}
+
+/// Shape of a product's weights: tiles of 64 channels per source and tap, a line of them per output column.
+pub fn packed_shape(taps: usize, sources: &[usize], columns: usize) -> [usize; 3] {
+    let tiles: usize = sources.iter().map(|channels| channels.div_ceil(TILE_CHANNELS)).sum();
+    [taps * tiles, padded(columns), TILE_CHANNELS]
+}

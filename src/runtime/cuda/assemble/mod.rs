@@ -1,0 +1,481 @@
+//! A program as launches: every address, grid and variant decided, for all masks of one bucket.
+//!
+//! Assembling runs twice over a program: once to learn how long every value lives and which lists it needs, and once
+//! with the addresses that follow.
+
+mod attention;
+mod norms;
+mod products;
+mod rows;
+
+use std::collections::HashMap;
+
+use fisec_kernels::cuda::{Address, Arch, Count, Launch, MoveJob, Rows};
+use fisec_plan::cuda::padded;
+use fisec_plan::{Extent, Kernel, Node, Plan, Program, SlotId, SlotKind, Stage, ValueId, WeightId};
+use fisec_tensor::{ActiveSet, Shape};
+
+use super::lists::{Contents, List, Lists, Placed};
+use super::memory::{self, Lifetime};
+use super::slots::{SlotBlock, half_rows_bytes};
+use crate::RuntimeError;
+use crate::executor::Prepared;
+
+/// Entries of a step's table.
+pub(super) mod table {
+    /// slots that are read
+    pub(crate) const READ: usize = 0;
+    /// slots that are written
+    pub(crate) const WRITTEN: usize = 1;
+    /// values that depend on the timestep only
+    pub(crate) const TIMESTEP: usize = 2;
+    /// entries
+    pub(crate) const ENTRIES: usize = 3;
+}
+
+/// A place no kernel reads from while lengths are measured.
+const UNKNOWN: u64 = 1 << 40;
+
+/// What a program is assembled from.
+pub(super) struct Context<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) program: &'a Program,
+    pub(super) prepared: &'a Prepared,
+    pub(super) arch: Arch,
+    /// active sets of the mask that the bucket is made for; those of a whole map in dense programs
+    pub(super) levels: &'a [ActiveSet],
+    /// device address of every weight
+    pub(super) weights: &'a HashMap<WeightId, u64>,
+    /// values of earlier stages
+    pub(super) early: &'a HashMap<ValueId, Address>,
+    pub(super) slots: &'a SlotBlock,
+    /// the step's table
+    pub(super) table: u64,
+    /// the step's input
+    pub(super) sample: u64,
+    /// also write the slots of the edited image
+    pub(super) remember: bool,
+}
+
+/// Blocks of memory that a program uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Blocks {
+    pub(super) values: u64,
+    pub(super) lists: u64,
+    pub(super) jobs: u64,
+}
+
+/// A program as launches.
+pub(super) struct Assembled {
+    pub(super) items: Vec<Item>,
+    pub(super) jobs: Vec<MoveJob>,
+    pub(super) lists: Lists,
+    /// bytes of the block of values
+    pub(super) bytes: usize,
+    pub(super) prediction: Prediction,
+    offsets: Vec<usize>,
+}
+
+/// What a program does, in order.
+pub(super) enum Item {
+    /// a kernel of a node
+    Launch(usize, Launch),
+    /// zeros at an address, for a node
+    Zero(usize, u64, usize),
+    /// a node in ONNX Runtime, with its inputs' and outputs' addresses
+    Island(usize, Vec<Rowed>, Vec<Rowed>),
+}
+
+/// f16 rows of padded channels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rowed {
+    pub(super) address: Address,
+    /// elements from row to row
+    pub(super) stride: usize,
+}
+
+/// Where the result is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Prediction {
+    pub(super) rows: Rowed,
+    pub(super) extent: Extent,
+}
+
+/// How a value exists.
+#[derive(Clone, Debug)]
+enum Held {
+    /// f16 rows
+    Rows(Rowed),
+    /// f32 statistics or coefficients
+    Floats(Address),
+    /// its parts one after another along channels: it need not exist itself
+    Concat(Vec<ValueId>),
+    /// the sums of this node, computed by whoever needs them
+    Sums(usize),
+}
+
+/// How many rows of an image there are: now, and at most.
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    count: Count,
+    most: usize,
+}
+
+/// Learns sizes, without any memory.
+pub(super) fn measure(context: &Context<'_>) -> Result<Assembled, RuntimeError> {
+    let blocks = Blocks {
+        values: UNKNOWN,
+        lists: UNKNOWN,
+        jobs: UNKNOWN,
+    };
+    let mut assembler = Assembler::new(context, blocks, None);
+    let prediction = assembler.run()?;
+    let (offsets, bytes) = memory::place(&assembler.lifetimes);
+    Ok(assembler.finish(prediction, offsets, bytes))
+}
+
+/// The program in the given blocks, which are as large as `measured` says.
+pub(super) fn assemble(context: &Context<'_>, measured: &Assembled, blocks: Blocks) -> Result<Assembled, RuntimeError> {
+    let mut assembler = Assembler::new(context, blocks, Some(&measured.offsets));
+    let prediction = assembler.run()?;
+    Ok(assembler.finish(prediction, measured.offsets.clone(), measured.bytes))
+}
+
+struct Assembler<'a> {
+    context: &'a Context<'a>,
+    blocks: Blocks,
+    offsets: Option<&'a [usize]>,
+    contents: Contents<'a>,
+    lists: Lists,
+    lifetimes: Vec<Lifetime>,
+    jobs: Vec<MoveJob>,
+    items: Vec<Item>,
+    values: HashMap<ValueId, Held>,
+    /// the slot that a value is written to where it is computed
+    recorded: HashMap<ValueId, SlotId>,
+    last_use: HashMap<ValueId, usize>,
+    node: usize,
+}
+
+impl<'a> Assembler<'a> {
+    fn new(context: &'a Context<'a>, blocks: Blocks, offsets: Option<&'a [usize]>) -> Self {
+        let mut recorded = HashMap::new();
+        for node in &context.program.nodes {
+            if let Kernel::WriteSlot { input, slot } = node.kernel {
+                recorded.entry(input).or_insert(slot);
+            }
+        }
+        Assembler {
+            context,
+            blocks,
+            offsets,
+            contents: Contents::new(context.levels),
+            lists: Lists::default(),
+            lifetimes: Vec::new(),
+            jobs: Vec::new(),
+            items: Vec::new(),
+            values: HashMap::new(),
+            recorded,
+            last_use: last_uses(context.program),
+            node: 0,
+        }
+    }
+
+    fn run(&mut self) -> Result<Prediction, RuntimeError> {
+        let program = self.context.program;
+        for (&id, &address) in self.context.early {
+            let stride = self.stride(id);
+            self.values.insert(id, Held::Rows(Rowed { address, stride }));
+        }
+        let sample = program.inputs["sample"];
+        let rows = Rowed {
+            address: Address::at(self.context.sample),
+            stride: self.stride(sample),
+        };
+        self.values.insert(sample, Held::Rows(rows));
+        let mut prediction = (program.outputs["prediction"], None);
+        for (index, node) in program
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.stage == Stage::Step)
+        {
+            self.node = index;
+            match node.kernel {
+                // the sampler reads the active rows only: the packed ones are as good
+                Kernel::Scatter {
+                    rows,
+                    base: None,
+                    output,
+                } if output == prediction.0 => {
+                    prediction.1 = Some(rows);
+                }
+                _ => self.kernel(node)?,
+            }
+            self.remember()?;
+        }
+        let value = prediction.1.unwrap_or(prediction.0);
+        Ok(Prediction {
+            rows: self.rows(value)?,
+            extent: program.values[value.index()].extent,
+        })
+    }
+
+    fn finish(self, prediction: Prediction, offsets: Vec<usize>, bytes: usize) -> Assembled {
+        Assembled {
+            items: self.items,
+            jobs: self.jobs,
+            lists: self.lists,
+            bytes,
+            prediction,
+            offsets,
+        }
+    }
+
+    fn kernel(&mut self, node: &'a Node) -> Result<(), RuntimeError> {
+        match &node.kernel {
+            Kernel::Island(call) => {
+                let inputs = call.inputs.iter().map(|&id| self.rows(id)).collect::<Result<_, _>>()?;
+                let outputs = call.outputs.iter().map(|&id| self.make_rows(id)).collect();
+                self.items.push(Item::Island(self.node, inputs, outputs));
+                Ok(())
+            }
+            Kernel::Conv(conv) => self.conv(conv),
+            Kernel::Linear(linear) => self.linear(linear),
+            Kernel::Attention(attention) => self.attention(attention),
+            Kernel::LayerNorm {
+                input,
+                gamma,
+                beta,
+                epsilon,
+                output,
+            } => {
+                let source = self.rows(*input)?;
+                let target = self.make_rows(*output);
+                self.layer_norm(*input, source, target, (*gamma, *beta, *epsilon))
+            }
+            Kernel::Geglu { input, output } => self.geglu(*input, *output),
+            Kernel::Silu { input, output } => self.silu(*input, *output),
+            Kernel::Add { a, b, output } => self.add(*a, b.value, *output),
+            Kernel::GroupNormStats { output, .. } => {
+                self.values.insert(*output, Held::Sums(self.node));
+                Ok(())
+            }
+            Kernel::GroupNormStatsUpdate(update) => {
+                self.values.insert(update.output, Held::Sums(self.node));
+                Ok(())
+            }
+            Kernel::NormCoefficients(norm) => self.norm_coefficients(norm),
+            Kernel::Affine {
+                input,
+                coefficients,
+                silu,
+                output,
+            } => self.affine(*input, *coefficients, *silu, *output),
+            Kernel::Concat { inputs, output } => {
+                self.values.insert(*output, Held::Concat(inputs.clone()));
+                Ok(())
+            }
+            Kernel::ReadSlot { slot, output } => {
+                let address = self.slot_read(*slot);
+                let held = match self.context.plan.slots[slot.index()].kind {
+                    SlotKind::Stats => Held::Floats(address),
+                    _ => Held::Rows(Rowed {
+                        address,
+                        stride: self.stride(*output),
+                    }),
+                };
+                self.values.insert(*output, held);
+                Ok(())
+            }
+            Kernel::WriteSlot { input, slot } => self.write_slot(*input, *slot),
+            Kernel::Gather { input, output } => self.gather(*input, *output),
+            Kernel::Scatter { rows, base, output } => self.scatter(*rows, *base, *output),
+        }
+    }
+
+    fn launch(&mut self, launch: Launch) {
+        self.items.push(Item::Launch(self.node, launch));
+    }
+
+    /// Memory from this node to `last`.
+    fn allocate(&mut self, bytes: usize, last: usize) -> u64 {
+        let index = self.lifetimes.len();
+        self.lifetimes.push(Lifetime {
+            bytes,
+            first: self.node,
+            last: last.max(self.node),
+        });
+        let offset = self.offsets.map_or(0, |offsets| offsets[index]);
+        self.blocks.values + offset as u64
+    }
+
+    /// Memory for this node alone.
+    fn scratch(&mut self, bytes: usize) -> u64 {
+        self.allocate(bytes, self.node)
+    }
+
+    /// Rows for a new value: in its slot when it is recorded.
+    fn make_rows(&mut self, id: ValueId) -> Rowed {
+        let stride = self.stride(id);
+        let address = match self.recorded.get(&id) {
+            Some(&slot) => self.slot_written(slot),
+            None => {
+                let bytes = self.most_rows(id) * stride * 2;
+                let last = self.last_use.get(&id).copied().unwrap_or(self.node);
+                Address::at(self.allocate(bytes, last))
+            }
+        };
+        let rows = Rowed { address, stride };
+        self.values.insert(id, Held::Rows(rows));
+        rows
+    }
+
+    fn list(&mut self, list: List) -> Placed {
+        self.lists.place(list, &mut self.contents)
+    }
+
+    fn count_of(&self, placed: Placed) -> Count {
+        Count::at(placed.count(self.blocks.lists))
+    }
+
+    fn entries_of(&self, placed: Placed) -> u64 {
+        placed.entries(self.blocks.lists)
+    }
+
+    fn shape(&self, id: ValueId) -> &'a Shape {
+        &self.context.program.values[id.index()].shape
+    }
+
+    fn extent(&self, id: ValueId) -> Extent {
+        self.context.program.values[id.index()].extent
+    }
+
+    fn images(&self, id: ValueId) -> usize {
+        self.shape(id).first().copied().unwrap_or(1)
+    }
+
+    fn channels(&self, id: ValueId) -> usize {
+        self.shape(id).last().copied().unwrap_or(1)
+    }
+
+    /// Elements from row to row.
+    fn stride(&self, id: ValueId) -> usize {
+        padded(self.channels(id))
+    }
+
+    /// Rows of an image at full extent.
+    fn pixels(&self, id: ValueId) -> usize {
+        let shape = self.shape(id);
+        shape.iter().take(shape.len().saturating_sub(1)).skip(1).product()
+    }
+
+    /// Rows of an image.
+    fn live(&mut self, id: ValueId) -> Live {
+        match self.extent(id) {
+            Extent::Full => Live {
+                count: Count::fixed(self.pixels(id)),
+                most: self.pixels(id),
+            },
+            Extent::Active(level) => {
+                let list = self.list(List::Active(level));
+                Live {
+                    count: self.count_of(list),
+                    most: list.most,
+                }
+            }
+        }
+    }
+
+    /// Most rows of all images.
+    fn most_rows(&mut self, id: ValueId) -> usize {
+        match self.extent(id) {
+            Extent::Full => half_rows_bytes(self.shape(id)) / (2 * self.stride(id)),
+            Extent::Active(_) => self.images(id) * self.live(id).most,
+        }
+    }
+
+    fn slot_read(&self, slot: SlotId) -> Address {
+        Address::in_slot(table::READ, self.context.slots.offset(slot))
+    }
+
+    fn slot_written(&self, slot: SlotId) -> Address {
+        Address::in_slot(table::WRITTEN, self.context.slots.offset(slot))
+    }
+
+    fn weight(&self, id: WeightId) -> Result<u64, RuntimeError> {
+        let missing = || self.error(format!("weight {} is not on the device", id.0));
+        self.context.weights.get(&id).copied().ok_or_else(missing)
+    }
+
+    fn optional_weight(&self, id: Option<WeightId>) -> Result<Address, RuntimeError> {
+        Ok(match id {
+            Some(id) => Address::at(self.weight(id)?),
+            None => Address::ABSENT,
+        })
+    }
+
+    fn held(&self, id: ValueId) -> Result<Held, RuntimeError> {
+        let missing = || self.error(format!("value {} is not computed", id.0));
+        self.values.get(&id).cloned().ok_or_else(missing)
+    }
+
+    /// A value as rows; a concatenation comes to exist.
+    fn rows(&mut self, id: ValueId) -> Result<Rowed, RuntimeError> {
+        match self.held(id)? {
+            Held::Rows(rows) => Ok(rows),
+            Held::Concat(parts) => {
+                let rows = self.make_rows(id);
+                self.concatenate(&parts, rows)?;
+                Ok(rows)
+            }
+            _ => Err(self.error("statistics stand where rows are expected")),
+        }
+    }
+
+    fn floats(&self, id: ValueId) -> Result<Address, RuntimeError> {
+        match self.held(id)? {
+            Held::Floats(address) => Ok(address),
+            _ => Err(self.error("rows stand where coefficients are expected")),
+        }
+    }
+
+    /// Rows of the whole map, `image_rows` being its pixels.
+    fn whole(&self, id: ValueId) -> Rows {
+        Rows::of(Count::fixed(self.pixels(id)))
+    }
+
+    fn error(&self, reason: impl Into<String>) -> RuntimeError {
+        let node = self.context.program.nodes.get(self.node);
+        RuntimeError::plan(node.map_or("program", |node| node.name.as_str()), reason)
+    }
+}
+
+/// The last node that needs each value's memory: through concatenations that never exist and sums that wait.
+fn last_uses(program: &Program) -> HashMap<ValueId, usize> {
+    let mut makers: HashMap<ValueId, &Kernel> = HashMap::new();
+    let mut last: HashMap<ValueId, usize> = HashMap::new();
+    for (index, node) in program.nodes.iter().enumerate() {
+        let mut reads = node.kernel.inputs();
+        while let Some(id) = reads.pop() {
+            last.insert(id, index);
+            match makers.get(&id) {
+                Some(Kernel::Concat { inputs, .. }) => reads.extend(inputs),
+                Some(Kernel::GroupNormStats { input, .. }) => reads.push(input.value),
+                Some(Kernel::GroupNormStatsUpdate(update)) => reads.push(update.input),
+                _ => {}
+            }
+        }
+        for id in node.kernel.outputs() {
+            makers.insert(id, &node.kernel);
+        }
+    }
+    let end = program.nodes.len();
+    for &output in program.outputs.values() {
+        last.insert(output, end);
+        if let Some(Kernel::Scatter { rows, .. }) = makers.get(&output) {
+            last.insert(*rows, end);
+        }
+    }
+    last
+}

@@ -1,0 +1,349 @@
+//! Convolutions and linears.
+
+use fisec_kernels::cpu::ConvGeometry;
+use fisec_kernels::cuda::{
+    self as kernel, Address, CONV_GEGLU, ConvParams, ConvWork, Epilogue, Rows, conv_choice, k_tiles,
+};
+use fisec_plan::cuda::{TILE_CHANNELS, padded};
+use fisec_plan::{ConvKernel, ConvSource, Extent, LinearKernel, ResidualSource, ValueId};
+
+use super::rows::{Move, Scaled};
+use super::{Assembler, Held, Rowed};
+use crate::RuntimeError;
+use crate::binding::geometry;
+use crate::cuda::lists::{List, Window};
+
+/// Where a product reads.
+struct Sources {
+    rows: Vec<Rowed>,
+    widths: Vec<usize>,
+    image_rows: Rows,
+    /// 0: row `i` reads row `i`
+    table: u64,
+}
+
+impl Assembler<'_> {
+    pub(super) fn conv(&mut self, conv: &ConvKernel) -> Result<(), RuntimeError> {
+        let inputs = self.split_sources(&conv.sources)?;
+        let sources = match inputs.iter().all(|source| self.extent(source.value) == Extent::Full) {
+            true => self.map_sources(conv, &inputs)?,
+            false => self.packed_sources(conv, &inputs)?,
+        };
+        let time = conv.vector.map(|id| self.rows(id)).transpose()?;
+        let epilogue = Epilogue {
+            bias: self.optional_weight(conv.bias)?,
+            time: time.map_or(Address::ABSENT, |rows| rows.address),
+            time_stride: time.map_or(0, |rows| rows.stride as i32),
+            ..Epilogue::default()
+        };
+        let epilogue = self.residual(epilogue, conv.residual, conv.output)?;
+        let weight = self.weight(conv.weight)?;
+        let taps = conv.kernel[0] * conv.kernel[1];
+        let cout = padded(self.channels(conv.output));
+        self.product(&sources, weight, (taps, cout), epilogue, conv.output)
+    }
+
+    pub(super) fn linear(&mut self, linear: &LinearKernel) -> Result<(), RuntimeError> {
+        let mut source = self.rows(linear.input)?;
+        if let Some(norm) = linear.layer_norm {
+            let bytes = self.most_rows(linear.input) * source.stride * 2;
+            let normed = Rowed {
+                address: Address::at(self.scratch(bytes)),
+                stride: source.stride,
+            };
+            self.layer_norm(linear.input, source, normed, norm)?;
+            source = normed;
+        }
+        let sources = Sources {
+            rows: vec![source],
+            widths: vec![self.channels(linear.input)],
+            image_rows: Rows::PACKED,
+            table: 0,
+        };
+        let epilogue = Epilogue {
+            bias: self.optional_weight(linear.bias)?,
+            flags: if linear.geglu { CONV_GEGLU } else { 0 },
+            ..Epilogue::default()
+        };
+        let epilogue = self.residual(epilogue, linear.residual, linear.output)?;
+        let weight = self.weight(linear.weight)?;
+        let cout = self.channels(linear.output) * if linear.geglu { 2 } else { 1 };
+        self.product(&sources, weight, (1, cout), epilogue, linear.output)
+    }
+
+    /// One source that is a concatenation of two as those two, when the weights' tiles allow it.
+    fn split_sources(&mut self, sources: &[ConvSource]) -> Result<Vec<ConvSource>, RuntimeError> {
+        let [only] = sources else { return Ok(sources.to_vec()) };
+        let Held::Concat(parts) = self.held(only.value)? else {
+            return Ok(sources.to_vec());
+        };
+        let whole_tiles = self.channels(parts[0]).is_multiple_of(TILE_CHANNELS);
+        if parts.len() != 2 || !whole_tiles || only.outside.is_some() {
+            return Ok(sources.to_vec());
+        }
+        let part = |value| ConvSource { value, outside: None };
+        Ok(parts.into_iter().map(part).collect())
+    }
+
+    /// Whole maps: taps are pixels.
+    fn map_sources(&mut self, conv: &ConvKernel, inputs: &[ConvSource]) -> Result<Sources, RuntimeError> {
+        let scaled = self.scaled(conv)?;
+        let mut rows = Vec::new();
+        let mut moves = Vec::new();
+        let mut first = 0;
+        for source in inputs {
+            let from = self.rows(source.value)?;
+            rows.push(match scaled {
+                None => from,
+                Some(scaled) => {
+                    let to = Rowed {
+                        address: Address::at(
+                            self.scratch(self.images(source.value) * self.pixels(source.value) * from.stride * 2),
+                        ),
+                        stride: from.stride,
+                    };
+                    moves.push(Move {
+                        scaled: Some(scaled.from(first)),
+                        ..self.straight(source.value, from, to)
+                    });
+                    to
+                }
+            });
+            first += self.channels(source.value);
+        }
+        if !moves.is_empty() {
+            self.moves(&moves);
+        }
+        let geometry = geometry(conv);
+        let table = match self.extent(conv.output) {
+            Extent::Full if is_pointwise(&geometry) => 0,
+            Extent::Full => self.table_of(List::PixelTaps(None, geometry)),
+            Extent::Active(level) => self.table_of(List::PixelTaps(Some(level), geometry)),
+        };
+        Ok(Sources {
+            rows,
+            widths: inputs.iter().map(|source| self.stride(source.value)).collect(),
+            image_rows: self.whole(inputs[0].value),
+            table,
+        })
+    }
+
+    /// Active rows, and behind them the ring of recorded ones that taps reach.
+    fn packed_sources(&mut self, conv: &ConvKernel, inputs: &[ConvSource]) -> Result<Sources, RuntimeError> {
+        let level = |id: ValueId| match self.extent(id) {
+            Extent::Active(level) => Some(level),
+            Extent::Full => None,
+        };
+        let levels: Vec<u32> = inputs.iter().filter_map(|source| level(source.value)).collect();
+        let Some(output) = level(conv.output) else {
+            return Err(self.error("active rows are read for a whole map"));
+        };
+        let input = levels[0];
+        if levels.iter().any(|&other| other != input) {
+            return Err(self.error("its sources are of different levels"));
+        }
+        let geometry = geometry(conv);
+        let scaled = self.scaled(conv)?;
+        let all_active = levels.len() == inputs.len();
+        let widths = inputs.iter().map(|source| self.stride(source.value)).collect();
+        if is_pointwise(&geometry) && all_active && scaled.is_none() {
+            let rows = inputs
+                .iter()
+                .map(|source| self.rows(source.value))
+                .collect::<Result<_, _>>()?;
+            return Ok(Sources {
+                rows,
+                widths,
+                image_rows: Rows::PACKED,
+                table: 0,
+            });
+        }
+        let window = Window {
+            input,
+            output,
+            geometry,
+        };
+        let gathered = self.list(List::Gathered(window));
+        let rows_to = Rows::of(self.count_of(gathered));
+        let mut rows = Vec::new();
+        let mut moves = Vec::new();
+        let mut first = 0;
+        for source in inputs {
+            let from = self.rows(source.value)?;
+            let to = Rowed {
+                address: Address::at(self.scratch(self.images(source.value) * gathered.most * from.stride * 2)),
+                stride: from.stride,
+            };
+            let scaled = scaled.map(|scaled| scaled.from(first));
+            moves.extend(self.gather_moves(source, from, to, rows_to, window, scaled)?);
+            rows.push(to);
+            first += self.channels(source.value);
+        }
+        self.moves(&moves);
+        let table = match is_pointwise(&geometry) {
+            true => 0,
+            false => self.table_of(List::GatheredTaps(window)),
+        };
+        Ok(Sources {
+            rows,
+            widths,
+            image_rows: rows_to,
+            table,
+        })
+    }
+
+    fn gather_moves(
+        &mut self,
+        source: &ConvSource,
+        from: Rowed,
+        to: Rowed,
+        to_rows: Rows,
+        window: Window,
+        scaled: Option<Scaled>,
+    ) -> Result<Vec<Move>, RuntimeError> {
+        let pixels = self.pixels(source.value);
+        let is_full = self.extent(source.value) == Extent::Full;
+        let (active_rows, active) = self.listed(List::Active(window.input), pixels);
+        let straight = self.straight(source.value, from, to);
+        let mut moves = vec![Move {
+            from_rows: if is_full { active_rows } else { Rows::PACKED },
+            to_rows,
+            live: active,
+            scaled,
+            ..straight
+        }];
+        if is_pointwise(&window.geometry) {
+            return Ok(moves);
+        }
+        let (ring_rows, ring) = self.listed(List::Ring(window), pixels);
+        let outside = match (source.outside, is_full) {
+            (Some(slot), _) => Rowed {
+                address: self.slot_read(slot),
+                stride: from.stride,
+            },
+            (None, true) => from,
+            // binding has made sure that no active output reads there
+            (None, false) => return Ok(moves),
+        };
+        moves.push(Move {
+            from: outside,
+            from_rows: ring_rows,
+            to_rows,
+            first: active.count,
+            live: ring,
+            scaled,
+            ..straight
+        });
+        Ok(moves)
+    }
+
+    fn scaled(&mut self, conv: &ConvKernel) -> Result<Option<Scaled>, RuntimeError> {
+        let Some(coefficients) = conv.coefficients else {
+            return Ok(None);
+        };
+        Ok(Some(Scaled {
+            coefficients: self.floats(coefficients)?,
+            channels: self.channels(coefficients),
+            silu: conv.silu,
+        }))
+    }
+
+    fn table_of(&mut self, list: List) -> u64 {
+        let placed = self.list(list);
+        self.entries_of(placed)
+    }
+
+    fn residual(
+        &mut self,
+        epilogue: Epilogue,
+        residual: Option<ResidualSource>,
+        output: ValueId,
+    ) -> Result<Epilogue, RuntimeError> {
+        let Some(ResidualSource { value }) = residual else {
+            return Ok(epilogue);
+        };
+        let rows = self.rows(value)?;
+        let residual_rows = match (self.extent(value), self.extent(output)) {
+            (Extent::Full, Extent::Active(level)) => self.listed(List::Active(level), self.pixels(value)).0,
+            _ => Rows::PACKED,
+        };
+        Ok(Epilogue {
+            residual: rows.address,
+            residual_stride: rows.stride as i32,
+            residual_rows,
+            ..epilogue
+        })
+    }
+
+    fn product(
+        &mut self,
+        sources: &Sources,
+        weights: u64,
+        (taps, cout): (usize, usize),
+        epilogue: Epilogue,
+        output: ValueId,
+    ) -> Result<(), RuntimeError> {
+        let to = self.make_rows(output);
+        let (live, images, rows) = (self.live(output), self.images(output), self.most_rows(output));
+        let work = ConvWork {
+            rows,
+            cout,
+            k_tiles: k_tiles(taps, &sources.widths),
+        };
+        let (tile, splits) = conv_choice(self.context.arch, work);
+        let workspace = match splits.workspace_bytes(rows, cout) {
+            0 => 0,
+            bytes => self.scratch(bytes),
+        };
+        let second = sources.rows.get(1);
+        let params = ConvParams {
+            source: [
+                sources.rows[0].address,
+                second.map_or(Address::ABSENT, |rows| rows.address),
+            ],
+            channels: [
+                sources.widths[0] as i32,
+                sources.widths.get(1).map_or(0, |&width| width as i32),
+            ],
+            source_stride: [
+                sources.rows[0].stride as i32,
+                second.map_or(0, |rows| rows.stride as i32),
+            ],
+            table: sources.table,
+            source_rows: sources.image_rows,
+            live: live.count,
+            weights,
+            workspace,
+            slots: self.context.table,
+            images: images as i32,
+            taps: taps as i32,
+            cout: cout as i32,
+            splits: splits.count() as i32,
+            epilogue: Epilogue {
+                output: to.address,
+                output_stride: to.stride as i32,
+                ..epilogue
+            },
+        };
+        self.launch(kernel::sparse_conv(tile, splits, &params, rows));
+        if workspace != 0 {
+            self.launch(kernel::sparse_conv_reduce(&params, rows));
+        }
+        Ok(())
+    }
+}
+
+/// Whether output `i` reads exactly input `i`.
+fn is_pointwise(geometry: &ConvGeometry) -> bool {
+    geometry.kernel == [1, 1] && geometry.stride == [1, 1] && geometry.padding == [0, 0] && geometry.upsample.is_none()
+}
+
+impl Scaled {
+    /// The coefficients of the channels from `first` on.
+    fn from(self, first: usize) -> Self {
+        Scaled {
+            coefficients: self.coefficients.offset((first * size_of::<f32>()) as u64),
+            ..self
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A program's launches as graphs, and the lists that a mask fills.
+
+use std::sync::Arc;
+
+use fisec_kernels::cuda::MoveJob;
+use fisec_plan::{IslandCall, Kernel, Plan, Program, ProgramKind};
+use fisec_tensor::{ActiveSet, HostTensor, Mask};
+
+use super::assemble::{Assembled, Blocks, Context, Item, Prediction, Rowed, assemble};
+use super::driver::{Buffer, Device, Event, Functions, Graph};
+use super::slots::{from_half_rows, half_rows, half_rows_bytes};
+use crate::RuntimeError;
+use crate::executor::HostStages;
+
+/// One program for one bucket, ready to run at any step.
+pub(super) struct Captured {
+    pub(super) kind: ProgramKind,
+    pub(super) remember: bool,
+    pub(super) prediction: Prediction,
+    segments: Vec<Segment>,
+    assembled: Assembled,
+    lists: Buffer,
+    _jobs: Buffer,
+    mask: Option<Mask>,
+}
+
+enum Segment {
+    Graph(Graph),
+    /// index into the items
+    Island(usize),
+}
+
+impl Captured {
+    /// Captures what `measured` has measured, its values in `values`.
+    pub(super) fn new(
+        device: &Arc<Device>,
+        functions: &Functions,
+        context: &Context<'_>,
+        kind: ProgramKind,
+        measured: &Assembled,
+        values: u64,
+    ) -> Result<Self, RuntimeError> {
+        let lists = device.allocate(measured.lists.bytes())?;
+        let mut jobs = device.allocate(measured.jobs.len() * size_of::<MoveJob>())?;
+        let blocks = Blocks {
+            values,
+            lists: lists.address(),
+            jobs: jobs.address(),
+        };
+        let assembled = assemble(context, measured, blocks)?;
+        jobs.write(0, bytemuck::cast_slice(&assembled.jobs))?;
+        let mut captured = Captured {
+            kind,
+            remember: context.remember,
+            prediction: assembled.prediction,
+            segments: Vec::new(),
+            assembled,
+            lists,
+            _jobs: jobs,
+            mask: None,
+        };
+        captured.segments = captured.capture(device, functions)?;
+        if context.levels.is_empty() {
+            captured.fill(context.levels)?;
+        }
+        Ok(captured)
+    }
+
+    fn capture(&self, device: &Arc<Device>, functions: &Functions) -> Result<Vec<Segment>, RuntimeError> {
+        let items = &self.assembled.items;
+        let islands = items
+            .iter()
+            .enumerate()
+            .filter(|(_, item)| matches!(item, Item::Island(..)));
+        let mut ends: Vec<usize> = islands.map(|(index, _)| index).collect();
+        ends.push(items.len());
+        let mut segments = Vec::new();
+        let mut first = 0;
+        for end in ends {
+            if first < end {
+                let graph = device.capture(|| {
+                    let part = &items[first..end];
+                    // SAFETY: assembled over buffers that live as long as this graph, see `Engine`.
+                    part.iter().try_for_each(|item| unsafe { put(device, functions, item) })
+                })?;
+                segments.push(Segment::Graph(graph));
+            }
+            if end < items.len() {
+                segments.push(Segment::Island(end));
+            }
+            first = end + 1;
+        }
+        Ok(segments)
+    }
+
+    /// Makes the lists those of a mask. `false` when the mask does not fit this bucket.
+    pub(super) fn bind(&mut self, levels: &[ActiveSet]) -> Result<bool, RuntimeError> {
+        let mask = levels[0].mask();
+        if self.mask.as_ref() == Some(mask) {
+            return Ok(true);
+        }
+        if !self.fill(levels)? {
+            return Ok(false);
+        }
+        self.mask = Some(mask.clone());
+        Ok(true)
+    }
+
+    fn fill(&mut self, levels: &[ActiveSet]) -> Result<bool, RuntimeError> {
+        let Some(block) = self.assembled.lists.fill(levels) else {
+            return Ok(false);
+        };
+        self.mask = None;
+        self.lists.write(0, &block)?;
+        Ok(true)
+    }
+
+    /// Whether this bucket is not much larger than a mask needs.
+    pub(super) fn is_near(&self, active: usize) -> bool {
+        self.assembled
+            .lists
+            .most_active()
+            .is_none_or(|most| most <= active + active / 4 + 16)
+    }
+
+    /// Puts the whole program on the stream.
+    ///
+    /// # Safety
+    /// The buffers that the context named are alive.
+    pub(super) unsafe fn run(
+        &self,
+        device: &Device,
+        host: &mut HostStages,
+        plan: &Plan,
+        resolve: &dyn Fn(Rowed) -> u64,
+    ) -> Result<(), RuntimeError> {
+        for segment in &self.segments {
+            match segment {
+                // SAFETY: the caller's promise.
+                Segment::Graph(graph) => unsafe { graph.launch()? },
+                Segment::Island(item) => self.island(device, host, plan, *item, resolve)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs item by item and measures each node: seconds by node, in order.
+    ///
+    /// # Safety
+    /// As [`Captured::run`].
+    pub(super) unsafe fn measure(
+        &self,
+        device: &Arc<Device>,
+        functions: &Functions,
+        host: &mut HostStages,
+        plan: &Plan,
+        resolve: &dyn Fn(Rowed) -> u64,
+    ) -> Result<Vec<(usize, f64)>, RuntimeError> {
+        let mut events = vec![Event::new(device)?];
+        events[0].record()?;
+        let mut nodes = Vec::new();
+        for (index, item) in self.assembled.items.iter().enumerate() {
+            match item {
+                Item::Island(..) => self.island(device, host, plan, index, resolve)?,
+                // SAFETY: the caller's promise.
+                _ => unsafe { put(device, functions, item)? },
+            }
+            let event = Event::new(device)?;
+            event.record()?;
+            events.push(event);
+            nodes.push(match item {
+                Item::Launch(node, _) | Item::Island(node, ..) | Item::Zero(node, ..) => *node,
+            });
+        }
+        device.synchronize()?;
+        let mut times: Vec<(usize, f64)> = Vec::new();
+        for (pair, node) in events.windows(2).zip(nodes) {
+            let seconds = pair[1].since(&pair[0])?;
+            match times.last_mut() {
+                Some((last, total)) if *last == node => *total += seconds,
+                _ => times.push((node, seconds)),
+            }
+        }
+        Ok(times)
+    }
+
+    fn island(
+        &self,
+        device: &Device,
+        host: &mut HostStages,
+        plan: &Plan,
+        item: usize,
+        resolve: &dyn Fn(Rowed) -> u64,
+    ) -> Result<(), RuntimeError> {
+        let Item::Island(node, inputs, outputs) = &self.assembled.items[item] else {
+            unreachable!("an island's index")
+        };
+        let program = plan.programs.get(self.kind).expect("captured from this plan");
+        let call = island_of(program, *node);
+        let description = &plan.islands[call.island.index()];
+        let mut tensors = Vec::new();
+        for (rows, port) in inputs.iter().zip(&description.inputs) {
+            // SAFETY: the value's rows lie in the block that they were assembled in.
+            let bytes = unsafe { device.read(resolve(*rows), half_rows_bytes(&port.shape))? };
+            tensors.push(from_half_rows(&bytes, &port.shape)?.cast(port.dtype));
+        }
+        let results: Vec<HostTensor> = host.island(plan, call, &tensors)?;
+        for ((rows, port), result) in outputs.iter().zip(&description.outputs).zip(results) {
+            let bytes = half_rows(&result.reshaped(port.shape.clone())?);
+            // SAFETY: as above.
+            unsafe { device.write(resolve(*rows), &bytes)? };
+        }
+        Ok(())
+    }
+}
+
+fn island_of(program: &Program, node: usize) -> &IslandCall {
+    match &program.nodes[node].kernel {
+        Kernel::Island(call) => call,
+        _ => unreachable!("assembled from an island"),
+    }
+}
+
+/// Puts one item that is no island on the stream.
+///
+/// # Safety
+/// Its addresses are those of live buffers.
+unsafe fn put(device: &Device, functions: &Functions, item: &Item) -> Result<(), RuntimeError> {
+    match item {
+        // SAFETY: the caller's promise.
+        Item::Launch(_, launch) => unsafe { device.launch(functions, launch) },
+        // SAFETY: the caller's promise.
+        Item::Zero(_, address, bytes) => unsafe { device.zero(*address, *bytes) },
+        Item::Island(..) => unreachable!("islands run on the host"),
+    }
+}

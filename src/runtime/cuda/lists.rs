@@ -1,0 +1,306 @@
+//! Index lists that kernels read: active pixels, rings, taps. A mask decides their contents; their places are made for
+//! the largest mask of a bucket.
+
+use std::collections::HashMap;
+
+use fisec_kernels::cpu::{ConvGeometry, ConvTable};
+use fisec_tensor::ActiveSet;
+
+/// A list's count stands in front of its entries, in bytes of its own: entries are 16-byte aligned.
+const HEADER: usize = 16;
+
+/// What a list holds. Levels are indices into the plan's levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum List {
+    /// active pixels of a level
+    Active(u32),
+    /// all others
+    Inactive(u32),
+    /// pixels of the input that a convolution reads beside the active ones
+    Ring(Window),
+    /// no entries: active pixels and ring together, the rows of a gathered source
+    Gathered(Window),
+    /// source row of every tap of a convolution over active outputs, rows as in [`List::Gathered`]
+    GatheredTaps(Window),
+    /// source pixel of every tap; `None`: every output
+    PixelTaps(Option<u32>, ConvGeometry),
+    /// scale 1 and shift 0 for so many images and channels, f32
+    Identity(usize, usize),
+}
+
+/// A convolution between two sparse levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Window {
+    pub(super) input: u32,
+    pub(super) output: u32,
+    pub(super) geometry: ConvGeometry,
+}
+
+/// A list in the block of lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) list: List,
+    /// bytes from the block's start
+    offset: usize,
+    /// largest count
+    pub(super) most: usize,
+    /// entries per counted thing
+    width: usize,
+}
+
+/// The lists of one program for one bucket.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lists {
+    placed: Vec<Placed>,
+    bytes: usize,
+}
+
+/// Contents of lists under a mask.
+pub(super) struct Contents<'a> {
+    levels: &'a [ActiveSet],
+    tables: HashMap<(Option<u32>, ConvGeometry), ConvTable>,
+}
+
+impl Lists {
+    /// The place of a list, made when it is new.
+    pub(super) fn place(&mut self, list: List, contents: &mut Contents<'_>) -> Placed {
+        if let Some(known) = self.placed.iter().find(|placed| placed.list == list) {
+            return *known;
+        }
+        let placed = Placed {
+            list,
+            offset: self.bytes,
+            most: contents.most(list),
+            width: width(list),
+        };
+        self.bytes = (placed.offset + HEADER + placed.most * placed.width * size_of::<i32>()).next_multiple_of(HEADER);
+        self.placed.push(placed);
+        placed
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Most active pixels of the finest level, where lists depend on them.
+    pub(super) fn most_active(&self) -> Option<usize> {
+        let finest = self.placed.iter().find(|placed| placed.list == List::Active(0));
+        finest.map(|placed| placed.most)
+    }
+
+    /// The whole block under a mask; `None` when it is larger than what there is room for.
+    pub(super) fn fill(&self, levels: &[ActiveSet]) -> Option<Vec<u8>> {
+        let mut contents = Contents::new(levels);
+        let mut block = vec![0u8; self.bytes];
+        for placed in &self.placed {
+            let (count, entries) = contents.of(placed.list);
+            if count > placed.most {
+                return None;
+            }
+            let bytes = &mut block[placed.offset..];
+            bytes[..size_of::<i32>()].copy_from_slice(&(count as i32).to_ne_bytes());
+            let entries: &[u8] = bytemuck::cast_slice(&entries);
+            bytes[HEADER..HEADER + entries.len()].copy_from_slice(entries);
+        }
+        Some(block)
+    }
+}
+
+impl Placed {
+    /// Address of the count.
+    pub(super) fn count(&self, base: u64) -> u64 {
+        base + self.offset as u64
+    }
+
+    /// Address of the entries.
+    pub(super) fn entries(&self, base: u64) -> u64 {
+        base + (self.offset + HEADER) as u64
+    }
+}
+
+impl<'a> Contents<'a> {
+    pub(super) fn new(levels: &'a [ActiveSet]) -> Self {
+        Contents {
+            levels,
+            tables: HashMap::new(),
+        }
+    }
+
+    /// Largest count of the bucket that this mask is in.
+    fn most(&mut self, list: List) -> usize {
+        let (count, _) = self.of(list);
+        match list {
+            List::Active(level) => bucket(count, self.pixels(level)),
+            List::Inactive(level) => self.pixels(level),
+            List::Ring(window) => bucket(count, self.pixels(window.input)),
+            List::Gathered(window) => self.most(List::Active(window.input)) + self.most(List::Ring(window)),
+            List::GatheredTaps(window) => self.most(List::Active(window.output)),
+            List::PixelTaps(Some(level), _) => self.most(List::Active(level)),
+            List::PixelTaps(None, _) | List::Identity(..) => count,
+        }
+    }
+
+    fn pixels(&self, level: u32) -> usize {
+        self.levels[level as usize].ranks().len()
+    }
+
+    fn of(&mut self, list: List) -> (usize, Vec<i32>) {
+        match list {
+            List::Active(level) => {
+                let pixels = self.levels[level as usize].pixels();
+                (pixels.len(), pixels.iter().map(|&pixel| pixel as i32).collect())
+            }
+            List::Inactive(level) => {
+                let ranks = self.levels[level as usize].ranks().iter().enumerate();
+                let entries: Vec<i32> = ranks
+                    .filter(|(_, rank)| **rank < 0)
+                    .map(|(pixel, _)| pixel as i32)
+                    .collect();
+                (entries.len(), entries)
+            }
+            List::Ring(window) => {
+                let ring = self.ring(window);
+                (ring.len(), ring)
+            }
+            List::Gathered(window) => {
+                let ring = self.ring(window).len();
+                (self.levels[window.input as usize].len() + ring, Vec::new())
+            }
+            List::GatheredTaps(window) => self.gathered_taps(window),
+            List::PixelTaps(output, geometry) => {
+                let table = self.table(output, geometry);
+                let outputs = table.outputs().len();
+                let pixel = |tap: i32| {
+                    if tap < 0 {
+                        tap
+                    } else {
+                        table.reads()[tap as usize] as i32
+                    }
+                };
+                let entries = (0..outputs).flat_map(|output| table.taps(output).iter().map(|&tap| pixel(tap)));
+                (outputs, entries.collect())
+            }
+            List::Identity(images, channels) => {
+                let one = 1f32.to_bits() as i32;
+                let image = std::iter::repeat_n(one, channels).chain(std::iter::repeat_n(0, channels));
+                let image: Vec<i32> = image.collect();
+                (1, image.repeat(images))
+            }
+        }
+    }
+
+    fn table(&mut self, output: Option<u32>, geometry: ConvGeometry) -> &ConvTable {
+        let levels = self.levels;
+        self.tables.entry((output, geometry)).or_insert_with(|| match output {
+            Some(level) => ConvTable::new(&geometry, levels[level as usize].pixels().to_vec(), None),
+            None => ConvTable::dense(&geometry),
+        })
+    }
+
+    fn ring(&mut self, window: Window) -> Vec<i32> {
+        let ranks = self.levels[window.input as usize].ranks();
+        let reads = self.table(Some(window.output), window.geometry).reads().iter();
+        let outside = reads.filter(|&&pixel| ranks[pixel as usize] < 0);
+        outside.map(|&pixel| pixel as i32).collect()
+    }
+
+    fn gathered_taps(&mut self, window: Window) -> (usize, Vec<i32>) {
+        let active = &self.levels[window.input as usize];
+        let table = self.table(Some(window.output), window.geometry);
+        let mut next = active.len() as i32;
+        let row_of_read: Vec<i32> = table
+            .reads()
+            .iter()
+            .map(|&pixel| match active.ranks()[pixel as usize] {
+                ActiveSet::INACTIVE => {
+                    next += 1;
+                    next - 1
+                }
+                rank => rank,
+            })
+            .collect();
+        let outputs = table.outputs().len();
+        let row = |tap: i32| if tap < 0 { tap } else { row_of_read[tap as usize] };
+        let entries = (0..outputs).flat_map(|output| table.taps(output).iter().map(|&tap| row(tap)));
+        (outputs, entries.collect())
+    }
+}
+
+fn width(list: List) -> usize {
+    let taps = |geometry: ConvGeometry| geometry.kernel[0] * geometry.kernel[1];
+    match list {
+        List::Active(_) | List::Inactive(_) | List::Ring(_) => 1,
+        List::Gathered(_) => 0,
+        List::GatheredTaps(window) => taps(window.geometry),
+        List::PixelTaps(_, geometry) => taps(geometry),
+        List::Identity(images, channels) => images * 2 * channels,
+    }
+}
+
+/// The next size of a ladder of eight steps per doubling, at most `most`: one captured graph serves all masks of a step.
+fn bucket(count: usize, most: usize) -> usize {
+    let step = (count.next_power_of_two() / 16).max(16);
+    count.next_multiple_of(step).clamp(1, most.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fisec_tensor::Mask;
+    use proptest::prelude::*;
+
+    fn same_3x3(size: [usize; 2], stride: usize) -> ConvGeometry {
+        ConvGeometry {
+            input: size,
+            upsample: None,
+            output: size.map(|side| side.div_ceil(stride)),
+            kernel: [3, 3],
+            stride: [stride; 2],
+            padding: [1, 1],
+        }
+    }
+
+    fn read(block: &[u8], placed: Placed) -> (usize, Vec<i32>) {
+        let words: Vec<i32> = block[placed.offset..]
+            .chunks_exact(4)
+            .map(|bytes| i32::from_ne_bytes(bytes.try_into().unwrap()))
+            .collect();
+        let count = words[0] as usize;
+        (count, words[4..4 + count * placed.width].to_vec())
+    }
+
+    proptest! {
+        /// Rows of the gathered source, in order: active pixels, then the ring. Every tap finds the pixel it is for.
+        #[test]
+        fn taps_find_their_pixels((height, width) in (1usize..9, 1usize..9), stride in 1usize..3, seed: u64) {
+            let geometry = same_3x3([height, width], stride);
+            let fine = Mask::from_fn(height, width, |y, x| (seed >> ((y * width + x) % 64)) & 1 == 1);
+            let coarse = fine.pooled();
+            let levels = [ActiveSet::new(fine), ActiveSet::new(coarse)];
+            let window = Window { input: 0, output: stride as u32 - 1, geometry };
+            let mut lists = Lists::default();
+            let mut contents = Contents::new(&levels);
+            let wanted = [List::Active(0), List::Ring(window), List::Gathered(window), List::GatheredTaps(window), List::PixelTaps(Some(window.output), geometry)];
+            let [active, ring, gathered, taps, pixels] = wanted.map(|list| lists.place(list, &mut contents));
+            let block = lists.fill(&levels).unwrap();
+            let rows: Vec<i32> = read(&block, active).1.into_iter().chain(read(&block, ring).1).collect();
+            prop_assert_eq!(read(&block, gathered).0, rows.len());
+            let taps = read(&block, taps).1.into_iter().map(|row| if row < 0 { row } else { rows[row as usize] });
+            prop_assert_eq!(taps.collect::<Vec<_>>(), read(&block, pixels).1);
+            for list in [active, ring, gathered] {
+                prop_assert!(read(&block, list).0 <= list.most);
+            }
+        }
+    }
+
+    #[test]
+    fn a_larger_mask_has_no_room() {
+        let levels = |active: usize| [ActiveSet::new(Mask::from_fn(16, 16, |y, x| y * 16 + x < active))];
+        let small = levels(20);
+        let mut lists = Lists::default();
+        let placed = lists.place(List::Active(0), &mut Contents::new(&small));
+        assert_eq!(placed.most, 32);
+        assert!(lists.fill(&levels(32)).is_some());
+        assert!(lists.fill(&levels(33)).is_none());
+    }
+}

@@ -1,0 +1,204 @@
+//! The CUDA backend: a program is a graph of launches, captured once for a size of mask and replayed for every step.
+//!
+//! Values of the step never leave the device. What depends on the timestep or the prompt only is computed on the host
+//! before the first step. Slots are one block per step; kernels reach them through a table of three addresses that
+//! changes from step to step, so that a graph does not.
+
+mod assemble;
+mod captured;
+mod driver;
+mod early;
+mod lists;
+mod memory;
+mod slots;
+mod step;
+mod tier;
+mod weights;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fisec_kernels::cuda::Arch;
+use fisec_plan::{Bundle, Plan, ProgramKind, SlotKind, Stage};
+use fisec_tensor::{DType, HostTensor};
+
+use crate::RuntimeError;
+use crate::cpu::CpuBackend;
+use crate::executor::{HostStages, Prepared, StepReport, check_context};
+use crate::ort::OnnxRuntime;
+use captured::Captured;
+use driver::{Buffer, Device, Event, Functions};
+pub(crate) use early::EarlyInput;
+use early::{EarlyValues, Schedule};
+use slots::SlotBlock;
+use tier::Tier;
+use weights::Weights;
+
+/// Graphs kept for other sizes of masks.
+const MOST_CAPTURED: usize = 12;
+
+/// A plan on a device.
+pub(crate) struct Engine {
+    plan: Plan,
+    arch: Arch,
+    prepared: HashMap<ProgramKind, Prepared>,
+    host: HostStages,
+    // graphs go before the memory that they use
+    captured: Vec<Captured>,
+    functions: Functions,
+    weights: Weights,
+    slots: SlotBlock,
+    tier: Tier,
+    prompt_values: EarlyValues,
+    prompt: Buffer,
+    has_prompt: bool,
+    timestep_values: EarlyValues,
+    schedule: Option<Schedule>,
+    /// values of whatever program runs
+    values: Buffer,
+    /// slots of a step that are not on the device otherwise: read, written
+    staging: [Option<Buffer>; 2],
+    sample: Buffer,
+    table: Buffer,
+    /// around a step's work
+    around: [Event; 2],
+    device: Arc<Device>,
+    measures_nodes: bool,
+    report: StepReport,
+}
+
+/// The CUDA device of this machine in words.
+///
+/// # Errors
+/// Says what is missing.
+pub fn describe() -> Result<String, RuntimeError> {
+    let device = Device::open()?;
+    let (major, minor) = device.capability();
+    let (free, total) = device.memory()?;
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    Ok(format!(
+        "{}, compute capability {major}.{minor}, {:.1} of {:.1} GiB free",
+        device.name(),
+        gib(free),
+        gib(total)
+    ))
+}
+
+impl Engine {
+    pub(crate) fn new(bundle: Bundle, onnx_runtime: Option<OnnxRuntime>, threads: usize) -> Result<Self, RuntimeError> {
+        let plan = bundle.plan().clone();
+        let other = || RuntimeError::Target(plan.target.clone());
+        let arch = Arch::of_target(&plan.target).ok_or_else(other)?;
+        let half = |slot: &fisec_plan::Slot| slot.kind == SlotKind::Stats || slot.dtype == DType::F16;
+        if !plan.slots.iter().all(half) {
+            return Err(RuntimeError::plan("slots", "a device records maps in f16"));
+        }
+        let device = Device::open()?;
+        let (major, minor) = device.capability();
+        if !arch.runs_on(major, minor) {
+            return Err(RuntimeError::OtherDevice {
+                target: plan.target.clone(),
+                device: device.name().to_owned(),
+                major,
+                minor,
+            });
+        }
+        let prepared: HashMap<ProgramKind, Prepared> = plan
+            .programs
+            .iter()
+            .map(|(kind, program)| (kind, Prepared::new(&plan, kind, program)))
+            .collect();
+        let cubins = plan.modules.iter().map(|(name, file)| {
+            let path = bundle.path(file);
+            let image =
+                std::fs::read(&path).map_err(|error| RuntimeError::Store(format!("{}: {error}", path.display())))?;
+            Ok((name.clone(), image))
+        });
+        let functions = Functions::load(&device, cubins)?;
+        let weights = Weights::upload(&device, &bundle)?;
+        let slots = SlotBlock::new(&plan);
+        let prompt_values = EarlyValues::new(&plan, &prepared, Stage::Prompt);
+        let timestep_values = EarlyValues::new(&plan, &prepared, Stage::Timestep);
+        let latents = plan.batch * plan.latent[1] * plan.latent[2];
+        let sample = device.allocate(latents * fisec_plan::cuda::padded(plan.latent[0]) * 2)?;
+        Ok(Engine {
+            prepared,
+            captured: Vec::new(),
+            functions,
+            weights,
+            tier: Tier::new(&device, slots.bytes())?,
+            slots,
+            prompt: device.allocate(prompt_values.bytes())?,
+            prompt_values,
+            has_prompt: false,
+            timestep_values,
+            schedule: None,
+            values: device.allocate(0)?,
+            staging: [None, None],
+            sample,
+            table: device.allocate(assemble::table::ENTRIES * size_of::<u64>())?,
+            around: [Event::new(&device)?, Event::new(&device)?],
+            device,
+            measures_nodes: false,
+            report: StepReport::default(),
+            host: HostStages::new(CpuBackend::new(bundle, onnx_runtime, threads)?),
+            plan,
+            arch,
+        })
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(crate) fn measure_nodes(&mut self, on: bool) {
+        self.measures_nodes = on;
+    }
+
+    pub(crate) fn last_step(&self) -> &StepReport {
+        &self.report
+    }
+
+    pub(crate) fn set_timesteps(&mut self, timesteps: &[f32]) -> Result<(), RuntimeError> {
+        self.device.enter()?;
+        self.schedule = None;
+        let blocks = timesteps.iter().map(|&timestep| {
+            let input = EarlyInput::Timestep(timestep);
+            self.timestep_values
+                .compute(&mut self.host, &self.plan, &self.prepared, &input)
+        });
+        let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
+        let stride = self.timestep_values.bytes();
+        self.schedule = Some(Schedule::upload(&self.device, &blocks, stride)?);
+        Ok(())
+    }
+
+    pub(crate) fn set_context(&mut self, context: &HostTensor) -> Result<(), RuntimeError> {
+        check_context(&self.plan, context)?;
+        self.device.enter()?;
+        let input = EarlyInput::Context(context);
+        let block = self
+            .prompt_values
+            .compute(&mut self.host, &self.plan, &self.prepared, &input)?;
+        self.prompt.write(0, &block)?;
+        self.has_prompt = true;
+        Ok(())
+    }
+
+    pub(crate) fn prepare(&mut self, kind: ProgramKind) -> Result<(), RuntimeError> {
+        self.device.enter()?;
+        self.host.prepare(&self.plan, kind)?;
+        match kind {
+            // its graph depends on the mask
+            ProgramKind::Edit => Ok(()),
+            dense => self.graph(dense, false, &[]).map(drop),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Memory is freed with the context current; an error here has nobody to go to.
+        let _ = self.device.enter();
+    }
+}

@@ -1,0 +1,313 @@
+//! One step.
+
+use std::time::{Duration, Instant};
+
+use fisec_kernels::cuda::Address;
+use fisec_plan::cuda::padded;
+use fisec_plan::{Extent, Kernel, ProgramKind, SlotId, Stage};
+use fisec_tensor::ActiveSet;
+use half::f16;
+
+use super::assemble::{Context, Prediction, Rowed, measure, table};
+use super::captured::Captured;
+use super::driver::Buffer;
+use super::{Engine, MOST_CAPTURED};
+use crate::executor::{NodeTime, StepInput, StepReport, check_step, recorded};
+use crate::{Binding, RuntimeError, SlotSink, SlotSource};
+
+/// Index of the blocks for slots that are read and written.
+const READ: usize = 0;
+const WRITTEN: usize = 1;
+
+impl Engine {
+    /// One step of a program: `[N, C, H, W]` to `[N, C, H, W]`.
+    pub(crate) fn step(&mut self, kind: ProgramKind, mut input: StepInput<'_>) -> Result<Vec<f32>, RuntimeError> {
+        let steps = self.schedule.as_ref().map(|schedule| schedule.steps);
+        check_step(&self.plan, steps, self.has_prompt, kind, &input)?;
+        self.device.enter()?;
+        let levels = input.binding.map_or(&[][..], Binding::levels);
+        let remember = kind == ProgramKind::Edit && input.sink.is_some();
+        let graph = self.graph(kind, remember, levels)?;
+        let addresses = self.blocks(kind, &mut input)?;
+        let started = Instant::now();
+        self.upload_sample(input.sample)?;
+        self.table.write(0, bytemuck::cast_slice(&addresses))?;
+        self.around[0].record()?;
+        let nodes = self.launch(graph, addresses)?;
+        self.around[1].record()?;
+        let prediction = self.captured[graph].prediction;
+        let result = self.prediction(prediction, input.binding)?;
+        let time = started.elapsed();
+        let device_time = Duration::from_secs_f64(self.around[1].since(&self.around[0])?.max(0.0));
+        if result.iter().any(|value| !value.is_finite()) {
+            return Err(RuntimeError::NotFinite {
+                program: kind.name(),
+                step: input.step,
+            });
+        }
+        if let Some(sink) = input.sink {
+            self.hand_over(input.step, addresses[table::WRITTEN], sink)?;
+        }
+        self.report = StepReport {
+            time,
+            device_time: Some(device_time),
+            ..self.report(kind, levels, nodes)
+        };
+        Ok(result)
+    }
+
+    /// The captured graph for a mask, made when there is none that fits.
+    pub(super) fn graph(
+        &mut self,
+        kind: ProgramKind,
+        remember: bool,
+        levels: &[ActiveSet],
+    ) -> Result<usize, RuntimeError> {
+        for (index, captured) in self.captured.iter_mut().enumerate() {
+            if captured.kind != kind || captured.remember != remember {
+                continue;
+            }
+            if levels.is_empty() || captured.is_near(levels[0].len()) && captured.bind(levels)? {
+                return Ok(index);
+            }
+        }
+        self.capture(kind, remember, levels)?;
+        Ok(self.captured.len() - 1)
+    }
+
+    fn capture(&mut self, kind: ProgramKind, remember: bool, levels: &[ActiveSet]) -> Result<(), RuntimeError> {
+        let program = self
+            .plan
+            .programs
+            .get(kind)
+            .ok_or(RuntimeError::NoProgram(kind.name()))?;
+        let mut early = self.prompt_values.addresses(kind, self.prompt.address());
+        early.extend(self.timestep_values.addresses(kind, 0));
+        let context = Context {
+            plan: &self.plan,
+            program,
+            prepared: &self.prepared[&kind],
+            arch: self.arch,
+            levels,
+            weights: &self.weights.addresses,
+            early: &early,
+            slots: &self.slots,
+            table: self.table.address(),
+            sample: self.sample.address(),
+            remember,
+        };
+        let measured = measure(&context)?;
+        if measured.bytes > self.values.bytes() {
+            // graphs hold addresses of the old block
+            self.captured.clear();
+            self.device.synchronize()?;
+            self.values = self.device.allocate(measured.bytes)?;
+        }
+        if self.captured.len() >= MOST_CAPTURED {
+            let oldest = self
+                .captured
+                .iter()
+                .position(|captured| captured.kind == ProgramKind::Edit);
+            self.captured.remove(oldest.unwrap_or(0));
+        }
+        let values = self.values.address();
+        let mut captured = Captured::new(&self.device, &self.functions, &context, kind, &measured, values)?;
+        if !levels.is_empty() && !captured.bind(levels)? {
+            return Err(RuntimeError::plan(
+                "edit",
+                "a bucket does not hold the mask that it was made for",
+            ));
+        }
+        self.captured.push(captured);
+        Ok(())
+    }
+
+    /// This step's table: where slots are read and written, and the timestep's values.
+    fn blocks(&mut self, kind: ProgramKind, input: &mut StepInput<'_>) -> Result<[u64; table::ENTRIES], RuntimeError> {
+        let mut addresses = [0; table::ENTRIES];
+        let schedule = self.schedule.as_ref().ok_or(RuntimeError::NotPrepared("timesteps"))?;
+        addresses[table::TIMESTEP] = schedule.address(input.step);
+        if let (ProgramKind::Edit, Some(source)) = (kind, input.source) {
+            addresses[table::READ] = self.block_to_read(input.step, source)?;
+        }
+        let source = input.source.and_then(|source| source.recording());
+        if kind != ProgramKind::Guide {
+            addresses[table::WRITTEN] = match input.sink.as_deref_mut() {
+                Some(sink) => self.block_to_write(input.step, sink, source)?,
+                None if kind == ProgramKind::Record => self.staging(WRITTEN)?.address(),
+                None => 0,
+            };
+        }
+        if kind == ProgramKind::Edit && input.sink.is_some() {
+            let bytes = self.slots.bytes();
+            // SAFETY: both are blocks of slots, and a step never writes the one that it reads.
+            unsafe {
+                self.device
+                    .copy(addresses[table::WRITTEN], addresses[table::READ], bytes)?
+            };
+        }
+        Ok(addresses)
+    }
+
+    fn block_to_read(&mut self, step: usize, source: &dyn SlotSource) -> Result<u64, RuntimeError> {
+        let resident = source.recording().and_then(|name| self.tier.get(name, step));
+        if let Some(block) = resident {
+            return Ok(block.address());
+        }
+        let mut block = vec![0u8; self.slots.bytes()];
+        for slot in (0..self.plan.slots.len() as u32).map(SlotId) {
+            let value = recorded(&self.plan, source, step, slot)?;
+            self.slots.put(&self.plan, slot, &value, &mut block);
+        }
+        let staging = self.staging(READ)?;
+        staging.write(0, &block)?;
+        Ok(staging.address())
+    }
+
+    fn block_to_write(
+        &mut self,
+        step: usize,
+        sink: &mut dyn SlotSink,
+        read: Option<&str>,
+    ) -> Result<u64, RuntimeError> {
+        if let Some(name) = sink.recording()
+            && let Some(block) = self.tier.make(name, step, read)?
+        {
+            return Ok(block.address());
+        }
+        Ok(self.staging(WRITTEN)?.address())
+    }
+
+    fn staging(&mut self, which: usize) -> Result<&mut Buffer, RuntimeError> {
+        if self.staging[which].is_none() {
+            let bytes = self.slots.bytes();
+            let made = self.device.allocate(bytes).or_else(|error| {
+                // recordings can be read again from the host: steps cannot do without this
+                self.tier.clear();
+                self.device.allocate(bytes).map_err(|_| error)
+            });
+            self.staging[which] = Some(made?);
+        }
+        Ok(self.staging[which].as_mut().expect("made above"))
+    }
+
+    /// `[N, C, H, W]` as f16 rows.
+    fn upload_sample(&mut self, planes: &[f32]) -> Result<(), RuntimeError> {
+        let [channels, height, width] = self.plan.latent;
+        let (pixels, stride) = (height * width, padded(channels));
+        let mut rows = vec![f16::ZERO; self.plan.batch * pixels * stride];
+        for (index, &value) in planes.iter().enumerate() {
+            let (image, channel, pixel) = (index / (channels * pixels), index / pixels % channels, index % pixels);
+            rows[(image * pixels + pixel) * stride + channel] = f16::from_f32(value);
+        }
+        self.sample.write(0, bytemuck::cast_slice(&rows))
+    }
+
+    /// Runs the graph; with measuring on, node by node.
+    fn launch(&mut self, graph: usize, addresses: [u64; table::ENTRIES]) -> Result<Vec<(usize, f64)>, RuntimeError> {
+        let resolve = |rows: Rowed| resolve(rows.address, &addresses);
+        let captured: &Captured = &self.captured[graph];
+        // SAFETY: `values`, `table`, `sample`, `prompt` and weights live as long as `self` and are replaced only after
+        // the graphs over them are dropped; the step's blocks are alive: the tier frees none while a step runs.
+        unsafe {
+            if self.measures_nodes {
+                let (device, functions) = (&self.device, &self.functions);
+                return captured.measure(device, functions, &mut self.host, &self.plan, &resolve);
+            }
+            captured.run(&self.device, &mut self.host, &self.plan, &resolve)?;
+        }
+        Ok(Vec::new())
+    }
+
+    /// The prediction as `[N, C, H, W]`, zero outside the mask.
+    fn prediction(&self, prediction: Prediction, binding: Option<&Binding>) -> Result<Vec<f32>, RuntimeError> {
+        let [channels, height, width] = self.plan.latent;
+        let (pixels, images) = (height * width, self.plan.batch);
+        let active = binding.map(|binding| binding.active(0));
+        let packed = match (prediction.extent, active) {
+            (Extent::Active(_), Some(active)) => Some(active),
+            (Extent::Active(_), None) => return Err(RuntimeError::NotPrepared("mask")),
+            (Extent::Full, _) => None,
+        };
+        let stride = prediction.rows.stride;
+        let per_image = packed.map_or(pixels, ActiveSet::len);
+        let address = prediction.rows.address;
+        if address.slot != 0 {
+            return Err(RuntimeError::plan("prediction", "it is a recorded value"));
+        }
+        // SAFETY: the rows lie in the block of values.
+        let bytes = unsafe { self.device.read(address.base, images * per_image * stride * 2)? };
+        let rows: &[u8] = &bytes;
+        let value = |row: usize, channel: usize| {
+            let at = (row * stride + channel) * 2;
+            f16::from_le_bytes([rows[at], rows[at + 1]]).to_f32()
+        };
+        let mut planes = vec![0.0; images * channels * pixels];
+        let wanted: Vec<usize> = match active {
+            Some(active) => active.pixels().iter().map(|&pixel| pixel as usize).collect(),
+            None => (0..pixels).collect(),
+        };
+        for image in 0..images {
+            for (rank, &pixel) in wanted.iter().enumerate() {
+                let row = image * per_image + if packed.is_some() { rank } else { pixel };
+                for channel in 0..channels {
+                    planes[(image * channels + channel) * pixels + pixel] = value(row, channel);
+                }
+            }
+        }
+        Ok(planes)
+    }
+
+    /// Gives the written slots to a sink.
+    fn hand_over(&self, step: usize, address: u64, sink: &mut dyn SlotSink) -> Result<(), RuntimeError> {
+        if !sink.wants_values() {
+            return Ok(());
+        }
+        // SAFETY: a block of slots.
+        let block = unsafe { self.device.read(address, self.slots.bytes())? };
+        for slot in (0..self.plan.slots.len() as u32).map(SlotId) {
+            sink.put(step, slot, self.slots.take(&self.plan, slot, &block)?)?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, kind: ProgramKind, levels: &[ActiveSet], nodes: Vec<(usize, f64)>) -> StepReport {
+        let program = self.plan.programs.get(kind).expect("it has just run");
+        let share = |extent: Extent| match extent {
+            Extent::Full => 1.0,
+            Extent::Active(level) => levels.get(level as usize).map_or(1.0, |set| set.mask().share()),
+        };
+        let macs = |node: &fisec_plan::Node| {
+            let extent = |id: fisec_plan::ValueId| program.values[id.index()].extent;
+            let output = node.kernel.outputs().first().map_or(1.0, |&id| share(extent(id)));
+            let keys = match &node.kernel {
+                Kernel::Attention(attention) if attention.k_outside.is_none() => share(extent(attention.k)),
+                _ => 1.0,
+            };
+            (node.macs_dense as f64 * output * keys).round() as u64
+        };
+        let steps = program.nodes.iter().filter(|node| node.stage == Stage::Step);
+        let node_time = |(index, seconds): &(usize, f64)| {
+            let node = &program.nodes[*index];
+            NodeTime {
+                node: node.name.clone(),
+                kernel: node.kernel.name(),
+                time: Duration::from_secs_f64(seconds.max(0.0)),
+                macs: macs(node),
+            }
+        };
+        StepReport {
+            macs: steps.map(macs).sum(),
+            nodes: nodes.iter().map(node_time).collect(),
+            ..StepReport::default()
+        }
+    }
+}
+
+/// An address as it is at a step.
+fn resolve(address: Address, table: &[u64; table::ENTRIES]) -> u64 {
+    match address.slot {
+        0 => address.base,
+        slot => table[slot as usize - 1] + address.base,
+    }
+}

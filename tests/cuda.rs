@@ -1,0 +1,286 @@
+//! A plan compiled for a CUDA device computes what the oracle does: on a GPU, or on the emulated driver that
+//! `tools/gpu/compile.py --emulate` builds (README there). Skipped aloud where there is neither.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use fisec_ir::{Graph, SlotId as IrSlot};
+use fisec_oracle::{Oracle, Tensor, levels};
+use fisec_passes::cost::CostTable;
+use fisec_passes::{Module, Pipeline};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, Plan, SlotId};
+use fisec_runtime::cache::MemoryCache;
+use fisec_runtime::ort::OnnxRuntime;
+use fisec_runtime::{Binding, Executor, SlotSource};
+use fisec_tensor::{DType, HostTensor, Mask};
+use support::compare::relative_error;
+use support::masks::masks;
+use support::unet::{BATCH, Random, Shape, random_unet};
+
+/// f16 rounds every value that leaves a kernel by 2^-11 of itself; some fifty of them follow each other.
+const TOLERANCE: f64 = 1e-2;
+
+const STEP: usize = 1;
+const TIMESTEPS: [f32; 2] = [700.0, 321.0];
+const TARGET: &str = "cuda:sm_90a";
+
+struct Compiled {
+    module: Module,
+    executor: Executor,
+    _folder: tempfile::TempDir,
+}
+
+fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
+    CompileOptions {
+        keys,
+        norm,
+        sparse_levels: Some(sparse_levels),
+        cache_dtype: DType::F16,
+    }
+}
+
+/// Folder of cubins for the target.
+fn cubins() -> PathBuf {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cubins");
+    env::var_os("FISEC_CUBINS").map_or(default, PathBuf::from)
+}
+
+fn ready() -> Result<OnnxRuntime, String> {
+    fisec_runtime::describe_cuda().map_err(|error| error.to_string())?;
+    if !cubins().join("sparse_conv.sm_90a.cubin").is_file() {
+        return Err(format!("no kernels in {}", cubins().display()));
+    }
+    OnnxRuntime::load().map_err(|error| error.to_string())
+}
+
+fn compile(shape: &Shape, options: &CompileOptions) -> Option<Compiled> {
+    let onnx_runtime = match ready() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            return None;
+        }
+    };
+    let table = CostTable::shipped(TARGET).expect("shipped");
+    let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
+    let mut pipeline = Pipeline::new(&mut listener);
+    let module = Module::build(random_unet(shape), options, &table, &mut pipeline);
+    let mut module = module.expect("compiles").expect("not stopped");
+    module.make_native(&mut pipeline).expect("native");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bundle = write(&module, options, &table, &folder.path().join("plan"));
+    let mut executor = Executor::with_threads(bundle, Some(onnx_runtime), 1).expect("loads");
+    executor.set_timesteps(&TIMESTEPS).expect("timesteps");
+    Some(Compiled {
+        module,
+        executor,
+        _folder: folder,
+    })
+}
+
+fn write(module: &Module, options: &CompileOptions, table: &CostTable, target: &Path) -> Bundle {
+    let mut writer = BundleWriter::create(target).expect("a new folder");
+    let mut plan = module.lower(TARGET, options, table, &mut writer).expect("lowers");
+    for entry in fs::read_dir(cubins()).expect("cubins").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(kernel) = name.strip_suffix(".sm_90a.cubin") else {
+            continue;
+        };
+        writer.copy_file(&name, &entry.path()).expect("copies");
+        plan.modules.insert(kernel.to_owned(), name.clone());
+    }
+    writer.finish(plan).expect("a valid plan");
+    Bundle::open(target).expect("opens")
+}
+
+/// What one image is made of.
+struct Image {
+    sample: HostTensor,
+    context: HostTensor,
+}
+
+impl Image {
+    fn random(shape: &Shape, seed: u64) -> Self {
+        let mut random = Random(seed);
+        let ([height, width], [tokens, text]) = (shape.size, shape.context);
+        let sample = random.tensor(&[BATCH, 4, height, width], 0.0, 1.5);
+        Image {
+            sample,
+            context: random.tensor(&[BATCH, tokens, text], 0.0, 1.0),
+        }
+    }
+
+    fn values(&self) -> Vec<f32> {
+        self.sample.to_f32_vec()
+    }
+
+    fn oracle_inputs(&self) -> BTreeMap<String, Tensor> {
+        let timestep = Tensor::new([BATCH], vec![f64::from(TIMESTEPS[STEP]); BATCH]);
+        BTreeMap::from([
+            ("sample".to_owned(), Tensor::from_host(&self.sample)),
+            ("timestep".to_owned(), timestep),
+            ("context".to_owned(), Tensor::from_host(&self.context)),
+        ])
+    }
+}
+
+impl Compiled {
+    fn plan(&self) -> &Plan {
+        self.executor.plan()
+    }
+
+    fn record(&mut self, base: &Image) -> (MemoryCache, Vec<f32>) {
+        let mut slots = MemoryCache::new(&self.plan().slots);
+        self.executor.set_context(&base.context).expect("context");
+        let prediction = self.executor.record(STEP, &base.values(), &mut slots);
+        (slots, prediction.expect("records"))
+    }
+
+    fn edit(&mut self, edited: &Image, slots: &MemoryCache, mask: &Mask) -> Vec<f32> {
+        let binding = Binding::bind(self.plan(), mask).expect("binds");
+        self.executor.set_context(&edited.context).expect("context");
+        let made = self.executor.edit(STEP, &edited.values(), &binding, slots, None);
+        made.expect("edits")
+    }
+}
+
+fn oracle_edit(module: &Module, base: &Image, edited: &Image, mask: &Mask) -> Tensor {
+    let recorded = Oracle::new(&module.record).inputs(base.oracle_inputs()).run();
+    let edit = module.edit.as_ref().expect("sparse levels were asked for");
+    let run = Oracle::new(edit)
+        .inputs(edited.oracle_inputs())
+        .slots(recorded.expect("record runs").slots)
+        .masks(&levels(mask, 4))
+        .run();
+    run.expect("edit runs").outputs["prediction"].clone()
+}
+
+fn check_masks(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
+    let Some(mut compiled) = compile(shape, &options(keys, norm, sparse_levels)) else {
+        return;
+    };
+    let (base, edited) = (Image::random(shape, 1), Image::random(shape, 2));
+    let (slots, prediction) = compiled.record(&base);
+    let dense = Oracle::new(&compiled.module.record).inputs(base.oracle_inputs()).run();
+    let error = relative_error(&dense.expect("runs").outputs["prediction"], &prediction);
+    assert!(error < TOLERANCE, "record: off by {error:e}");
+    for (name, mask) in masks(shape.size[0], shape.size[1], shape.seed) {
+        let reference = oracle_edit(&compiled.module, &base, &edited, &mask);
+        let prediction = compiled.edit(&edited, &slots, &mask);
+        let error = relative_error(&reference, &prediction);
+        assert!(
+            error < TOLERANCE,
+            "{name}, {keys:?}, {norm:?}, {sparse_levels} levels: off by {error:e}"
+        );
+        assert_eq!(prediction, compiled.edit(&edited, &slots, &mask), "{name}: other bits");
+        let bits = mask.bits();
+        let mut outside = prediction
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !bits[index % bits.len()]);
+        assert!(
+            outside.all(|(_, value)| *value == 0.0),
+            "{name}: not zero outside the mask"
+        );
+    }
+}
+
+fn shape(seed: u64) -> Shape {
+    Shape {
+        seed,
+        ..Shape::default()
+    }
+}
+
+#[test]
+fn edits_equal_the_oracle_with_full_keys() {
+    for sparse_levels in [1, 3] {
+        check_masks(&shape(11), Keys::Full, Norm::Frozen, sparse_levels);
+    }
+}
+
+#[test]
+fn edits_equal_the_oracle_with_masked_keys() {
+    check_masks(&shape(12), Keys::Masked, Norm::Frozen, 2);
+}
+
+#[test]
+fn edits_equal_the_oracle_with_live_and_updated_norms() {
+    check_masks(&shape(13), Keys::Full, Norm::Live, 2);
+    check_masks(&shape(13), Keys::Full, Norm::Updated, 2);
+}
+
+#[test]
+fn recorded_slots_equal_the_oracle() {
+    let shape = shape(14);
+    let Some(mut compiled) = compile(&shape, &options(Keys::Full, Norm::Frozen, 2)) else {
+        return;
+    };
+    let base = Image::random(&shape, 1);
+    let (slots, _) = compiled.record(&base);
+    let run = Oracle::new(&compiled.module.record).inputs(base.oracle_inputs()).run();
+    let run = run.expect("runs");
+    for (index, slot) in compiled.plan().slots.iter().enumerate() {
+        let reference = channels_last(&run.slots[&IrSlot(index as u32)]);
+        let stored = slots.slot(STEP, SlotId(index as u32)).expect("recorded");
+        let error = relative_error(&reference, &stored.to_f32_vec());
+        assert!(error < TOLERANCE, "{}: off by {error:e}", slot.name);
+    }
+}
+
+fn channels_last(tensor: &Tensor) -> Tensor {
+    let [batch, channels, height, width] = tensor.shape[..] else {
+        return tensor.clone();
+    };
+    let pixels = height * width;
+    let value = |index: usize| {
+        let (image, pixel, channel) = (index / channels / pixels, index / channels % pixels, index % channels);
+        tensor.data[(image * channels + channel) * pixels + pixel]
+    };
+    Tensor::new(
+        [batch, height, width, channels],
+        (0..tensor.data.len()).map(value).collect(),
+    )
+}
+
+/// The slots of an edited image are the base's with what the edit computed in place: an edit of the edited image with
+/// the same prompt and mask finds everything as it left it.
+#[test]
+fn an_edited_image_is_remembered() {
+    let shape = shape(15);
+    let Some(mut compiled) = compile(&shape, &options(Keys::Full, Norm::Frozen, 2)) else {
+        return;
+    };
+    let (base, edited) = (Image::random(&shape, 1), Image::random(&shape, 2));
+    let (slots, _) = compiled.record(&base);
+    let mask = Mask::from_fn(shape.size[0], shape.size[1], |y, x| y < 5 && x > 4);
+    let binding = Binding::bind(compiled.plan(), &mask).expect("binds");
+    compiled.executor.set_context(&edited.context).expect("context");
+    let mut remembered = MemoryCache::new(&compiled.plan().slots);
+    let sample = edited.values();
+    let sink = Some(&mut remembered as &mut dyn fisec_runtime::SlotSink);
+    let first = compiled
+        .executor
+        .edit(STEP, &sample, &binding, &slots, sink)
+        .expect("edits");
+    let plain = compiled
+        .executor
+        .edit(STEP, &sample, &binding, &slots, None)
+        .expect("edits");
+    assert_eq!(first, plain);
+    let again = compiled
+        .executor
+        .edit(STEP, &sample, &binding, &remembered, None)
+        .expect("edits");
+    assert_eq!(first, again);
+    let changed = (0..compiled.plan().slots.len() as u32).filter(|&slot| {
+        let slot = |from: &MemoryCache| from.slot(STEP, SlotId(slot)).expect("there").to_f32_vec();
+        slot(&slots) != slot(&remembered)
+    });
+    assert!(changed.count() > 0);
+}
