@@ -4,6 +4,7 @@
 //! with the addresses that follow.
 
 mod attention;
+mod gathered;
 mod norms;
 mod products;
 mod rows;
@@ -20,6 +21,7 @@ use super::memory::{self, Lifetime};
 use super::slots::{SlotBlock, half_rows_bytes};
 use crate::RuntimeError;
 use crate::executor::Prepared;
+use gathered::Gathering;
 
 /// Entries of a step's table.
 pub(super) mod table {
@@ -154,6 +156,7 @@ struct Assembler<'a> {
     /// the slot that a value is written to where it is computed
     recorded: HashMap<ValueId, SlotId>,
     last_use: HashMap<ValueId, usize>,
+    gathering: Gathering,
     node: usize,
 }
 
@@ -177,6 +180,7 @@ impl<'a> Assembler<'a> {
             values: HashMap::new(),
             recorded,
             last_use: last_uses(context.program),
+            gathering: Gathering::new(context),
             node: 0,
         }
     }
@@ -193,6 +197,7 @@ impl<'a> Assembler<'a> {
             stride: self.stride(sample),
         };
         self.values.insert(sample, Held::Rows(rows));
+        self.fetch_rings();
         let mut prediction = (program.outputs["prediction"], None);
         for (index, node) in program
             .nodes

@@ -74,6 +74,9 @@ impl Assembler<'_> {
     /// One source that is a concatenation of two as those two, when the weights' tiles allow it.
     fn split_sources(&mut self, sources: &[ConvSource]) -> Result<Vec<ConvSource>, RuntimeError> {
         let [only] = sources else { return Ok(sources.to_vec()) };
+        if self.gathers() {
+            return Ok(sources.to_vec());
+        }
         let Held::Concat(parts) = self.held(only.value)? else {
             return Ok(sources.to_vec());
         };
@@ -128,7 +131,7 @@ impl Assembler<'_> {
         })
     }
 
-    /// Active rows, and behind them the ring of recorded ones that taps reach.
+    /// Packed rows, gathered where taps reach beyond them or a norm applies.
     fn packed_sources(&mut self, conv: &ConvKernel, inputs: &[ConvSource]) -> Result<Sources, RuntimeError> {
         let level = |id: ValueId| match self.extent(id) {
             Extent::Active(level) => Some(level),
@@ -144,9 +147,20 @@ impl Assembler<'_> {
         }
         let geometry = geometry(conv);
         let scaled = self.scaled(conv)?;
-        let all_active = levels.len() == inputs.len();
         let widths = inputs.iter().map(|source| self.stride(source.value)).collect();
-        if is_pointwise(&geometry) && all_active && scaled.is_none() {
+        let table_of = |assembler: &mut Self, window| match is_pointwise(&geometry) {
+            true => 0,
+            false => assembler.table_of(List::GatheredTaps(window)),
+        };
+        if let Some((rows, window)) = self.gathered(conv, scaled)? {
+            return Ok(Sources {
+                rows,
+                widths,
+                image_rows: self.rows_of_window(window),
+                table: table_of(self, window),
+            });
+        }
+        if levels.len() == inputs.len() {
             let rows = inputs
                 .iter()
                 .map(|source| self.rows(source.value))
@@ -170,8 +184,9 @@ impl Assembler<'_> {
         let mut first = 0;
         for source in inputs {
             let from = self.rows(source.value)?;
+            let bytes = self.images(source.value) * gathered.most * from.stride * 2;
             let to = Rowed {
-                address: Address::at(self.scratch(self.images(source.value) * gathered.most * from.stride * 2)),
+                address: Address::at(self.scratch(bytes)),
                 stride: from.stride,
             };
             let scaled = scaled.map(|scaled| scaled.from(first));
@@ -180,18 +195,15 @@ impl Assembler<'_> {
             first += self.channels(source.value);
         }
         self.moves(&moves);
-        let table = match is_pointwise(&geometry) {
-            true => 0,
-            false => self.table_of(List::GatheredTaps(window)),
-        };
         Ok(Sources {
             rows,
             widths,
             image_rows: rows_to,
-            table,
+            table: table_of(self, window),
         })
     }
 
+    /// Moves that gather one of several sources some of which are whole maps.
     fn gather_moves(
         &mut self,
         source: &ConvSource,
@@ -283,7 +295,18 @@ impl Assembler<'_> {
         epilogue: Epilogue,
         output: ValueId,
     ) -> Result<(), RuntimeError> {
-        let to = self.make_rows(output);
+        let epilogue = self.taken(output, epilogue);
+        let epilogue = match self.is_only_taken(output) {
+            true => epilogue,
+            false => {
+                let to = self.make_rows(output);
+                Epilogue {
+                    output: to.address,
+                    output_stride: to.stride as i32,
+                    ..epilogue
+                }
+            }
+        };
         let (live, images, rows) = (self.live(output), self.images(output), self.most_rows(output));
         let work = ConvWork {
             rows,
@@ -319,11 +342,7 @@ impl Assembler<'_> {
             taps: taps as i32,
             cout: cout as i32,
             splits: splits.count() as i32,
-            epilogue: Epilogue {
-                output: to.address,
-                output_stride: to.stride as i32,
-                ..epilogue
-            },
+            epilogue,
         };
         self.launch(kernel::sparse_conv(tile, splits, &params, rows));
         if workspace != 0 {
@@ -334,13 +353,13 @@ impl Assembler<'_> {
 }
 
 /// Whether output `i` reads exactly input `i`.
-fn is_pointwise(geometry: &ConvGeometry) -> bool {
+pub(super) fn is_pointwise(geometry: &ConvGeometry) -> bool {
     geometry.kernel == [1, 1] && geometry.stride == [1, 1] && geometry.padding == [0, 0] && geometry.upsample.is_none()
 }
 
 impl Scaled {
     /// The coefficients of the channels from `first` on.
-    fn from(self, first: usize) -> Self {
+    pub(super) fn from(self, first: usize) -> Self {
         Scaled {
             coefficients: self.coefficients.offset((first * size_of::<f32>()) as u64),
             ..self
