@@ -3,9 +3,10 @@
 use bytemuck::Pod;
 
 /// Folders that hold kernels: each makes one module.
-pub const KERNELS: [&str; 10] = [
+pub const KERNELS: [&str; 12] = [
     "advance_step",
     "attention",
+    "attention_stream",
     "attention_wgmma",
     "geglu",
     "group_norm",
@@ -13,6 +14,7 @@ pub const KERNELS: [&str; 10] = [
     "layer_norm",
     "move_rows",
     "sparse_conv",
+    "sparse_conv_stream",
     "sparse_conv_wgmma",
 ];
 
@@ -55,6 +57,15 @@ impl Arch {
             Arch::Sm100a => (major, minor) == (10, 0),
         }
     }
+}
+
+/// What variants are chosen for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Gpu {
+    /// architecture
+    pub arch: Arch,
+    /// blocks of one per multiprocessor that run at once
+    pub multiprocessors: usize,
 }
 
 /// A kernel with its grid and its parameters.

@@ -2,7 +2,7 @@
 
 use fisec_ir::{
     Activation, Conv, ConvOperand, Demand, Extent, Graph, Linear, LinearOperand, NodeId, Op, Operand, SlotId as IrSlot,
-    ValueId as IrValue,
+    ValueId as IrValue, WeightId as IrWeight,
 };
 use fisec_plan::{
     AttentionKernel, ConvKernel, ConvSource, Kernel, LinearKernel, NormKernel, ResidualSource, SlotId, StatsUpdate,
@@ -156,21 +156,56 @@ impl Lowering<'_, '_> {
             }
             _ => None,
         };
-        let linear_bias = match linear.geglu {
-            true => WeightLayout::GatedVector,
-            false => WeightLayout::Vector,
-        };
+        let group = self.siblings(id, linear);
+        let parts = group.iter().map(|&id| self.product_part(id));
+        let parts = parts.collect::<Lowered<Vec<(IrWeight, Option<IrWeight>)>>>()?;
+        let (weight, bias) = self.builder.product(self.graph, &parts, linear.geglu)?;
+        let siblings = group[1..].iter().map(|&id| self.value(IrValue { node: id, output: 0 }));
+        let siblings = siblings.collect();
+        self.merged.extend_from_slice(&group[1..]);
         Ok(Kernel::Linear(LinearKernel {
             input: self.rows(id, 0)?,
             layer_norm,
-            weight: self.weight(id, 1, WeightLayout::LinearRows { geglu: linear.geglu })?,
-            bias: self.optional_weight(id, at(LinearOperand::Bias), linear_bias)?,
+            weight,
+            bias,
             geglu: linear.geglu,
             residual: self
                 .optional_value(id, at(LinearOperand::Residual))?
                 .map(|value| ResidualSource { value }),
             output: self.value(IrValue { node: id, output: 0 }),
+            siblings,
         }))
+    }
+
+    /// Products that a device computes at once, this one first: plain ones of the same rows, e.g. queries, keys and
+    /// values.
+    fn siblings(&self, id: NodeId, linear: Linear) -> Vec<NodeId> {
+        let plain = |linear: &Linear| !linear.geglu && !linear.residual && linear.layer_norm.is_none();
+        let Some(input) = self.graph.operands(id)[0].value() else {
+            return vec![id];
+        };
+        if self.context.target == WeightTarget::Cpu || !plain(&linear) {
+            return vec![id];
+        }
+        let extent = self.graph.node(id).outputs()[0].extent;
+        let users = self.graph.users(input).into_iter();
+        let others = users.filter(|&(user, position)| {
+            let is_plain = matches!(self.graph.op(user), Op::Linear(linear) if plain(linear));
+            let is_new = user != id && position == 0 && !self.merged.contains(&user) && !self.lowered.contains(&user);
+            is_plain && is_new && self.graph.node(user).outputs()[0].extent == extent && self.is_native(user)
+        });
+        std::iter::once(id).chain(others.map(|(user, _)| user)).collect()
+    }
+
+    fn product_part(&self, id: NodeId) -> Lowered<(IrWeight, Option<IrWeight>)> {
+        let Op::Linear(linear) = self.graph.op(id) else {
+            unreachable!("siblings are linears")
+        };
+        let operand = |at: usize| self.graph.operands(id)[at].weight();
+        let missing = || self.unsupported(id, "a value stands where a weight is expected");
+        let bias = linear.operand_index(LinearOperand::Bias);
+        let bias = bias.map(|at| operand(at).ok_or_else(missing)).transpose()?;
+        Ok((operand(1).ok_or_else(missing)?, bias))
     }
 
     fn attention(&mut self, id: NodeId, heads: usize, scale: f64) -> Lowered<Kernel> {

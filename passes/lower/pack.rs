@@ -82,6 +82,19 @@ fn tiles(sources: &[usize], taps: usize, columns: usize, weight: impl Fn(usize, 
     HostTensor::from_pod(DType::F16, shape, packed)
 }
 
+/// Packed weights of the same rows as one: in every tile their lines one behind the other. Columns are whole groups of
+/// eight, so a line's swizzle stays what it is.
+pub(super) fn beside(parts: &[HostTensor]) -> HostTensor {
+    let tiles = parts[0].shape()[0];
+    let lines: usize = parts.iter().map(|part| part.shape()[1]).sum();
+    let run = |part: &HostTensor| part.data().len() / tiles.max(1);
+    let bytes: Vec<u8> = (0..tiles)
+        .flat_map(|tile| parts.iter().map(move |part| (tile, part)))
+        .flat_map(|(tile, part)| part.data()[tile * run(part)..(tile + 1) * run(part)].to_vec())
+        .collect();
+    HostTensor::new(DType::F16, [tiles, lines, TILE_CHANNELS], bytes.into()).expect("all lines of all parts")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +132,17 @@ mod tests {
         let order: Vec<usize> = (0..32).map(gated(32)).collect();
         let expected: Vec<usize> = (0..8).chain(16..24).chain(8..16).chain(24..32).collect();
         assert_eq!(order, expected);
+    }
+
+    #[test]
+    fn products_beside_each_other_are_one_product() {
+        let value = |column: usize| {
+            move |channel: usize, _: usize, own: usize| f16::from_f32((channel * 48 + column + own) as f32)
+        };
+        let parts = [tiles(&[72], 1, 16, value(0)), tiles(&[72], 1, 8, value(16))];
+        let whole = tiles(&[72], 1, 24, value(0));
+        assert_eq!(beside(&parts).shape(), whole.shape());
+        assert_eq!(beside(&parts).data(), whole.data());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Lower one program.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use fisec_ir::{Graph, NodeId, Op, Origin, Stage, ValueId as IrValue};
 use fisec_plan::{Island, IslandCall, Kernel, Node, Port, Program, Provenance, ValueId};
@@ -34,6 +34,11 @@ pub fn lower_program(
     let stages = context.roles.stages(graph)?;
     let units = partition(graph, &stages, context.target)?;
     let mut lowering = Lowering::new(graph, &stages, context, builder);
+    let natives = units.iter().filter_map(|unit| match unit {
+        Unit::Native(id) => Some(*id),
+        Unit::Island(..) => None,
+    });
+    lowering.natives = natives.collect();
     for unit in units {
         match unit {
             Unit::Native(id) => lowering.native(id)?,
@@ -50,6 +55,11 @@ pub(super) struct Lowering<'a, 'b> {
     pub(super) builder: &'a mut PlanBuilder<'b>,
     pub(super) values: Values,
     pub(super) gathered: HashMap<(IrValue, u32), ValueId>,
+    /// nodes that another one's call computes
+    pub(super) merged: Vec<NodeId>,
+    /// nodes whose call is written
+    pub(super) lowered: HashSet<NodeId>,
+    natives: HashSet<NodeId>,
     names: HashMap<String, usize>,
     inputs: BTreeMap<String, ValueId>,
     outputs: BTreeMap<String, ValueId>,
@@ -70,6 +80,9 @@ impl<'a, 'b> Lowering<'a, 'b> {
             builder,
             values: Values::default(),
             gathered: HashMap::new(),
+            merged: Vec::new(),
+            lowered: HashSet::new(),
+            natives: HashSet::new(),
             names: HashMap::new(),
             inputs: BTreeMap::new(),
             outputs: BTreeMap::new(),
@@ -90,7 +103,16 @@ impl<'a, 'b> Lowering<'a, 'b> {
         self.values.get(self.graph, self.stages, value)
     }
 
+    /// Whether a node has a call of its own.
+    pub(super) fn is_native(&self, id: NodeId) -> bool {
+        self.natives.contains(&id)
+    }
+
     fn native(&mut self, id: NodeId) -> Result<(), LowerError> {
+        if self.merged.contains(&id) {
+            return Ok(());
+        }
+        self.lowered.insert(id);
         match self.graph.op(id) {
             Op::Input(name) => {
                 let value = self.value(IrValue { node: id, output: 0 });
@@ -101,15 +123,42 @@ impl<'a, 'b> Lowering<'a, 'b> {
             Op::Output(_) => self.output(id),
             _ => match self.kernel(id)? {
                 Some(kernel) => {
-                    let sparse = |masks: &Vec<Mask>| sparse_macs(self.graph, id, masks);
+                    let computed = self.computed_by(id, &kernel);
+                    let dense = computed.iter().map(|&id| dense_macs(self.graph, id)).sum();
+                    let sparse =
+                        |masks: &Vec<Mask>| computed.iter().map(|&id| sparse_macs(self.graph, id, masks)).sum();
                     let predicted = [0, 1, 2].map(|share| sparse(&self.context.masks[share]));
-                    let (origin, stage) = (self.graph.origin(id).clone(), self.stages.get(id));
-                    self.push(kernel, &origin, stage, dense_macs(self.graph, id), predicted);
+                    let stage = self.stages.get(id);
+                    let origin = match computed[..] {
+                        [_] => self.graph.origin(id).clone(),
+                        _ => Origin::merged("merge_products", computed.iter().map(|&id| self.graph.origin(id)))
+                            .because("products of the same rows"),
+                    };
+                    self.push(kernel, &origin, stage, dense, predicted);
                     Ok(())
                 }
                 None => Ok(()),
             },
         }
+    }
+
+    /// The nodes that a call computes.
+    fn computed_by(&self, id: NodeId, kernel: &Kernel) -> Vec<NodeId> {
+        let Kernel::Linear(linear) = kernel else {
+            return vec![id];
+        };
+        let is_sibling = |node: &&NodeId| {
+            let value = IrValue {
+                node: **node,
+                output: 0,
+            };
+            self.values
+                .known(value)
+                .is_some_and(|value| linear.siblings.contains(&value))
+        };
+        std::iter::once(id)
+            .chain(self.merged.iter().filter(is_sibling).copied())
+            .collect()
     }
 
     /// The prediction leaves as a full map: active pixels over zeros.

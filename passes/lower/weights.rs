@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use fisec_ir::{Graph, WeightId as IrWeight};
 use fisec_onnx::{ExportOptions, Location, SinkError, WeightSink, export};
 use fisec_plan::{BundleWriter, Island, IslandId, Placement, PlanError, WeightId};
-use fisec_tensor::{Constant, DType, Transform};
+use fisec_tensor::{Constant, DType, HostTensor, Transform};
 
 use super::LowerError;
-use super::pack::pack;
+use super::pack::{beside, pack};
 
 /// Whose kernels read the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +109,54 @@ impl<'a> PlanBuilder<'a> {
             axes => axes.iter().map(|&axis| stored.shape()[axis]).collect(),
         };
         Ok(self.writer.add_placed(name, stored.dtype(), &shape, axes, &placement))
+    }
+
+    /// Weight and bias of products of the same rows, their columns one behind the other.
+    pub fn product(
+        &mut self,
+        graph: &Graph,
+        parts: &[(IrWeight, Option<IrWeight>)],
+        geglu: bool,
+    ) -> Result<(WeightId, Option<WeightId>), LowerError> {
+        let bias_layout = match geglu {
+            true => WeightLayout::GatedVector,
+            false => WeightLayout::Vector,
+        };
+        if let [(weight, bias)] = *parts {
+            let weight = self.weight(graph, weight, WeightLayout::LinearRows { geglu })?;
+            let bias = bias.map(|bias| self.weight(graph, bias, bias_layout)).transpose()?;
+            return Ok((weight, bias));
+        }
+        let columns = |weight: IrWeight| graph.weight(weight).data.shape()[1];
+        let names: Vec<&str> = parts
+            .iter()
+            .map(|(weight, _)| graph.weight(*weight).name.as_str())
+            .collect();
+        let name = names.join("+");
+        let key = (name.clone(), WeightLayout::LinearRows { geglu: false });
+        let weight = match self.weights.get(&key) {
+            Some(known) => *known,
+            None => {
+                let packed = parts
+                    .iter()
+                    .map(|(weight, _)| pack(&graph.weight(*weight).data, &key.1));
+                let weight = self.writer.add_weight(&name, &beside(&packed.collect::<Vec<_>>()))?;
+                self.weights.insert(key, weight);
+                weight
+            }
+        };
+        if parts.iter().all(|(_, bias)| bias.is_none()) {
+            return Ok((weight, None));
+        }
+        let biases = parts.iter().map(|(weight, bias)| match bias {
+            Some(bias) => pack(&graph.weight(*bias).data, &WeightLayout::Vector),
+            None => Constant::filled(DType::F16, [columns(*weight)], 0.0).materialize(),
+        });
+        let biases: Vec<HostTensor> = biases.collect();
+        let bytes: Vec<u8> = biases.iter().flat_map(|bias| bias.data().to_vec()).collect();
+        let length = bytes.len() / DType::F16.size();
+        let bias = HostTensor::new(DType::F16, [length], bytes.into()).expect("whole elements");
+        Ok((weight, Some(self.writer.add_weight(&format!("{name}.bias"), &bias)?)))
     }
 
     /// Writes a dense subgraph as an ONNX island; an island that is already there is used again.

@@ -200,6 +200,10 @@ pub struct LinearKernel {
     pub residual: Option<ResidualSource>,
     /// rows
     pub output: ValueId,
+    /// results of further columns, one value behind the other: products of one input as one. For devices only, without
+    /// residual or gate
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub siblings: Vec<ValueId>,
 }
 
 /// `output = softmax(q k^T * scale) v` per image and head.

@@ -330,7 +330,15 @@ impl Check<'_> {
         let inputs = self.channels(linear.input);
         self.whole_vectors(linear.input)?;
         self.whole_vectors(linear.output)?;
-        let outputs = self.channels(linear.output) * if linear.geglu { 2 } else { 1 };
+        let mut outputs = self.channels(linear.output) * if linear.geglu { 2 } else { 1 };
+        if !linear.siblings.is_empty() && (!self.plan.is_cuda() || linear.geglu || linear.residual.is_some()) {
+            return self.fail("a product with several results is for a device, without residual or gate");
+        }
+        for &sibling in &linear.siblings {
+            self.whole_vectors(sibling)?;
+            self.same_rows(linear.input, sibling)?;
+            outputs += self.channels(sibling);
+        }
         self.same_rows(linear.input, linear.output)?;
         match self.plan.is_cuda() {
             true => self.product(linear.weight, [1, 1], &[inputs], outputs)?,

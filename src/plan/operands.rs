@@ -65,7 +65,9 @@ impl Kernel {
         match self {
             Kernel::Island(call) => call.outputs.clone(),
             Kernel::Conv(conv) => vec![conv.output],
-            Kernel::Linear(linear) => vec![linear.output],
+            Kernel::Linear(linear) => std::iter::once(linear.output)
+                .chain(linear.siblings.iter().copied())
+                .collect(),
             Kernel::Attention(attention) => vec![attention.output],
             Kernel::GroupNormStatsUpdate(update) => vec![update.output],
             Kernel::NormCoefficients(norm) => vec![norm.output],

@@ -1,14 +1,12 @@
-//! Launching `attention` and `attention_wgmma`.
+//! Launching `attention`, `attention_wgmma` and `attention_stream`.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Address, Arch, Count, Launch, Rows};
+use super::{Address, Count, Gpu, Launch, Rows};
 
 /// Head dimensions that have a kernel.
 pub const ATTENTION_DIMS: [usize; 11] = [8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160];
 
-/// Blocks that fill the device once.
-const MULTIPROCESSORS: usize = 132;
 /// Keys of a tile.
 const KEYS: usize = 64;
 
@@ -67,49 +65,76 @@ pub struct AttentionVariant {
     combine: &'static str,
     dim: usize,
     queries: usize,
-    wgmma: bool,
+    way: Way,
     /// parts that the keys are split into
     pub splits: usize,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Mma,
+    Wgmma,
+    /// dealt out evenly to so many blocks
+    Stream(usize),
+}
+
+/// Keys from which dealing out evenly pays.
+const STREAM_KEYS: usize = 300;
+/// Parts of rows that a block may leave to another.
+const STREAM_PARTS: usize = 9;
+
 impl AttentionVariant {
-    /// The kernel for at most `queries` queries and `keys` keys of one image; `None` for a head dimension without one.
-    pub fn choose(arch: Arch, dim: usize, queries: usize, keys: usize, blocks_per_query: usize) -> Option<Self> {
+    /// The kernel for at most `queries` queries and `keys` keys of one image, `pairs` images and heads; `None` for a head
+    /// dimension without one.
+    pub fn choose(gpu: Gpu, dim: usize, queries: usize, keys: usize, pairs: usize) -> Option<Self> {
         let (entry, combine) = entries(dim)?;
-        let mut variant = AttentionVariant {
+        let variant = AttentionVariant {
             entry,
             combine,
             dim,
             queries: 64,
-            wgmma: false,
+            way: Way::Mma,
             splits: 1,
         };
-        if dim == 64 && arch.has_wgmma() && keys > 2 * KEYS {
-            let (entry, queries) = match (queries, keys) {
-                (..1024, _) | (_, ..1024) => ("attention_d64_wgmma_narrow", 64),
-                _ => ("attention_d64_wgmma_wide", 192),
+        if dim == 64 && gpu.arch.has_wgmma() && keys > STREAM_KEYS {
+            let (entry, queries) = match queries {
+                ..640 => ("attention_d64_stream_128", 128),
+                _ => ("attention_d64_stream_192", 192),
             };
-            variant = AttentionVariant {
+            return Some(AttentionVariant {
                 entry,
                 queries,
-                wgmma: true,
+                way: Way::Stream(gpu.multiprocessors),
                 ..variant
-            };
+            });
         }
-        let blocks = queries.div_ceil(variant.queries) * blocks_per_query;
-        let per_multiprocessor = if variant.queries == 64 { 2 } else { 1 };
-        let wanted = (MULTIPROCESSORS * per_multiprocessor) / blocks.max(1);
+        let variant = match dim == 64 && gpu.arch.has_wgmma() {
+            true => AttentionVariant {
+                entry: "attention_d64_wgmma_narrow",
+                way: Way::Wgmma,
+                ..variant
+            },
+            false => variant,
+        };
+        let blocks = queries.div_ceil(variant.queries) * pairs;
+        let wanted = 2 * gpu.multiprocessors / blocks.max(1);
         // a part takes at least four tiles of keys, or joining the parts costs more than it saves
-        variant.splits = wanted.clamp(1, (keys / (4 * KEYS)).clamp(1, 16));
-        Some(variant)
+        let splits = wanted.clamp(1, (keys / (4 * KEYS)).clamp(1, 16));
+        Some(AttentionVariant { splits, ..variant })
     }
 
     /// Bytes of the parts of at most `rows` query rows of all images.
     pub fn partial_bytes(&self, rows: usize, heads: usize) -> usize {
-        match self.splits {
-            1 => 0,
-            splits => splits * rows * heads * (self.dim + 2) * size_of::<f32>(),
+        match (self.way, self.splits) {
+            (Way::Stream(blocks), _) => blocks * STREAM_PARTS * 4 * 2 * self.queries * size_of::<f32>(),
+            (_, 1) => 0,
+            (_, splits) => splits * rows * heads * (self.dim + 2) * size_of::<f32>(),
         }
+    }
+
+    /// Whether `attention_combine` must follow.
+    pub fn is_combined_later(&self) -> bool {
+        self.splits > 1
     }
 }
 
@@ -137,12 +162,20 @@ pub fn attention(variant: &AttentionVariant, params: &AttentionParams, queries: 
         (params.images * params.heads) as usize,
         params.splits as usize,
     ];
-    let (kernel, threads, shared) = if variant.wgmma {
-        let threads = 2 * variant.queries + 128;
-        ("attention_wgmma", threads, (8 * 64 + variant.queries) * 128 + 128)
-    } else {
-        let pitch = 16 * (variant.dim.div_ceil(16) * 2 | 1);
-        ("attention", 128, 256 * pitch)
+    let (kernel, grid, threads, shared) = match variant.way {
+        Way::Mma => {
+            let pitch = 16 * (variant.dim.div_ceil(16) * 2 | 1);
+            ("attention", grid, 128, 256 * pitch)
+        }
+        Way::Wgmma => {
+            let shared = (8 * 64 + variant.queries) * 128 + 128;
+            ("attention_wgmma", grid, 2 * variant.queries + 128, shared)
+        }
+        Way::Stream(blocks) => {
+            let stages = if variant.queries == 192 { 4 } else { 5 };
+            let shared = stages * 2 * 128 * 128 + 2 * variant.queries * 128 + 128;
+            ("attention_stream", [blocks, 1, 1], 2 * variant.queries + 128, shared)
+        }
     };
     Launch {
         shared: shared as u32,

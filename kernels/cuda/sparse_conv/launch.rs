@@ -1,8 +1,8 @@
-//! Launching `sparse_conv` and `sparse_conv_wgmma`.
+//! Launching `sparse_conv`, `sparse_conv_wgmma` and `sparse_conv_stream`.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Address, Arch, Count, Launch, Rows};
+use super::{Address, Count, Gpu, Launch, Rows};
 
 /// Columns come as 8 values, 8 gates, …: the result is `value * gelu(gate)`, half as wide.
 pub const CONV_GEGLU: i32 = 1;
@@ -11,8 +11,8 @@ pub const CONV_NORMED_SILU: i32 = 2;
 
 /// Channels of a tile of K.
 const TILE_K: usize = 64;
-/// Blocks that fill the device once, one per multiprocessor.
-const MULTIPROCESSORS: usize = 132;
+/// Output tiles from which work is dealt out evenly rather than in splits.
+const STREAM_TILES: usize = 48;
 
 /// What happens to a row before it leaves the chip.
 #[repr(C)]
@@ -119,7 +119,10 @@ const MMA_64X160: ConvTile = tile("sparse_conv_64x160", 64, 160, 128, 4);
 const MMA_64X64: ConvTile = tile("sparse_conv_64x64", 64, 64, 128, 4);
 const WGMMA_64X160: ConvTile = wgmma(tile("sparse_conv_wgmma_64x160", 64, 160, 256, 4));
 const WGMMA_128X160: ConvTile = wgmma(tile("sparse_conv_wgmma_128x160", 128, 160, 384, 5));
-const WGMMA_192X160: ConvTile = wgmma(tile("sparse_conv_wgmma_192x160", 192, 160, 512, 5));
+const STREAM_192X160: ConvTile = ConvTile {
+    kernel: "sparse_conv_stream",
+    ..tile("sparse_conv_stream_192x160", 192, 160, 512, 5)
+};
 
 /// How the blocks along K meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,23 +133,31 @@ pub enum Splits {
     Workspace(usize),
     /// so many, as one cluster
     Cluster(usize),
+    /// all tiles of K of all outputs dealt out to so many blocks
+    Stream(usize),
 }
 
 impl Splits {
     /// Blocks along K.
     pub fn count(self) -> usize {
         match self {
-            Splits::None => 1,
+            Splits::None | Splits::Stream(_) => 1,
             Splits::Workspace(count) | Splits::Cluster(count) => count,
         }
     }
 
     /// Bytes of the workspace for at most `rows` rows of all images.
-    pub fn workspace_bytes(self, rows: usize, cout: usize) -> usize {
+    pub fn workspace_bytes(self, tile: ConvTile, rows: usize, cout: usize) -> usize {
         match self {
             Splits::Workspace(count) => count * rows * cout * size_of::<f32>(),
+            Splits::Stream(blocks) => blocks * tile.rows * tile.columns * size_of::<f32>(),
             _ => 0,
         }
+    }
+
+    /// Whether `sparse_conv_reduce` must follow.
+    pub fn is_reduced_later(self) -> bool {
+        matches!(self, Splits::Workspace(_))
     }
 }
 
@@ -167,21 +178,26 @@ pub fn k_tiles(taps: usize, channels: &[usize]) -> usize {
 }
 
 /// Tile and splits for a product: measured on one H200 (`h200.json`), by the number of blocks that it gives.
-pub fn conv_choice(arch: Arch, work: ConvWork) -> (ConvTile, Splits) {
+pub fn conv_choice(gpu: Gpu, work: ConvWork) -> (ConvTile, Splits) {
     let blocks = |tile: ConvTile| work.rows.div_ceil(tile.rows) * work.cout.div_ceil(tile.columns);
     let tile = if work.cout < 160 {
         MMA_64X64
-    } else if arch.has_wgmma() {
-        let large = [(WGMMA_192X160, 1), (WGMMA_128X160, 1)];
-        let fitting = large.into_iter().find(|(tile, _)| blocks(*tile) >= MULTIPROCESSORS);
-        fitting.map_or(WGMMA_64X160, |(tile, _)| tile)
-    } else if blocks(MMA_128X160) >= MULTIPROCESSORS {
+    } else if gpu.arch.has_wgmma() {
+        if blocks(STREAM_192X160) >= STREAM_TILES {
+            let shares = gpu.multiprocessors.min(blocks(STREAM_192X160) * work.k_tiles);
+            return (STREAM_192X160, Splits::Stream(shares));
+        }
+        match blocks(WGMMA_128X160) >= gpu.multiprocessors {
+            true => WGMMA_128X160,
+            false => WGMMA_64X160,
+        }
+    } else if blocks(MMA_128X160) >= gpu.multiprocessors {
         MMA_128X160
     } else {
         MMA_64X160
     };
     let per_multiprocessor = if tile.rows <= 64 { 2 } else { 1 };
-    let slots = MULTIPROCESSORS * per_multiprocessor;
+    let slots = gpu.multiprocessors * per_multiprocessor;
     // every part keeps enough tiles of K to hide the loads of its first ones
     let most = (work.k_tiles / 5).clamp(1, 16);
     let splits = (slots / blocks(tile).max(1)).clamp(1, most);
@@ -193,11 +209,14 @@ pub fn conv_choice(arch: Arch, work: ConvWork) -> (ConvTile, Splits) {
 
 /// A product of at most `rows` output rows of all images.
 pub fn sparse_conv(tile: ConvTile, splits: Splits, params: &ConvParams, rows: usize) -> Launch {
-    let grid = [
-        (params.cout as usize).div_ceil(tile.columns),
-        rows.div_ceil(tile.rows),
-        params.splits as usize,
-    ];
+    let grid = match splits {
+        Splits::Stream(blocks) => [blocks, 1, 1],
+        _ => [
+            (params.cout as usize).div_ceil(tile.columns),
+            rows.div_ceil(tile.rows),
+            params.splits as usize,
+        ],
+    };
     let barriers = if tile.kernel == "sparse_conv" { 0 } else { 128 };
     let table = tile.rows * params.taps as usize * size_of::<i32>();
     Launch {

@@ -20,6 +20,7 @@ pub(super) struct Device {
     stream: sys::CUstream,
     name: String,
     capability: (i32, i32),
+    multiprocessors: usize,
 }
 
 // SAFETY: a context and its stream may be used from any thread that makes the context current, which `enter` does.
@@ -68,10 +69,10 @@ impl Device {
         let mut device = 0;
         let (mut context, mut stream) = (ptr::null_mut(), ptr::null_mut());
         let mut name = [0 as c_char; 256];
-        let (mut major, mut minor) = (0, 0);
+        let (mut major, mut minor, mut multiprocessors) = (0, 0, 0);
         use sys::CUdevice_attribute::{
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
-            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as COUNT,
         };
         // SAFETY: out-pointers are to locals of the types that the driver writes; the name's length is passed.
         unsafe {
@@ -84,6 +85,7 @@ impl Device {
             call!(cuDeviceGetName(name.as_mut_ptr(), name.len() as i32 - 1, device))?;
             call!(cuDeviceGetAttribute(&mut major, MAJOR, device))?;
             call!(cuDeviceGetAttribute(&mut minor, MINOR, device))?;
+            call!(cuDeviceGetAttribute(&mut multiprocessors, COUNT, device))?;
             call!(cuDevicePrimaryCtxRetain(&mut context, device))?;
             call!(cuCtxSetCurrent(context))?;
             let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
@@ -97,11 +99,16 @@ impl Device {
             stream,
             name,
             capability: (major, minor),
+            multiprocessors: multiprocessors.max(1) as usize,
         }))
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn multiprocessors(&self) -> usize {
+        self.multiprocessors
     }
 
     pub(super) fn capability(&self) -> (i32, i32) {
@@ -259,7 +266,7 @@ impl Device {
         self: &Arc<Self>,
         work: impl FnOnce() -> Result<(), RuntimeError>,
     ) -> Result<Graph, RuntimeError> {
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         let (mut graph, mut executable) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the stream is alive; the capture is ended whatever `work` did, so the stream stays usable.
         unsafe {

@@ -18,7 +18,7 @@ mod weights;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fisec_kernels::cuda::Arch;
+use fisec_kernels::cuda::{Arch, Gpu};
 use fisec_plan::{Bundle, Plan, ProgramKind, SlotKind, Stage};
 use fisec_tensor::{DType, HostTensor};
 
@@ -40,7 +40,7 @@ const MOST_CAPTURED: usize = 12;
 /// A plan on a device.
 pub(crate) struct Engine {
     plan: Plan,
-    arch: Arch,
+    gpu: Gpu,
     prepared: HashMap<ProgramKind, Prepared>,
     host: HostStages,
     // graphs go before the memory that they use
@@ -103,6 +103,7 @@ impl Engine {
                 minor,
             });
         }
+        let multiprocessors = device.multiprocessors();
         let prepared: HashMap<ProgramKind, Prepared> = plan
             .programs
             .iter()
@@ -142,8 +143,8 @@ impl Engine {
             measures_nodes: false,
             report: StepReport::default(),
             host: HostStages::new(CpuBackend::new(bundle, onnx_runtime, threads)?),
+            gpu: Gpu { arch, multiprocessors },
             plan,
-            arch,
         })
     }
 

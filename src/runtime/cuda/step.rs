@@ -87,7 +87,7 @@ impl Engine {
             plan: &self.plan,
             program,
             prepared: &self.prepared[&kind],
-            arch: self.arch,
+            gpu: self.gpu,
             levels,
             weights: &self.weights.addresses,
             early: &early,

@@ -29,10 +29,8 @@ impl Assembler<'_> {
                     return Err(self.error("recorded keys stand around active ones"));
                 };
                 let (listed, live) = self.listed(List::Inactive(level), self.pixels(k));
-                let row = |address| Rowed {
-                    address,
-                    stride: query.stride,
-                };
+                let stride = self.stride(k);
+                let row = |address| Rowed { address, stride };
                 let (keys, values) = (row(self.slot_read(keys)), row(self.slot_read(values)));
                 Some(self.keys(keys, values, live, listed)?)
             }
@@ -65,12 +63,13 @@ impl Assembler<'_> {
         let (mut keys, mut values, live) = (self.rows(k)?, self.rows(v)?, self.live(k));
         let far = (values.address.base as i64 - keys.address.base as i64).abs() / 2 > i64::from(i32::MAX);
         if keys.address.slot != values.address.slot || (keys.address.slot == 0 && far) {
-            let bytes = self.most_rows(k) * keys.stride * 2;
+            let stride = self.stride(k);
+            let bytes = self.most_rows(k) * stride * 2;
             let mut moves = Vec::new();
             for (id, rows) in [(k, &mut keys), (v, &mut values)] {
                 let to = Rowed {
                     address: Address::at(self.scratch(bytes)),
-                    ..*rows
+                    stride,
                 };
                 moves.push(self.straight(id, *rows, to));
                 *rows = to;
@@ -96,7 +95,7 @@ impl Assembler<'_> {
             (map, fresh) => map.as_ref().or(fresh.as_ref()).map_or(0, |keys| keys.live.most),
         };
         let dim = self.channels(attention.q) / heads;
-        let variant = AttentionVariant::choose(self.context.arch, dim, queries.most, keys, images * heads)
+        let variant = AttentionVariant::choose(self.context.gpu, dim, queries.most, keys, images * heads)
             .ok_or_else(|| self.error(format!("there is no kernel for heads of {dim} channels")))?;
         let partial = match variant.partial_bytes(images * queries.most, heads) {
             0 => 0,
@@ -133,7 +132,7 @@ impl Assembler<'_> {
             scale_log2: (attention.scale * LOG2_E) as f32,
         };
         self.launch(kernel::attention(&variant, &params, queries.most));
-        if partial != 0 {
+        if variant.is_combined_later() {
             self.launch(kernel::attention_combine(&variant, &params, queries.most));
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! them, scaled, where the next convolution reads them, and the rings of all convolutions are fetched by one launch at the
 //! step's start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use fisec_kernels::cuda::{Address, CONV_NORMED_SILU, Epilogue, Rows};
 use fisec_plan::{ConvKernel, Extent, Kernel, SlotId, SlotKind, Stage, ValueId};
@@ -56,16 +56,17 @@ impl Gathering {
             uses: uses(context),
         };
         let frozen = frozen_norms(context);
-        let mut products = HashMap::new();
+        let mut products = HashSet::new();
         for (index, node) in context.program.nodes.iter().enumerate() {
             let Kernel::Conv(conv) = &node.kernel else {
-                if let Kernel::Linear(linear) = &node.kernel {
-                    products.insert(linear.output, ());
-                }
+                match &node.kernel {
+                    Kernel::Linear(linear) if linear.siblings.is_empty() => products.insert(linear.output),
+                    _ => false,
+                };
                 continue;
             };
             gathering.conv(context, index, conv, &frozen, &products);
-            products.insert(conv.output, ());
+            products.insert(conv.output);
         }
         gathering
     }
@@ -76,7 +77,7 @@ impl Gathering {
         node: usize,
         conv: &ConvKernel,
         frozen: &HashMap<ValueId, Address>,
-        products: &HashMap<ValueId, ()>,
+        products: &HashSet<ValueId>,
     ) {
         let Some(window) = window(context, conv) else { return };
         let mut first = 0;
@@ -96,7 +97,7 @@ impl Gathering {
             };
             first += channels(source.value);
             let place = (node, position);
-            if products.contains_key(&source.value) && !matches!(scaled, Scale::Computed) {
+            if products.contains(&source.value) && !matches!(scaled, Scale::Computed) {
                 self.taken.entry(source.value).or_insert(place);
             }
             let gathered = Source {

@@ -11,7 +11,7 @@ mod rows;
 
 use std::collections::HashMap;
 
-use fisec_kernels::cuda::{Address, Arch, Count, Launch, MoveJob, Rows};
+use fisec_kernels::cuda::{Address, Count, Gpu, Launch, MoveJob, Rows};
 use fisec_plan::cuda::padded;
 use fisec_plan::{Extent, Kernel, Node, Plan, Program, SlotId, SlotKind, Stage, ValueId, WeightId};
 use fisec_tensor::{ActiveSet, Shape};
@@ -43,7 +43,7 @@ pub(super) struct Context<'a> {
     pub(super) plan: &'a Plan,
     pub(super) program: &'a Program,
     pub(super) prepared: &'a Prepared,
-    pub(super) arch: Arch,
+    pub(super) gpu: Gpu,
     /// active sets of the mask that the bucket is made for; those of a whole map in dense programs
     pub(super) levels: &'a [ActiveSet],
     /// device address of every weight

@@ -166,9 +166,10 @@ impl Assembler<'_> {
     fn sums_of_whole(&mut self, rows: ValueId, slot: SlotId) -> Result<Sums, RuntimeError> {
         let from = self.rows(rows)?;
         let pixels = self.pixels(rows);
+        let stride = self.stride(rows);
         let whole = Rowed {
-            address: Address::at(self.scratch(self.images(rows) * pixels * from.stride * 2)),
-            stride: from.stride,
+            address: Address::at(self.scratch(self.images(rows) * pixels * stride * 2)),
+            stride,
         };
         let moves = self.whole_map(rows, from, Some(slot), whole)?;
         self.moves(&moves);

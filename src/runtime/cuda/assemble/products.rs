@@ -67,8 +67,41 @@ impl Assembler<'_> {
         };
         let epilogue = self.residual(epilogue, linear.residual, linear.output)?;
         let weight = self.weight(linear.weight)?;
-        let cout = self.channels(linear.output) * if linear.geglu { 2 } else { 1 };
-        self.product(&sources, weight, (1, cout), epilogue, linear.output)
+        let mut cout = self.channels(linear.output) * if linear.geglu { 2 } else { 1 };
+        if linear.siblings.is_empty() {
+            return self.product(&sources, weight, (1, cout), epilogue, linear.output);
+        }
+        cout += linear.siblings.iter().map(|&id| self.channels(id)).sum::<usize>();
+        let to = self.make_columns(linear, cout);
+        let epilogue = Epilogue {
+            output: to.address,
+            output_stride: to.stride as i32,
+            ..epilogue
+        };
+        self.multiply(&sources, weight, (1, cout), epilogue, linear.output)
+    }
+
+    /// Rows of several results side by side.
+    fn make_columns(&mut self, linear: &LinearKernel, columns: usize) -> Rowed {
+        let outputs: Vec<ValueId> = std::iter::once(linear.output)
+            .chain(linear.siblings.iter().copied())
+            .collect();
+        let last = outputs.iter().filter_map(|id| self.last_use.get(id)).max().copied();
+        let bytes = self.most_rows(linear.output) * columns * 2;
+        let whole = Rowed {
+            address: Address::at(self.allocate(bytes, last.unwrap_or(self.node))),
+            stride: columns,
+        };
+        let mut first = 0;
+        for id in outputs {
+            let rows = Rowed {
+                address: whole.address.offset(first as u64 * 2),
+                ..whole
+            };
+            self.values.insert(id, Held::Rows(rows));
+            first += self.channels(id);
+        }
+        whole
     }
 
     /// One source that is a concatenation of two as those two, when the weights' tiles allow it.
@@ -99,11 +132,12 @@ impl Assembler<'_> {
             rows.push(match scaled {
                 None => from,
                 Some(scaled) => {
+                    let stride = self.stride(source.value);
                     let to = Rowed {
                         address: Address::at(
-                            self.scratch(self.images(source.value) * self.pixels(source.value) * from.stride * 2),
+                            self.scratch(self.images(source.value) * self.pixels(source.value) * stride * 2),
                         ),
-                        stride: from.stride,
+                        stride,
                     };
                     moves.push(Move {
                         scaled: Some(scaled.from(first)),
@@ -184,10 +218,11 @@ impl Assembler<'_> {
         let mut first = 0;
         for source in inputs {
             let from = self.rows(source.value)?;
-            let bytes = self.images(source.value) * gathered.most * from.stride * 2;
+            let stride = self.stride(source.value);
+            let bytes = self.images(source.value) * gathered.most * stride * 2;
             let to = Rowed {
                 address: Address::at(self.scratch(bytes)),
-                stride: from.stride,
+                stride,
             };
             let scaled = scaled.map(|scaled| scaled.from(first));
             moves.extend(self.gather_moves(source, from, to, rows_to, window, scaled)?);
@@ -231,7 +266,7 @@ impl Assembler<'_> {
         let outside = match (source.outside, is_full) {
             (Some(slot), _) => Rowed {
                 address: self.slot_read(slot),
-                stride: from.stride,
+                stride: to.stride,
             },
             (None, true) => from,
             // binding has made sure that no active output reads there
@@ -307,14 +342,26 @@ impl Assembler<'_> {
                 }
             }
         };
-        let (live, images, rows) = (self.live(output), self.images(output), self.most_rows(output));
+        self.multiply(sources, weights, (taps, cout), epilogue, output)
+    }
+
+    /// A product whose epilogue says where everything goes; `like` has its rows.
+    fn multiply(
+        &mut self,
+        sources: &Sources,
+        weights: u64,
+        (taps, cout): (usize, usize),
+        epilogue: Epilogue,
+        like: ValueId,
+    ) -> Result<(), RuntimeError> {
+        let (live, images, rows) = (self.live(like), self.images(like), self.most_rows(like));
         let work = ConvWork {
             rows,
             cout,
             k_tiles: k_tiles(taps, &sources.widths),
         };
-        let (tile, splits) = conv_choice(self.context.arch, work);
-        let workspace = match splits.workspace_bytes(rows, cout) {
+        let (tile, splits) = conv_choice(self.context.gpu, work);
+        let workspace = match splits.workspace_bytes(tile, rows, cout) {
             0 => 0,
             bytes => self.scratch(bytes),
         };
@@ -345,7 +392,7 @@ impl Assembler<'_> {
             epilogue,
         };
         self.launch(kernel::sparse_conv(tile, splits, &params, rows));
-        if workspace != 0 {
+        if splits.is_reduced_later() {
             self.launch(kernel::sparse_conv_reduce(&params, rows));
         }
         Ok(())

@@ -166,10 +166,11 @@ impl Assembler<'_> {
         let first = self.rows(a)?;
         let mut second = self.rows(b)?;
         if self.extent(a) != self.extent(b) {
-            let bytes = self.most_rows(a) * second.stride * 2;
+            let stride = self.stride(a);
+            let bytes = self.most_rows(a) * stride * 2;
             let packed = Rowed {
                 address: Address::at(self.scratch(bytes)),
-                stride: second.stride,
+                stride,
             };
             self.pack(b, second, a, packed)?;
             second = packed;

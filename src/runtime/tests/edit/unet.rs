@@ -174,6 +174,7 @@ impl Unet {
             geglu: false,
             residual: None,
             output,
+            siblings: Vec::new(),
         };
         change(&mut linear);
         let width = if linear.geglu { 2 * columns } else { columns };
