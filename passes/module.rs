@@ -129,8 +129,9 @@ impl Module {
             pipeline.run("merge_equal", graph, merge_equal)?;
         }
         if let Some(edit) = edit {
-            let changes = record_coefficients(record, edit)?;
+            let changes = record_coefficients(&mut [&mut *record, &mut *guide], edit)?;
             pipeline.finished("record_coefficients", record, changes)?;
+            pipeline.finished("record_coefficients", guide, changes)?;
             pipeline.finished("record_coefficients", edit, changes)?;
         }
         for graph in [&mut *record, &mut *guide].into_iter().chain(&mut *edit) {

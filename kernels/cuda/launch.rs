@@ -51,7 +51,7 @@ impl Arch {
     /// Whether code for this architecture runs on a device of this compute capability.
     pub fn runs_on(self, major: i32, minor: i32) -> bool {
         match self {
-            Arch::Sm80 => major >= 8 && major < 9,
+            Arch::Sm80 => major == 8,
             // the `a` targets run on exactly their own generation
             Arch::Sm90a => (major, minor) == (9, 0),
             Arch::Sm100a => (major, minor) == (10, 0),

@@ -68,7 +68,7 @@ fn tiles(sources: &[usize], taps: usize, columns: usize, weight: impl Fn(usize, 
         for column in 0..columns {
             for channel in 0..channels {
                 let (tile, within) = (channel / TILE_CHANNELS, channel % TILE_CHANNELS);
-                let chunk = within / CHANNELS ^ (column % CHANNELS);
+                let chunk = (within / CHANNELS) ^ (column % CHANNELS);
                 let place = chunk * CHANNELS + within % CHANNELS;
                 for tap in 0..taps {
                     let line = (first_tile + tile * taps + tap) * lines + column;

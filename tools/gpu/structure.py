@@ -10,14 +10,13 @@ weights.json: per tensor its place in weights.bin, its distribution, and the par
 
 import json
 import pathlib
-import re
 import sys
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
-SMALLEST = 1024  # bytes: shapes and scalars stay inline
+SMALLEST = 4  # elements: shapes and scalars stay inline
 TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 
 
@@ -26,12 +25,13 @@ def parameter(name, uses):
     if not name.startswith("onnx::"):
         return name.removeprefix("unet."), False
     node = uses[name]
-    return re.sub(r"^/", "", node.name).rsplit("/", 1)[0].replace("/", ".") + ".weight", node.op_type == "MatMul"
+    module = node.name.removeprefix("/").rsplit("/", 1)[0].replace("/", ".").removeprefix("unet.")
+    return module + (".bias" if node.op_type == "Add" else ".weight"), node.op_type == "MatMul"
 
 
 def spread(name, shape, transposed):
     """Mean and half width: products keep their magnitude, norms stay near one, biases small."""
-    if len(shape) < 2:
+    if max(shape) == int(np.prod(shape)):
         return (1.0, 0.1) if "norm" in name and name.endswith("weight") else (0.0, 0.05)
     fan_in = shape[0] if transposed else int(np.prod(shape[1:]))
     return 0.0, float((1.5 / fan_in) ** 0.5)
@@ -44,7 +44,7 @@ def main():
     offset, tensors = 0, []
     for tensor in model.graph.initializer:
         raw = onnx.numpy_helper.to_array(tensor)
-        if raw.nbytes < SMALLEST or tensor.data_type not in TYPES:
+        if raw.size < SMALLEST or tensor.data_type not in TYPES:
             continue
         name, transposed = parameter(tensor.name, uses)
         mean, width = spread(name, raw.shape, transposed)

@@ -12,4 +12,5 @@ pub fn run() -> Result<(), Failure> {
         "CUDA kernels",
         Command::new("python3").current_dir(root()).arg("tools/gpu/compile.py"),
     )
+    .map(drop)
 }

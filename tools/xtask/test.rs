@@ -40,6 +40,14 @@ pub fn run() -> Result<(), Failure> {
                 .current_dir(root())
                 .args(["tools/gpu/emulate/test_driver.py", "target/cubins/emulated"]),
         )?;
+        let emulated = root().join("target/cubins/emulated");
+        step(
+            "plans for a GPU on that driver",
+            cargo()
+                .args(["test", "--quiet", "--test", "cuda"])
+                .env("ORT_DYLIB_PATH", &library)
+                .env("LD_LIBRARY_PATH", emulated),
+        )?;
     }
     step(
         "tests",

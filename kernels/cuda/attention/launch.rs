@@ -164,7 +164,7 @@ pub fn attention(variant: &AttentionVariant, params: &AttentionParams, queries: 
     ];
     let (kernel, grid, threads, shared) = match variant.way {
         Way::Mma => {
-            let pitch = 16 * (variant.dim.div_ceil(16) * 2 | 1);
+            let pitch = 16 * ((variant.dim.div_ceil(16) * 2) | 1);
             ("attention", grid, 128, 256 * pitch)
         }
         Way::Wgmma => {

@@ -1,6 +1,6 @@
 //! `fisec compile`: a model to a plan.
 
-mod cubins;
+pub mod cubins;
 mod dump;
 mod model;
 mod pipeline;
@@ -301,6 +301,11 @@ impl Choices {
             options.sparse_levels = Some(halves.take_while(|&rows| rows > PAPER_DENSE_ROWS).count());
         }
         options
+    }
+
+    /// `cpu` or `cuda:<arch>`.
+    pub fn target(&self) -> &str {
+        &self.target
     }
 
     pub fn options(&self) -> CompileOptions {

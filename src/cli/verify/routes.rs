@@ -8,13 +8,13 @@ use fisec_onnx::{ExportOptions, export};
 use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::Roles;
 use fisec_passes::cost::CostTable;
-use fisec_plan::{Bundle, BundleWriter, ScratchFolder};
+use fisec_plan::{Bundle, BundleWriter, Plan, ScratchFolder};
 use fisec_runtime::Executor;
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_tensor::HostTensor;
 
 use super::{Recorded, Tensors};
-use crate::cli::compile::{Choices, Watcher, build};
+use crate::cli::compile::{Choices, Watcher, build, cubins};
 use crate::cli::dump::BesideModel;
 use crate::cli::failure::Failure;
 
@@ -68,13 +68,14 @@ pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tens
     let roles = Roles::of(&graph).map_err(|error| Failure::new(error.to_string()))?;
     let folder = scratch()?;
     let target = folder.path().join("plan");
-    let table = CostTable::shipped("cpu").map_err(Failure::new)?;
+    let table = CostTable::shipped(choices.target()).map_err(Failure::new)?;
     let Some(module) = build(graph, choices, &table, &mut Watcher::default())? else {
         return Err(Failure::new("interrupted"));
     };
     let mut writer = BundleWriter::create(&target)?;
-    let plan = module.lower("cpu", &choices.options(), &table, &mut writer)?;
-    writer.finish(plan)?;
+    let plan = module.lower(choices.target(), &choices.options(), &table, &mut writer)?;
+    let modules = cubins::add(choices.target(), &mut writer)?;
+    writer.finish(Plan { modules, ..plan })?;
     let mut executor = Executor::new(Bundle::open(&target)?, Some(OnnxRuntime::load()?))?;
     let input = |name: &str| {
         let value = recorded.inputs.get(name);

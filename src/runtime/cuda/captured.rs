@@ -16,6 +16,7 @@ use crate::executor::HostStages;
 pub(super) struct Captured {
     pub(super) kind: ProgramKind,
     pub(super) remember: bool,
+    pub(super) maps: bool,
     pub(super) prediction: Prediction,
     segments: Vec<Segment>,
     assembled: Assembled,
@@ -52,6 +53,7 @@ impl Captured {
         let mut captured = Captured {
             kind,
             remember: context.remember,
+            maps: context.maps,
             prediction: assembled.prediction,
             segments: Vec::new(),
             assembled,
@@ -204,9 +206,10 @@ impl Captured {
             let bytes = unsafe { device.read(resolve(*rows), half_rows_bytes(&port.shape))? };
             tensors.push(from_half_rows(&bytes, &port.shape)?.cast(port.dtype));
         }
-        let results: Vec<HostTensor> = host.island(plan, call, &tensors)?;
-        for ((rows, port), result) in outputs.iter().zip(&description.outputs).zip(results) {
-            let bytes = half_rows(&result.reshaped(port.shape.clone())?);
+        let wanted: Vec<usize> = outputs.iter().map(|(port, _)| *port).collect();
+        let results: Vec<HostTensor> = host.island(plan, call, &tensors, &wanted)?;
+        for ((port, rows), result) in outputs.iter().zip(results) {
+            let bytes = half_rows(&result.reshaped(description.outputs[*port].shape.clone())?);
             // SAFETY: as above.
             unsafe { device.write(resolve(*rows), &bytes)? };
         }

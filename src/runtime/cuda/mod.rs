@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fisec_kernels::cuda::{Arch, Gpu};
-use fisec_plan::{Bundle, Plan, ProgramKind, SlotKind, Stage};
+use fisec_plan::{Bundle, ControlInput, Plan, ProgramKind, SlotKind, Stage};
 use fisec_tensor::{DType, HostTensor};
 
 use crate::RuntimeError;
@@ -30,7 +30,8 @@ use captured::Captured;
 use driver::{Buffer, Device, Event, Functions};
 pub(crate) use early::EarlyInput;
 use early::{EarlyValues, Schedule};
-use slots::SlotBlock;
+use slots::{SlotBlock, half_rows_bytes};
+use step::Variant;
 use tier::Tier;
 use weights::Weights;
 
@@ -59,6 +60,8 @@ pub(crate) struct Engine {
     /// slots of a step that are not on the device otherwise: read, written
     staging: [Option<Buffer>; 2],
     sample: Buffer,
+    /// tables of a controlled step
+    control: Buffer,
     table: Buffer,
     /// around a step's work
     around: [Event; 2],
@@ -120,6 +123,8 @@ impl Engine {
         let slots = SlotBlock::new(&plan);
         let prompt_values = EarlyValues::new(&plan, &prepared, Stage::Prompt);
         let timestep_values = EarlyValues::new(&plan, &prepared, Stage::Timestep);
+        let tables = ControlInput::ALL.map(|table| half_rows_bytes(&table.dims(plan.context[0]).into()));
+        let control_bytes = tables.iter().sum();
         let latents = plan.batch * plan.latent[1] * plan.latent[2];
         let sample = device.allocate(latents * fisec_plan::cuda::padded(plan.latent[0]) * 2)?;
         Ok(Engine {
@@ -137,6 +142,7 @@ impl Engine {
             values: device.allocate(0)?,
             staging: [None, None],
             sample,
+            control: device.allocate(control_bytes)?,
             table: device.allocate(assemble::table::ENTRIES * size_of::<u64>())?,
             around: [Event::new(&device)?, Event::new(&device)?],
             device,
@@ -192,7 +198,7 @@ impl Engine {
         match kind {
             // its graph depends on the mask
             ProgramKind::Edit => Ok(()),
-            dense => self.graph(dense, false, &[]).map(drop),
+            dense => self.graph(dense, Variant::default(), &[]).map(drop),
         }
     }
 }

@@ -1,16 +1,18 @@
 //! One step.
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use fisec_kernels::cuda::Address;
 use fisec_plan::cuda::padded;
-use fisec_plan::{Extent, Kernel, ProgramKind, SlotId, Stage};
+use fisec_plan::{ControlInput, Extent, Kernel, ProgramKind, SlotId, SlotKind, Stage, ValueId};
 use fisec_tensor::ActiveSet;
 use half::f16;
 
 use super::assemble::{Context, Prediction, Rowed, measure, table};
 use super::captured::Captured;
 use super::driver::Buffer;
+use super::slots::{half_rows, half_rows_bytes};
 use super::{Engine, MOST_CAPTURED};
 use crate::executor::{NodeTime, StepInput, StepReport, check_step, recorded};
 use crate::{Binding, RuntimeError, SlotSink, SlotSource};
@@ -18,6 +20,15 @@ use crate::{Binding, RuntimeError, SlotSink, SlotSource};
 /// Index of the blocks for slots that are read and written.
 const READ: usize = 0;
 const WRITTEN: usize = 1;
+
+/// What a program does beside its prediction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Variant {
+    /// writes the slots of the edited image
+    pub(super) remember: bool,
+    /// records cross-attention maps
+    pub(super) maps: bool,
+}
 
 impl Engine {
     /// One step of a program: `[N, C, H, W]` to `[N, C, H, W]`.
@@ -27,7 +38,9 @@ impl Engine {
         self.device.enter()?;
         let levels = input.binding.map_or(&[][..], Binding::levels);
         let remember = kind == ProgramKind::Edit && input.sink.is_some();
-        let graph = self.graph(kind, remember, levels)?;
+        let maps = self.plan.map_slots().any(|(slot, _)| input.wants(slot));
+        let graph = self.graph(kind, Variant { remember, maps }, levels)?;
+        self.upload_control(&input)?;
         let addresses = self.blocks(kind, &mut input)?;
         let started = Instant::now();
         self.upload_sample(input.sample)?;
@@ -46,7 +59,7 @@ impl Engine {
             });
         }
         if let Some(sink) = input.sink {
-            self.hand_over(input.step, addresses[table::WRITTEN], sink)?;
+            self.hand_over(input.step, addresses[table::WRITTEN], sink, kind)?;
         }
         self.report = StepReport {
             time,
@@ -60,22 +73,22 @@ impl Engine {
     pub(super) fn graph(
         &mut self,
         kind: ProgramKind,
-        remember: bool,
+        variant: Variant,
         levels: &[ActiveSet],
     ) -> Result<usize, RuntimeError> {
         for (index, captured) in self.captured.iter_mut().enumerate() {
-            if captured.kind != kind || captured.remember != remember {
+            if captured.kind != kind || captured.remember != variant.remember || captured.maps != variant.maps {
                 continue;
             }
             if levels.is_empty() || captured.is_near(levels[0].len()) && captured.bind(levels)? {
                 return Ok(index);
             }
         }
-        self.capture(kind, remember, levels)?;
+        self.capture(kind, variant, levels)?;
         Ok(self.captured.len() - 1)
     }
 
-    fn capture(&mut self, kind: ProgramKind, remember: bool, levels: &[ActiveSet]) -> Result<(), RuntimeError> {
+    fn capture(&mut self, kind: ProgramKind, variant: Variant, levels: &[ActiveSet]) -> Result<(), RuntimeError> {
         let program = self
             .plan
             .programs
@@ -94,7 +107,9 @@ impl Engine {
             slots: &self.slots,
             table: self.table.address(),
             sample: self.sample.address(),
-            remember,
+            control: &self.control_addresses(kind),
+            remember: variant.remember,
+            maps: variant.maps,
         };
         let measured = measure(&context)?;
         if measured.bytes > self.values.bytes() {
@@ -127,17 +142,16 @@ impl Engine {
         let mut addresses = [0; table::ENTRIES];
         let schedule = self.schedule.as_ref().ok_or(RuntimeError::NotPrepared("timesteps"))?;
         addresses[table::TIMESTEP] = schedule.address(input.step);
-        if let (ProgramKind::Edit, Some(source)) = (kind, input.source) {
-            addresses[table::READ] = self.block_to_read(input.step, source)?;
+        let read = self.slots_read(kind);
+        if let Some(source) = input.source.filter(|_| !read.is_empty()) {
+            addresses[table::READ] = self.block_to_read(input.step, source, &read)?;
         }
         let source = input.source.and_then(|source| source.recording());
-        if kind != ProgramKind::Guide {
-            addresses[table::WRITTEN] = match input.sink.as_deref_mut() {
-                Some(sink) => self.block_to_write(input.step, sink, source)?,
-                None if kind == ProgramKind::Record => self.staging(WRITTEN)?.address(),
-                None => 0,
-            };
-        }
+        addresses[table::WRITTEN] = match input.sink.as_deref_mut() {
+            Some(sink) => self.block_to_write(input.step, sink, source)?,
+            None if kind != ProgramKind::Edit && self.slots.bytes() > 0 => self.staging(WRITTEN)?.address(),
+            None => 0,
+        };
         if kind == ProgramKind::Edit && input.sink.is_some() {
             let bytes = self.slots.bytes();
             // SAFETY: both are blocks of slots, and a step never writes the one that it reads.
@@ -149,13 +163,13 @@ impl Engine {
         Ok(addresses)
     }
 
-    fn block_to_read(&mut self, step: usize, source: &dyn SlotSource) -> Result<u64, RuntimeError> {
+    fn block_to_read(&mut self, step: usize, source: &dyn SlotSource, slots: &[SlotId]) -> Result<u64, RuntimeError> {
         let resident = source.recording().and_then(|name| self.tier.get(name, step));
         if let Some(block) = resident {
             return Ok(block.address());
         }
         let mut block = vec![0u8; self.slots.bytes()];
-        for slot in (0..self.plan.slots.len() as u32).map(SlotId) {
+        for &slot in slots {
             let value = recorded(&self.plan, source, step, slot)?;
             self.slots.put(&self.plan, slot, &value, &mut block);
         }
@@ -189,6 +203,48 @@ impl Engine {
             self.staging[which] = Some(made?);
         }
         Ok(self.staging[which].as_mut().expect("made above"))
+    }
+
+    /// Slots that a program reads.
+    fn slots_read(&self, kind: ProgramKind) -> Vec<SlotId> {
+        let nodes = self
+            .plan
+            .programs
+            .get(kind)
+            .into_iter()
+            .flat_map(|program| &program.nodes);
+        let read: BTreeSet<SlotId> = nodes.flat_map(|node| node.kernel.slots_read()).collect();
+        // the whole block is copied for the edited image
+        let all = (0..self.plan.slots.len() as u32).map(SlotId);
+        let is_map = |slot: &SlotId| matches!(self.plan.slots[slot.index()].kind, SlotKind::Maps { .. });
+        match kind {
+            ProgramKind::Edit => all.filter(|slot| !is_map(slot)).collect(),
+            _ => read.into_iter().collect(),
+        }
+    }
+
+    /// Where a program finds the tables of control.
+    fn control_addresses(&self, kind: ProgramKind) -> HashMap<ValueId, Address> {
+        let mut offset = 0;
+        let mut addresses = HashMap::new();
+        let Some(program) = self.plan.programs.get(kind) else {
+            return addresses;
+        };
+        for table in ControlInput::ALL {
+            if let Some(&id) = program.inputs.get(table.name()) {
+                addresses.insert(id, Address::at(self.control.address() + offset as u64));
+            }
+            offset += half_rows_bytes(&table.dims(self.plan.context[0]).into());
+        }
+        addresses
+    }
+
+    fn upload_control(&mut self, input: &StepInput<'_>) -> Result<(), RuntimeError> {
+        let Some(control) = input.control.filter(|_| self.plan.has_control()) else {
+            return Ok(());
+        };
+        let tables = ControlInput::ALL.map(|table| half_rows(control.table(table)));
+        self.control.write(0, &tables.concat())
     }
 
     /// `[N, C, H, W]` as f16 rows.
@@ -259,13 +315,28 @@ impl Engine {
     }
 
     /// Gives the written slots to a sink.
-    fn hand_over(&self, step: usize, address: u64, sink: &mut dyn SlotSink) -> Result<(), RuntimeError> {
+    fn hand_over(
+        &self,
+        step: usize,
+        address: u64,
+        sink: &mut dyn SlotSink,
+        kind: ProgramKind,
+    ) -> Result<(), RuntimeError> {
         if !sink.wants_values() {
             return Ok(());
         }
+        // an edit makes no maps: those of its base belong to other words
+        let maps_missing = |slot: SlotId| {
+            let is_map = matches!(self.plan.slots[slot.index()].kind, SlotKind::Maps { .. });
+            is_map && kind == ProgramKind::Edit
+        };
         // SAFETY: a block of slots.
         let block = unsafe { self.device.read(address, self.slots.bytes())? };
-        for slot in (0..self.plan.slots.len() as u32).map(SlotId) {
+        let slots = (0..self.plan.slots.len() as u32).map(SlotId);
+        for slot in slots.filter(|slot| !maps_missing(*slot)) {
+            if !sink.wants(step, slot) {
+                continue;
+            }
             sink.put(step, slot, self.slots.take(&self.plan, slot, &block)?)?;
         }
         Ok(())

@@ -50,14 +50,15 @@ impl HostStages {
         .collect()
     }
 
-    /// One island; inputs and outputs in the order of its ports.
+    /// One island: inputs in the order of its ports, outputs those at the positions `wanted`.
     pub(crate) fn island(
         &mut self,
         plan: &Plan,
         call: &IslandCall,
         inputs: &[HostTensor],
+        wanted: &[usize],
     ) -> Result<Vec<HostTensor>, RuntimeError> {
-        self.backend.run_island(plan, call, inputs)
+        self.backend.run_island(plan, call, inputs, wanted)
     }
 
     /// Opens the sessions of a program's islands.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use fisec_plan::{ControlInput, Extent, Kernel, Plan, Program, ProgramKind, SlotId, Stage, ValueId};
+use fisec_plan::{ControlInput, Extent, Kernel, Plan, Program, ProgramKind, Stage, ValueId};
 use fisec_tensor::{Constant, DType, HostTensor, Shape};
 
 use super::backend::{Active, Backend, Call, Values, recorded};

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use fisec_kernels::cuda::{Address, Count, Gpu, Launch, MoveJob, Rows};
 use fisec_plan::cuda::padded;
-use fisec_plan::{Extent, Kernel, Node, Plan, Program, SlotId, SlotKind, Stage, ValueId, WeightId};
+use fisec_plan::{Extent, IslandCall, Kernel, Node, Plan, Program, SlotId, SlotKind, Stage, ValueId, WeightId};
 use fisec_tensor::{ActiveSet, Shape};
 
 use super::lists::{Contents, List, Lists, Placed};
@@ -55,8 +55,12 @@ pub(super) struct Context<'a> {
     pub(super) table: u64,
     /// the step's input
     pub(super) sample: u64,
+    /// the tables of control, one behind the other
+    pub(super) control: &'a HashMap<ValueId, Address>,
     /// also write the slots of the edited image
     pub(super) remember: bool,
+    /// also record cross-attention maps
+    pub(super) maps: bool,
 }
 
 /// Blocks of memory that a program uses.
@@ -84,8 +88,8 @@ pub(super) enum Item {
     Launch(usize, Launch),
     /// zeros at an address, for a node
     Zero(usize, u64, usize),
-    /// a node in ONNX Runtime, with its inputs' and outputs' addresses
-    Island(usize, Vec<Rowed>, Vec<Rowed>),
+    /// a node in ONNX Runtime, with the addresses of its inputs and of the outputs at these ports
+    Island(usize, Vec<Rowed>, Vec<(usize, Rowed)>),
 }
 
 /// f16 rows of padded channels.
@@ -187,7 +191,7 @@ impl<'a> Assembler<'a> {
 
     fn run(&mut self) -> Result<Prediction, RuntimeError> {
         let program = self.context.program;
-        for (&id, &address) in self.context.early {
+        for (&id, &address) in self.context.early.iter().chain(self.context.control) {
             let stride = self.stride(id);
             self.values.insert(id, Held::Rows(Rowed { address, stride }));
         }
@@ -240,10 +244,9 @@ impl<'a> Assembler<'a> {
     fn kernel(&mut self, node: &'a Node) -> Result<(), RuntimeError> {
         match &node.kernel {
             Kernel::Island(call) => {
-                let inputs = call.inputs.iter().map(|&id| self.rows(id)).collect::<Result<_, _>>()?;
-                let outputs = call.outputs.iter().map(|&id| self.make_rows(id)).collect();
-                self.items.push(Item::Island(self.node, inputs, outputs));
-                Ok(())
+                let wanted: Vec<(usize, ValueId)> = call.outputs.iter().copied().enumerate().collect();
+                let wanted = wanted.into_iter().filter(|(_, id)| self.is_wanted(*id)).collect();
+                self.island(call, wanted)
             }
             Kernel::Conv(conv) => self.conv(conv),
             Kernel::Linear(linear) => self.linear(linear),
@@ -293,10 +296,43 @@ impl<'a> Assembler<'a> {
                 self.values.insert(*output, held);
                 Ok(())
             }
-            Kernel::WriteSlot { input, slot } => self.write_slot(*input, *slot),
+            Kernel::WriteSlot { input, slot } if self.is_wanted(*input) => self.write_slot(*input, *slot),
+            Kernel::WriteSlot { .. } => Ok(()),
             Kernel::Gather { input, output } => self.gather(*input, *output),
             Kernel::Scatter { rows, base, output } => self.scatter(*rows, *base, *output),
         }
+    }
+
+    /// Whether a value is computed: maps that nobody keeps are not.
+    fn is_wanted(&self, id: ValueId) -> bool {
+        let is_map = |slot: &SlotId| matches!(self.context.plan.slots[slot.index()].kind, SlotKind::Maps { .. });
+        let only_recorded = self.context.prepared.recorded_only.get(&id);
+        self.context.maps || !only_recorded.is_some_and(|slots| slots.iter().all(is_map))
+    }
+
+    fn island(&mut self, call: &IslandCall, wanted: Vec<(usize, ValueId)>) -> Result<(), RuntimeError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut inputs = Vec::new();
+        for &id in &call.inputs {
+            let mut rows = self.rows(id)?;
+            if rows.stride != self.stride(id) {
+                let bytes = self.most_rows(id) * self.stride(id) * 2;
+                let to = Rowed {
+                    address: Address::at(self.scratch(bytes)),
+                    stride: self.stride(id),
+                };
+                let copy = self.straight(id, rows, to);
+                self.moves(&[copy]);
+                rows = to;
+            }
+            inputs.push(rows);
+        }
+        let outputs = wanted.into_iter().map(|(port, id)| (port, self.make_rows(id)));
+        let outputs = outputs.collect();
+        self.items.push(Item::Island(self.node, inputs, outputs));
+        Ok(())
     }
 
     fn launch(&mut self, launch: Launch) {
