@@ -41,6 +41,7 @@ fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
         norm,
         sparse_levels: Some(sparse_levels),
         cache_dtype: DType::F16,
+        control_levels: Some(0),
     }
 }
 
