@@ -1,5 +1,7 @@
 //! `explain`, `bench`, `dump`, `diff`, `verify`.
 
+use std::fs;
+
 use crate::machine::{Machine, assert_fails, json, plan, stdout};
 
 fn run(arguments: &[&str]) -> std::process::Output {
@@ -86,7 +88,7 @@ fn a_dumped_graph_is_read_again() {
         stdout(&machine.run(&["dump", path])),
         stdout(&machine.run(&["dump", NANO]))
     );
-    std::fs::write(path, "graph broken\n%0 = polish %1\n").unwrap();
+    fs::write(path, "graph broken\n%0 = polish %1\n").unwrap();
     assert_fails(&machine.run(&["dump", path]), 1, "model.fir:2:");
 }
 
@@ -101,6 +103,29 @@ fn one_node_is_shown_with_its_neighbours() {
         1,
         "no-such-node",
     );
+}
+
+/// Cut anywhere or with one byte changed, IR text is an error with a line, or a graph.
+#[test]
+fn damaged_text_is_refused_with_its_line() {
+    let machine = Machine::new();
+    let path = machine.path("damaged.fir");
+    let whole = fs::read_to_string("tests/ir/spread_demand.fir").unwrap();
+    let graph = &whole[whole.find("graph ").unwrap()..whole.find("expect:").unwrap()];
+    let mut refused = 0;
+    for at in (7..graph.len()).step_by(graph.len() / 24) {
+        let mut flipped = graph.as_bytes().to_vec();
+        flipped[at] ^= 1 << (at % 7);
+        for damaged in [&graph.as_bytes()[..at], &flipped] {
+            fs::write(&path, damaged).unwrap();
+            let output = machine.run(&["dump", path.to_str().unwrap()]);
+            if !output.status.success() {
+                assert_fails(&output, 1, "damaged.fir:");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 24, "only {refused} were noticed");
 }
 
 #[test]

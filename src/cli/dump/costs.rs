@@ -2,35 +2,39 @@
 
 use fisec_ir::Graph;
 use fisec_ir::dump::{Details, Dump};
-use fisec_passes::analysis::{REFERENCE_SHARES, representative_mask};
+use fisec_passes::analysis::{REFERENCE_SHARES, dense_macs, representative_mask, sparse_macs};
 use fisec_plan::{Extent, Kernel, Node, Plan, Program};
 use fisec_runtime::Binding;
 use fisec_tensor::active_tiles;
 
 use crate::cli::units;
 
-/// The graph with what the plan says about the same ONNX nodes.
+/// The graph with the work of its nodes, and what the plan says about calls that compute the same ONNX nodes.
 pub fn with_costs<'g>(graph: &'g Graph, plan: &'g Plan) -> Dump<'g> {
     let program = plan.programs.iter().find(|(kind, _)| kind.name() == graph.name());
     let [share, ..] = REFERENCE_SHARES;
     let finest = plan.levels.first().map_or((1, 1), |level| (level.height, level.width));
     let binding = Binding::bind(plan, &representative_mask(finest.0, finest.1, share)).ok();
+    let masks = binding.as_ref().map(|binding| {
+        let levels = binding.levels().iter();
+        levels.map(|active| active.mask().clone()).collect::<Vec<_>>()
+    });
     Dump::new(graph).details(move |id| {
+        let macs = dense_macs(graph, id);
+        if macs == 0 {
+            return Details::default();
+        }
         let names = &graph.origin(id).names;
-        let Some((_, program)) = program else {
-            return Details::default();
-        };
         let is_same = |node: &&Node| !names.is_empty() && node.provenance.origin == *names;
-        let Some(node) = program.nodes.iter().find(is_same) else {
-            return Details::default();
-        };
-        let mut notes: Vec<String> = slots(plan, node).collect();
-        if let Some(binding) = &binding {
-            notes.extend(candidates(program, node, binding));
+        let call = program.and_then(|(_, program)| Some((program, program.nodes.iter().find(is_same)?)));
+        let mut notes = Vec::new();
+        if let Some((program, node)) = call {
+            notes.extend(slots(plan, node));
+            notes.extend(binding.iter().flat_map(|binding| candidates(program, node, binding)));
         }
         Details {
-            macs: Some(node.macs_dense),
-            predicted_macs: Some(node.macs_predicted[0]),
+            macs: Some(macs),
+            predicted_macs: masks.as_ref().map(|masks| sparse_macs(graph, id, masks)),
             notes,
         }
     })
