@@ -61,13 +61,22 @@ fn unknown_shape(graph: &Graph, id: NodeId, op: &OnnxOp) -> PassError {
         .iter()
         .map(|&operand| graph.operand_type(operand).map_or("-".into(), |ty| ty.to_string()))
         .collect();
+    let target = graph
+        .operands(id)
+        .get(1)
+        .and_then(|&operand| weight_ints(graph, operand));
+    let hint = match target.filter(|_| op.is("Reshape")) {
+        Some(_) => {
+            "the model's own sizes do not add up at this one: give a width and height that are multiples of 64 pixels, or \
+             export it with TorchScript, which writes down fewer of them"
+        }
+        None => "shapes that depend on computed values are not supported; simplify the model, e.g. with onnxsim",
+    };
     PassError {
         pass: PASS,
         node: graph.origin(id).label().to_owned(),
         message: format!("cannot infer the shape of `{}` of {}", op.op_type, operands.join(", ")),
-        hint: Some(
-            "shapes that depend on computed values are not supported; simplify the model, e.g. with onnxsim".into(),
-        ),
+        hint: Some(hint.into()),
     }
 }
 

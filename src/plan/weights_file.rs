@@ -1,4 +1,4 @@
-//! `weights.bin` under construction: one thread writes and hashes while another makes the next constant.
+//! `weights.bin` under construction: one thread writes and one hashes while another makes the next constant.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -14,25 +14,23 @@ use crate::FileHash;
 /// Bytes of small constants that are written together.
 const BUFFER: usize = 1 << 20;
 
+/// Constants that may wait for each thread: few, because what was transformed is in memory.
+const WAITING: usize = 2;
+
 /// The file; a failed write shows at the next call.
 #[derive(Debug)]
 pub(crate) struct WeightsFile {
-    /// without a queue: at most one constant waits, so that few are in memory
-    sender: SyncSender<Bytes>,
-    writer: Option<JoinHandle<io::Result<FileHash>>>,
+    writer: Worker<io::Result<()>>,
+    hasher: Worker<blake3::Hash>,
     length: u64,
 }
 
 impl WeightsFile {
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = File::create(path)?;
-        let (sender, receiver) = sync_channel(0);
-        let writer = thread::Builder::new()
-            .name("weights".into())
-            .spawn(move || write(file, receiver))?;
         Ok(WeightsFile {
-            sender,
-            writer: Some(writer),
+            writer: Worker::start("write weights", move |constants| write(file, constants))?,
+            hasher: Worker::start("hash weights", hash)?,
             length: 0,
         })
     }
@@ -44,35 +42,63 @@ impl WeightsFile {
 
     pub fn append(&mut self, bytes: Bytes) -> io::Result<()> {
         self.length += bytes.len() as u64;
-        match self.sender.send(bytes) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.ended().err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
+        if self.writer.give(bytes.clone()) && self.hasher.give(bytes) {
+            return Ok(());
         }
+        Err(match self.writer.finish() {
+            Some(Err(error)) => error,
+            _ => io::ErrorKind::BrokenPipe.into(),
+        })
     }
 
     /// Waits until everything is on the disk.
     pub fn finish(mut self) -> io::Result<FileHash> {
-        drop(std::mem::replace(&mut self.sender, sync_channel(0).0));
-        self.ended()
-    }
-
-    fn ended(&mut self) -> io::Result<FileHash> {
-        let writer = self.writer.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        writer.join().expect("the writer does not panic")
+        let (written, hash) = (self.writer.finish(), self.hasher.finish());
+        written.unwrap_or(Err(io::ErrorKind::BrokenPipe.into()))?;
+        let hash = hash.ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(FileHash {
+            bytes: self.length,
+            blake3: hash.to_hex().to_string(),
+        })
     }
 }
 
-fn write(file: File, constants: Receiver<Bytes>) -> io::Result<FileHash> {
+/// A thread that takes constants in order.
+#[derive(Debug)]
+struct Worker<T>(Option<(SyncSender<Bytes>, JoinHandle<T>)>);
+
+impl<T: Send + 'static> Worker<T> {
+    fn start(name: &str, work: impl FnOnce(Receiver<Bytes>) -> T + Send + 'static) -> io::Result<Self> {
+        let (sender, receiver) = sync_channel(WAITING);
+        let thread = thread::Builder::new().name(name.into()).spawn(move || work(receiver))?;
+        Ok(Worker(Some((sender, thread))))
+    }
+
+    /// Whether the thread still takes constants.
+    fn give(&self, bytes: Bytes) -> bool {
+        self.0.as_ref().is_some_and(|(sender, _)| sender.send(bytes).is_ok())
+    }
+
+    /// Ends the thread; `None` the second time.
+    fn finish(&mut self) -> Option<T> {
+        let (sender, thread) = self.0.take()?;
+        drop(sender);
+        Some(thread.join().expect("writing and hashing do not panic"))
+    }
+}
+
+fn write(file: File, constants: Receiver<Bytes>) -> io::Result<()> {
     let mut buffered = BufWriter::with_capacity(BUFFER, file);
-    let (mut hasher, mut bytes) = (Hasher::new(), 0);
     for constant in constants {
         buffered.write_all(&constant)?;
-        hasher.update(&constant);
-        bytes += constant.len() as u64;
     }
-    buffered.into_inner()?.sync_data()?;
-    Ok(FileHash {
-        bytes,
-        blake3: hasher.finalize().to_hex().to_string(),
-    })
+    buffered.into_inner()?.sync_data()
+}
+
+fn hash(constants: Receiver<Bytes>) -> blake3::Hash {
+    let mut hasher = Hasher::new();
+    for constant in constants {
+        hasher.update(&constant);
+    }
+    hasher.finalize()
 }
