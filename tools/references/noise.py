@@ -2,12 +2,13 @@
 
     python noise.py OUT_FOLDER [--values 4194304]
 
-Writes noise.json: for each seed and shape the SHA-256 of the little-endian f32 values and the bit patterns of the first
+Writes noise.json.gz: for each seed and shape the SHA-256 of the little-endian f32 values and the bit patterns of the first
 and last 64 (all, when there are no more than 128). `sequences` draws several shapes from one generator. `float16` is
 what a half-precision pipeline draws, which is other noise; recorded for whoever wants to reproduce it.
 """
 
 import argparse
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -67,7 +68,8 @@ def main():
     halves = [{"seed": "7"} | describe((1, 4, 8, 8), half.float().numpy())]
     record = {"torch": torch.__version__, "single": single, "sequences": sequences, "float16": halves}
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "noise.json").write_text(json.dumps(record, indent=1) + "\n")
+    text = json.dumps(record, indent=1) + "\n"
+    (args.out / "noise.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     print(f"{len(single)} cases; torch_noise.py equals torch on {args.values} more values")
 
 

@@ -1,12 +1,15 @@
 //! Noise equals torch's CPU generator bit for bit: records of `tools/references/noise.py`.
 
+use std::fs::File;
+
 use fisec_diffusion::noise::{Generator, randn};
+use flate2::read::GzDecoder;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 fn records() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/noise/noise.json");
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/noise/noise.json.gz");
+    serde_json::from_reader(GzDecoder::new(File::open(path).unwrap())).unwrap()
 }
 
 fn bits(values: &[f32]) -> String {
