@@ -53,7 +53,7 @@ def of_every_kind(found, count):
     return [r for r in found if seen.update([r["kind"]]) or seen[r["kind"]] <= count]
 
 
-def draw_variants(rows, found, output, chosen, size=104):
+def draw_variants(rows, found, output, chosen, size=88):
     """variants.jpg: the list's first edit of every kind, by every variant that is no yardstick but the first one's."""
     names = ["base", *(v.name for v in chosen if v.name == "dense" or not v.name.endswith("-dense"))]
     known, strips = {row["id"]: row for row in rows}, []
@@ -93,11 +93,12 @@ def heading(about, count, listed):
     ]
 
 
-def report(rows, output, chosen_by, chained, pictures):
-    """Markdown. `pictures`: where the sheets lie, seen from it."""
+def report(rows, output, chosen_by, chained, pictures, conclusions=""):
+    """Markdown. `pictures`: where the sheets lie, seen from it; `conclusions`: what a person made of it."""
     about, found, chosen = read(output)
     main = chosen[0]
-    lines = ["# Edit quality", "", *heading(about, len(found), len(rows)), verdict(found), ""]
+    found = [r for r in found if tables.one(r, main.name, "outcome")]
+    lines = ["# Edit quality", "", *heading(about, len(found), len(rows)), verdict(found), "", conclusions]
     for title, table in tables.by_kind(found, main).items():
         lines += [f"## {title}", "", table, ""]
     if failed := [f"{r['id']} ({name})" for r in found for name, f in r["figures"].items() if "error" in f]:
@@ -127,7 +128,7 @@ def report(rows, output, chosen_by, chained, pictures):
 
 def choices(output, listed):
     about, found, chosen = read(output)
-    chosen = [variant for variant in chosen if variant.yardstick]
+    chosen = [v for v in chosen if not v.name.endswith("dense")]
     return [
         *heading(about, len(found), listed),
         tables.by_variant(found, chosen, tables.BY_CHOICE),
@@ -151,9 +152,11 @@ def keep_chains(rows, output):
 
 def chains(output):
     held = json.loads((output / "chains.json").read_text())
+    still = all(edit["untouched_psnr"] is None for chain in held["chains"] for edit in chain)
     lines = [
         f"{len(held['chains'])} chains of `tools/evaluate/chains.json`: every edit is one of the image that the one",
-        "before made, and `--dense` is the same edit of that image.",
+        "before made, and `--dense` is the same edit of that image. Outside all masks of a chain so far,",
+        "every pixel is still the first image's." if still else "some pixels are no longer the first image's.",
         "",
         f"    python evaluate.py demo.plan out --chains {held['about']['settings']}",
         "",
@@ -163,7 +166,10 @@ def chains(output):
 
 
 def write(rows, output, chosen_by=(), chained=None, doc=None):
-    """report.md, and the same with its sheets as `doc`; returns it."""
+    """report.md, and the same with its sheets as `doc`; returns it.
+
+    The folder of the doc's sheets may hold conclusions.md, written by hand: it goes in below the verdict.
+    """
     text = report(rows, output, chosen_by, chained, "")
     (output / "report.md").write_text(text)
     if doc:
@@ -172,5 +178,7 @@ def write(rows, output, chosen_by=(), chained=None, doc=None):
         for name in SHEETS:
             if (output / name).exists():
                 (folder / name).write_bytes((output / name).read_bytes())
-        doc.write_text(report(rows, output, chosen_by, chained, f"{folder.name}/"))
+        written = folder / "conclusions.md"
+        conclusions = written.read_text() if written.exists() else ""
+        doc.write_text(report(rows, output, chosen_by, chained, f"{folder.name}/", conclusions))
     return text

@@ -62,7 +62,6 @@ BY_PLACE = (
     ("`--dense`", "dense_prefers", "percent"),
     ("mask", "mask_share", "percent"),
     ("pixels changed outside mask", "outside_changed", "percent3"),
-    ("PSNR to the first image outside all masks", "untouched_psnr", "dB"),
     ("s", "seconds", "number"),
 )
 FORMATS = {
