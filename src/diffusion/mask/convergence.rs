@@ -17,9 +17,10 @@ pub fn overlap(a: &Mask, b: &Mask) -> f64 {
 
 /// Watches the mask from guided step to guided step.
 ///
-/// Guiding takes 3 to 10 steps of a schedule of 50, as the paper does, and at most the same fifth of any other: noise
-/// levels, not step counts, decide what a difference of latents can tell. Between the bounds it stops when two successive
-/// pairs of masks overlap by nine tenths: one pair alone may agree by chance while the region still drifts.
+/// Guiding takes 5 to 10 steps of a schedule of 50, as the paper does, and the same tenth to fifth of any other, but no
+/// fewer than 3: noise levels, not step counts, decide what a difference of latents can tell. Between the bounds it stops
+/// when two successive pairs of masks overlap by nine tenths: one pair alone may agree by chance while the region still
+/// drifts.
 #[derive(Clone, Debug)]
 pub struct Convergence {
     least: usize,
@@ -34,7 +35,7 @@ impl Convergence {
     pub fn new(calls: usize) -> Self {
         let most = calls.div_ceil(5).clamp(1, 10);
         Convergence {
-            least: most.min(3),
+            least: most.min(calls.div_ceil(10).max(3)),
             most,
             seen: 0,
             streak: 0,
