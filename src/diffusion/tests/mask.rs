@@ -204,7 +204,11 @@ fn steps_until_done(calls: usize, mask: impl Fn(usize) -> Mask) -> usize {
 
 #[test]
 fn convergence_needs_two_agreements_in_a_row() {
-    assert_eq!(steps_until_done(50, |_| disc(9)), 5, "no sooner than a tenth of the schedule");
+    assert_eq!(
+        steps_until_done(50, |_| disc(9)),
+        5,
+        "no sooner than a tenth of the schedule"
+    );
     assert_eq!(steps_until_done(20, |_| disc(9)), 3, "nor than three steps");
     assert_eq!(steps_until_done(50, |step| disc([2, 9, 9, 4, 9, 9, 9][step - 1])), 7);
     assert_eq!(steps_until_done(50, disc), 10, "a mask that keeps growing is cut off");
