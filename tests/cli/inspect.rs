@@ -134,7 +134,7 @@ fn an_exported_dump_computes_the_same() {
     let route = "tests/data/onnx/ts17_static";
     let exported = machine.path("again.onnx");
     let exported = exported.to_str().unwrap();
-    let model = format!("{route}/model.onnx");
+    let model = machine.unpacked(&format!("{route}/model.onnx.gz"));
     let dumped = machine.run(&["dump", &model, "--format", "onnx", "--size", "128", "-o", exported]);
     assert!(dumped.status.success(), "{}", crate::machine::stderr(&dumped));
     let io = format!("{route}/io.npz");
@@ -161,7 +161,10 @@ fn a_diff_says_which_pass_rewrote_what() {
 fn every_stage_of_the_compiler_gives_the_recorded_outputs() {
     let machine = Machine::new();
     let route = "tests/data/onnx/ts17_static";
-    let (model, io) = (format!("{route}/model.onnx"), format!("{route}/io.npz"));
+    let (model, io) = (
+        machine.unpacked(&format!("{route}/model.onnx.gz")),
+        format!("{route}/io.npz"),
+    );
     let verified = json(&machine.run(&["verify", &model, "--io", &io, "--tol", "1e-4", "--json"]));
     let stages: Vec<&str> = verified["results"]
         .as_array()

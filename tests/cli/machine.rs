@@ -1,10 +1,12 @@
 //! A user's machine: a place for remembered images, a compiled plan, and the binary.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use flate2::read::GzDecoder;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -95,6 +97,14 @@ impl Machine {
         let copy = self.path("copy.plan");
         copy_folder(plan(), &copy);
         copy
+    }
+
+    /// A model that is stored compressed, in a folder of this machine.
+    pub fn unpacked(&self, packed: &str) -> String {
+        let model = self.path("model.onnx");
+        let mut packed = GzDecoder::new(File::open(packed).unwrap());
+        io::copy(&mut packed, &mut File::create(&model).unwrap()).unwrap();
+        model.to_str().unwrap().to_owned()
     }
 
     /// The folder of the only remembered image.

@@ -1,5 +1,7 @@
 //! Damaged, hostile and unusual files: an error with a place, never a panic.
 
+mod samples;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -152,7 +154,8 @@ fn symbolic_sizes_must_be_given_and_fixed_ones_kept() {
         unbound.hint.as_deref().is_some_and(|hint| hint.contains("--size")),
         "{unbound}"
     );
-    let fixed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/onnx/ts17_static/model.onnx");
+    let folder = tempfile::tempdir().expect("folder");
+    let fixed = samples::fixed_size(folder.path());
     let other = import(&fixed, &Bindings::unet(2, 96, 96, 77)).expect_err("fixed at 16");
     assert!(other.message.contains("fixed at 16"), "{other}");
     assert!(import(&fixed, &Bindings::new()).is_ok(), "nothing to bind");

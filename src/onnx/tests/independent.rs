@@ -1,5 +1,7 @@
 //! The reader against another one: `onnx-protobuf` must find the same inputs and the same weights in the same files.
 
+mod samples;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -31,10 +33,10 @@ fn independently(model: &ModelProto) -> BTreeMap<String, Weight> {
         .collect()
 }
 
-fn compare(file: &str, bindings: &Bindings) {
-    let path = data(file);
-    let model = ModelProto::parse_from_bytes(&std::fs::read(&path).expect("a file")).expect("onnx-protobuf reads it");
-    let graph = import(&path, bindings).expect("imports").graph;
+fn compare(path: &Path, bindings: &Bindings) {
+    let file = path.display();
+    let model = ModelProto::parse_from_bytes(&std::fs::read(path).expect("a file")).expect("onnx-protobuf reads it");
+    let graph = import(path, bindings).expect("imports").graph;
     let names: Vec<String> = graph.inputs().iter().map(|(_, name)| (*name).to_owned()).collect();
     let initializers: Vec<&str> = model
         .graph
@@ -68,12 +70,17 @@ fn compare(file: &str, bindings: &Bindings) {
 
 #[test]
 fn another_reader_finds_the_same_unet() {
-    compare("onnx/ts17_static/model.onnx", &Bindings::unet(2, 16, 16, 77));
-    compare("nano-pipeline/unet/model.onnx", &Bindings::unet(2, 16, 16, 77));
+    let folder = tempfile::tempdir().expect("a folder");
+    compare(&samples::fixed_size(folder.path()), &Bindings::unet(2, 16, 16, 77));
+    compare(&data("nano-pipeline/unet/model.onnx"), &Bindings::unet(2, 16, 16, 77));
 }
 
 #[test]
 fn another_reader_finds_the_same_text_encoder_and_decoder() {
-    compare("nano-pipeline/text_encoder/model.onnx", &Bindings::text_encoder(2, 77));
-    compare("nano-pipeline/vae_decoder/model.onnx", &Bindings::vae(1, 4, 16, 16));
+    let text_encoder = data("nano-pipeline/text_encoder/model.onnx");
+    compare(&text_encoder, &Bindings::text_encoder(2, 77));
+    compare(
+        &data("nano-pipeline/vae_decoder/model.onnx"),
+        &Bindings::vae(1, 4, 16, 16),
+    );
 }
