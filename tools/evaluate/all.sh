@@ -4,8 +4,8 @@
 #     ./all.sh OUT [PART …] [-- flags of evaluate.py, such as --jobs 16 --threads 1 --home /dev/shm/fisec]
 #     ./all.sh OUT report            the page from what the parts left
 #
-# Parts: main, choices, chains, and control, which compares on the CPU what plans for a GPU have not. TARGET is what the
-# others are compiled for [cpu]; PYTHON and FISEC pick the interpreter and the program.
+# Parts: main, guide, choices, chains, and control, which compares on the CPU what plans for a GPU have not. TARGET is what
+# the others are compiled for [cpu]; PYTHON and FISEC pick the interpreter and the program.
 set -eu
 cd "$(dirname "$0")"
 out=$1
@@ -33,7 +33,7 @@ plan() { # NAME FLAGS…
 }
 
 # shellcheck disable=SC2086
-for part in ${parts:-main choices chains control report}; do
+for part in ${parts:-main guide choices chains control report}; do
     plans=
     [ "$part" = report ] || [ "$part" = control ] || plan demo --target "${TARGET:-cpu}"
     case $part in
@@ -48,9 +48,10 @@ for part in ${parts:-main choices chains control report}; do
         plan updated --norm updated --target "${TARGET:-cpu}"
         plan levels1 --sparse-levels 1 --target "${TARGET:-cpu}"
         plan levels2 --sparse-levels 2 --target "${TARGET:-cpu}"
-        runs="grow-0 grow-16 grow-24 guide-3 guide-10 feather-0"
+        runs="grow-0 grow-24 feather-0"
         evaluate choices "edit masked-keys live-norms updated-norms levels-1 levels-2 $runs" --limit 14 $plans "$@"
         ;;
+    guide) evaluate guide "edit guide-3 guide-10 grow-16" --limit 14 "$@" ;;
     chains) evaluate chains "" --chains --limit 8 "$@" ;;
     control)
         mkdir -p "$out/cpu"
@@ -59,7 +60,7 @@ for part in ${parts:-main choices chains control report}; do
         ;;
     report)
         folders=
-        for folder in choices cpu/control; do [ ! -d "$out/$folder" ] || folders="$folders --choices $out/$folder"; done
+        for folder in guide choices cpu/control; do [ ! -d "$out/$folder" ] || folders="$folders --choices $out/$folder"; done
         [ ! -d "$out/chains" ] || folders="$folders --chained $out/chains"
         evaluate main edit --only-report $folders --doc ../../docs/benchmarks/quality.md "$@"
         ;;
