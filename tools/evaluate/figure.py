@@ -32,6 +32,20 @@ def families(names):
     return [family for family in found.values() if len(family) > 1]
 
 
+def is_late(x):
+    """Whether a label stands left of its mark."""
+    return x > WIDTH * 0.7
+
+
+def spread(marks, line=13, width=75):
+    """Heights of labels: of their marks, or a line below the label that would stand there."""
+    heights = {}
+    for name, (x, y) in sorted(marks.items(), key=lambda mark: mark[1][1]):
+        beside = [heights[n] for n in heights if abs(marks[n][0] - x) < width and is_late(marks[n][0]) == is_late(x)]
+        heights[name] = max([y, *(height + line for height in beside)])
+    return heights
+
+
 def draw(points):
     """`points`: {name: (directional, image-image)}"""
     (x0, x1), (y0, y1) = (span([point[i] for point in points.values()]) for i in (0, 1))
@@ -58,12 +72,13 @@ def draw(points):
     for family in families(points):
         path = "L".join(f"{across(points[name][0]):.1f} {down(points[name][1]):.1f}" for name in family)
         lines.append(f'<path d="M{path}" fill="none" stroke="#c22"/>')
-    for name, (x, y) in points.items():
-        late = across(x) > WIDTH * 0.7
-        anchor, shift = ("end", -8) if late else ("start", 8)
-        lines.append(f'<circle cx="{across(x):.1f}" cy="{down(y):.1f}" r="4" fill="#c22"/>')
+    marks = {name: (across(x), down(y)) for name, (x, y) in points.items()}
+    heights = spread(marks)
+    for name, (x, y) in marks.items():
+        anchor, shift = ("end", -8) if is_late(x) else ("start", 8)
+        lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#c22"/>')
         lines.append(
-            f'<text x="{across(x) + shift:.1f}" y="{down(y) + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
+            f'<text x="{x + shift:.1f}" y="{heights[name] + 4:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
         )
     lines.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 6}" text-anchor="middle">directional similarity</text>')
     middle = f'y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})"'

@@ -342,4 +342,6 @@ def test_the_figure_has_a_point_per_variant(tmp_path):
     assert len(root.findall("{*}circle")) == 2
     assert {"size-25", "a < b"} <= {text.text for text in root.findall("{*}text")}
     assert not figure.save(tmp_path / "none.svg", rows[2:])
+    heights = figure.spread({"a": (500, 50), "b": (501, 52), "c": (10, 51), "d": (500, 90)})
+    assert heights == {"a": 50, "b": 63, "c": 51, "d": 90}
     assert figure.families(["size-25", "edit", "size-50", "sdedit-75"]) == [["size-25", "size-50"]]
