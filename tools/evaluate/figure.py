@@ -37,7 +37,7 @@ def is_late(x):
     return x > WIDTH * 0.7
 
 
-def spread(marks, line=13, width=75):
+def spread(marks, line=13, width=55):
     """Heights of labels: of their marks, or a line below the label that would stand there."""
     heights = {}
     for name, (x, y) in sorted(marks.items(), key=lambda mark: mark[1][1]):
