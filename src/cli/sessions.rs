@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::{output, units};
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  fisec sessions\n  fisec sessions prune --keep 10G")]
+#[command(after_help = "Example:\n  fisec sessions\n  fisec sessions undo\n  fisec sessions prune --keep 10G")]
 pub struct Arguments {
     #[command(subcommand)]
     action: Option<Action>,
@@ -32,6 +32,8 @@ enum Action {
         #[arg(long)]
         check: bool,
     },
+    /// Remove the newest edit; what it was made of stays
+    Undo,
     /// Remove an image
     Remove {
         /// the images, or the beginnings of their ids
@@ -51,6 +53,7 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     match arguments.action.as_ref().unwrap_or(&Action::List) {
         Action::List => list(&store, arguments.json, console),
         Action::Show { id, check } => show(&store.get(id)?, *check, arguments.json),
+        Action::Undo => undo(&store, arguments.json, console),
         Action::Remove { ids } => remove(&store, ids, arguments.json, console),
         Action::Prune { keep } => prune(&store, *keep, arguments.json, console),
     }
@@ -165,6 +168,27 @@ fn show(entry: &Entry, check: bool, as_json: bool) -> Result<(), Failure> {
     }
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(name, text)| vec![name.into(), text]).collect();
     output::print(&output::table(&rows, &[]))
+}
+
+fn undo(store: &Store, as_json: bool, console: &Console) -> Result<(), Failure> {
+    let images = store.list()?.images;
+    let is_edited = |image: &Manifest| images.iter().any(|other| other.parent.as_ref() == Some(&image.id));
+    let edits = images
+        .iter()
+        .filter(|image| image.parent.is_some() && !is_edited(image));
+    let newest = edits.max_by_key(|image| image.created);
+    let Some((newest, parent)) = newest.and_then(|image| Some((image, image.parent.as_ref()?))) else {
+        return Err(Failure::new("there is no edit to undo").hint("`fisec sessions remove ID` removes a first image"));
+    };
+    store.remove(&newest.id)?;
+    match as_json {
+        true => output::print_json(&json!({ "removed": [newest.id], "parent": parent })),
+        false => {
+            let (id, prompt) = (&newest.id, &newest.key.prompt);
+            console.say(&format!("removed {id}, \"{prompt}\"; it was an edit of {parent}"));
+            Ok(())
+        }
+    }
 }
 
 fn remove(store: &Store, ids: &[String], as_json: bool, console: &Console) -> Result<(), Failure> {

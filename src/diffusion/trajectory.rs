@@ -1,6 +1,6 @@
 //! The latents of an image after every call of the network.
 
-use fisec_tensor::HostTensor;
+use fisec_tensor::{HostTensor, Mask};
 
 use crate::DiffusionError;
 
@@ -98,9 +98,16 @@ impl Trajectory {
         self.drift = drift;
     }
 
-    /// The same drift as another trajectory of as many calls.
-    pub(crate) fn drift_as(&mut self, other: &Trajectory) {
+    /// The drift of another trajectory of as many calls; from call `first` on only where `mask` is not active.
+    pub(crate) fn drift_outside(&mut self, other: &Trajectory, mask: &Mask, first: usize) {
         self.drift.clone_from(&other.drift);
+        for drift in self.drift.iter_mut().skip(first) {
+            let active = drift
+                .iter_mut()
+                .zip(mask.bits().iter().cycle())
+                .filter(|(_, active)| **active);
+            active.for_each(|(drift, _)| *drift = 0.0);
+        }
     }
 
     /// Adds the drift of a call to latents after it.

@@ -52,7 +52,33 @@ fn five_edits_in_a_row_leave_the_rest_alone() {
         tree.lines().any(|line| line.contains("        └ ")),
         "five deep: {tree}"
     );
+    let undone = json(&machine.run(&["sessions", "undo", "--json"]));
+    assert_eq!((&undone["removed"][0], &undone["parent"]), (&last["id"], &last["base"]));
+    let branch = machine.painted(
+        "a fox on the left in snow with many fireworks",
+        "branch.png",
+        &["--mask", "last", "--sparse"],
+    );
+    assert_eq!(branch["base"], last["base"], "what was undone is forgotten");
     assert_fails(&machine.paint(DOG, "x.png", &["--base", "zz"]), 1, "zz");
+}
+
+#[test]
+fn dense_edits_chain_when_asked_to() {
+    let machine = Machine::new();
+    let base = id(&machine.painted(DOG, "dog.png", &[]));
+    let mask = machine.mask("mask.png", 128, 128, |row, column| row < 64 && column < 64);
+    let flags = ["--mask", &mask, "--dense", "--base", &base];
+    assert_eq!(machine.painted(CAT, "cat.png", &flags)["id"], Value::Null);
+    let dense = machine.painted(CAT, "cat.png", &[&flags[..], &["--remember"]].concat());
+    assert_eq!((&dense["outcome"], &dense["steps_dense"]), (&"dense".into(), &6.into()));
+    let next = machine.painted(
+        "a fox on the left on grass",
+        "fox.png",
+        &["--mask", &mask, "--dense", "--base", &id(&dense)],
+    );
+    assert_eq!(next["base"], dense["id"]);
+    assert_fails(&machine.paint(CAT, "x.png", &["--remember"]), 2, "--dense");
 }
 
 #[test]
@@ -174,6 +200,12 @@ fn other_methods_edit_the_same_base_and_are_not_remembered() {
         let made = machine.painted(CAT, "cat.png", &flags);
         assert_eq!((&made["method"], &made["id"]), (&method.into(), &Value::Null));
         assert_ne!(machine.pixels("dog.png"), machine.pixels("cat.png"), "{method}");
+        let spent = match method {
+            "p2p" | "diffedit" => 6 + 5,
+            "sdedit:0.5" => 3,
+            _ => 6,
+        };
+        assert_eq!(made["steps_dense"], spent, "{method}: every call counts");
     }
     let fresh = machine.painted(CAT, "fresh.png", &["--base", "none", "--forget"]);
     assert_eq!(fresh["outcome"], "generated");

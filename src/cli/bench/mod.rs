@@ -11,7 +11,7 @@ use fisec_passes::cost::CostTable;
 use fisec_plan::{Bundle, Plan, ProgramKind, TileCost};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_runtime::{Binding, Executor, calibrate};
+use fisec_runtime::{Binding, Control, Executor, calibrate};
 use fisec_tensor::HostTensor;
 use serde_json::{Value, json};
 
@@ -108,7 +108,10 @@ struct Bench {
     recorded: MemoryCache,
     bindings: Vec<Binding>,
     record: Row,
-    guide: Row,
+    /// what edits are compared with
+    dense: Row,
+    /// under attention control, where the plan has any: otherwise `dense` is the guided step
+    guide: Option<(Row, Control)>,
     edits: Vec<Row>,
 }
 
@@ -131,7 +134,8 @@ impl Bench {
             recorded: MemoryCache::new(&plan.slots),
             bindings: bindings.collect::<Result<_, _>>()?,
             record: Row::new("record"),
-            guide: Row::new("guide"),
+            dense: Row::new(if plan.has_control() { "dense" } else { "guide" }),
+            guide: plan.has_control().then(|| (Row::new("guide"), Control::idle(tokens))),
             edits: regions
                 .iter()
                 .map(|region| Row::new(&format!("edit {}", region.name)))
@@ -146,7 +150,12 @@ impl Bench {
         self.record.take(&self.executor, started, counts);
         let started = Instant::now();
         self.executor.dense(0, &self.sample)?;
-        self.guide.take(&self.executor, started, counts);
+        self.dense.take(&self.executor, started, counts);
+        if let Some((row, control)) = &mut self.guide {
+            let started = Instant::now();
+            self.executor.guide(0, &self.sample, control, &self.recorded, None)?;
+            row.take(&self.executor, started, counts);
+        }
         for (index, region) in regions.iter().enumerate() {
             let started = Instant::now();
             let binding = Binding::bind(plan, &region.mask)?;
@@ -164,7 +173,7 @@ impl Bench {
     fn measure_nodes(&mut self, regions: &[Region]) -> Result<(), Failure> {
         self.executor.measure_nodes(true);
         self.executor.dense(0, &self.sample)?;
-        self.guide.nodes = nodes::by_time(self.executor.last_step());
+        self.dense.nodes = nodes::by_time(self.executor.last_step());
         for index in 0..regions.len() {
             self.executor
                 .edit(0, &self.sample, &self.bindings[index], &self.recorded, None)?;
@@ -185,7 +194,7 @@ impl Bench {
             tiles: measured.tiles,
             rows: measured.rows,
             dense: TileCost {
-                theta: self.guide.macs as f64 / (self.guide.times.median() * 1e9),
+                theta: self.dense.macs as f64 / (self.dense.times.median() * 1e9),
                 ..shipped.dense
             },
             island: shipped.island,
@@ -194,11 +203,12 @@ impl Bench {
     }
 
     fn rows(&self) -> impl Iterator<Item = &Row> {
-        [&self.record, &self.guide].into_iter().chain(&self.edits)
+        let guide = self.guide.as_ref().map(|(row, _)| row);
+        [&self.record, &self.dense].into_iter().chain(guide).chain(&self.edits)
     }
 
     fn text(&self, with_nodes: bool) -> String {
-        let dense = self.guide.times.median();
+        let dense = self.dense.times.median();
         let heading = ["step", "median", "fastest", "slowest", "of dense", "binding", "work"].map(str::to_owned);
         let mut rows = vec![heading.to_vec()];
         rows.extend(self.rows().map(|row| {
@@ -224,7 +234,7 @@ impl Bench {
     }
 
     fn json(&self, plan: &Plan) -> Value {
-        let dense = self.guide.times.median();
+        let dense = self.dense.times.median();
         let row = |row: &Row| {
             json!({
                 "step": row.name,

@@ -57,23 +57,12 @@ impl Made {
     }
 
     /// An edit; the base itself where nothing changes.
-    pub fn edit(
-        edited: EditedImage,
-        key: ImageKey,
-        base_image: Image,
-        base: &Entry,
-        entry: Option<Entry>,
-        calls: usize,
-    ) -> Self {
+    pub fn edit(edited: EditedImage, key: ImageKey, base_image: Image, base: &Entry, entry: Option<Entry>) -> Self {
         let EditedImage { image, edited } = edited;
         let mask_path = entry.as_ref().and_then(Entry::mask_path);
         let id = match edited.outcome.is_base() {
             true => Some(base.id().to_owned()),
             false => entry.map(|entry| entry.id().to_owned()),
-        };
-        let dense_steps = match edited.outcome {
-            Outcome::Dense => calls - edited.sparse_steps - edited.guided_steps,
-            _ => 0,
         };
         Made {
             image: image.unwrap_or_else(|| base_image.clone()),
@@ -83,7 +72,7 @@ impl Made {
             id,
             mask_path,
             key,
-            dense_steps,
+            dense_steps: edited.dense_steps,
             guide_steps: edited.guided_steps,
             controlled_steps: edited.controlled_steps,
             sparse_steps: edited.sparse_steps,

@@ -40,6 +40,9 @@ pub struct EditSettings {
     /// Compute the same edit with no sparsity, to compare
     #[arg(long, conflicts_with = "sparse")]
     pub dense: bool,
+    /// Remember the image although it was made with `--dense`, so that dense edits chain
+    #[arg(long, requires = "dense", conflicts_with = "forget")]
+    pub remember: bool,
     /// Use sparse steps however large the region is
     #[arg(long)]
     pub sparse: bool,
@@ -152,6 +155,7 @@ impl EditSettings {
         fields["mask"] = json!(mask);
         fields["edit_size"] = json!(self.edit_size);
         fields["sparse"] = json!(self.sparse);
+        fields["dense"] = json!(self.dense);
         fields.to_string()
     }
 

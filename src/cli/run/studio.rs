@@ -76,7 +76,7 @@ impl Studio<'_> {
         let base_image = Image::from_png(&base.image()?)?;
         let trajectory = Trajectory::from_tensor(&base.latents()?)?.with_drift(base.drift()?.as_ref())?;
         let method = self.arguments.edit.method.method;
-        let remembers = !self.arguments.edit.dense && method == Method::Fisec;
+        let remembers = method == Method::Fisec && (!self.arguments.edit.dense || self.arguments.edit.remember);
         let mut recording = match remembers {
             true => self.begin(key.clone(), Some(base.id()), &self.arguments.edit.text())?,
             false => None,
@@ -103,14 +103,7 @@ impl Studio<'_> {
             }
             None => None,
         };
-        Ok(Made::edit(
-            edited,
-            key,
-            base_image,
-            base,
-            entry,
-            self.pipeline.calls(&self.request)?,
-        ))
+        Ok(Made::edit(edited, key, base_image, base, entry))
     }
 
     pub(super) fn key(&self) -> Result<ImageKey, Failure> {

@@ -64,11 +64,10 @@ pub fn edit<'a>(
     let started = Instant::now();
     path.restore_last(base.trajectory, &mask);
     for step in path.calls()..run.calls() {
-        let mut next = match outcome {
+        let next = match outcome {
             Outcome::Sparse => run.sparse_step(step, path.last(), base.slots, &mut sink)?,
             _ => run.dense_step(step, path.last(), None, lend(&mut sink))?,
         };
-        base.trajectory.add_drift(step, &mut next);
         path.push(next);
         path.restore_last(base.trajectory, &mask);
         let phase = if outcome == Outcome::Sparse {
@@ -82,10 +81,11 @@ pub fn edit<'a>(
             steps: run.calls(),
         })?;
     }
-    path.drift_as(base.trajectory);
+    path.drift_outside(base.trajectory, &mask, edited.guided_steps);
     edited.timings.edit = started.elapsed();
     let steps = run.calls() - edited.guided_steps;
     edited.sparse_steps = if outcome == Outcome::Sparse { steps } else { 0 };
+    edited.dense_steps = run.dense_calls - edited.guided_steps;
     edited.work = run.work;
     Ok(Edited {
         trajectory: path,

@@ -45,6 +45,7 @@ impl Run<'_> {
             Some((control, source)) => self.denoiser.guide(step, &input, control, source, sink)?,
             None => self.denoiser.dense(step, &input, sink)?,
         };
+        self.dense_calls += 1;
         self.work += self.denoiser.last_step();
         self.advance(step, &output, latents)
     }

@@ -2,8 +2,9 @@
 //!
 //! Going from picture to noise assumes that a step's prediction is that of the step before it, so denoising again does
 //! not come back to the picture. That does no harm here: the latents on the way *are* the recorded trajectory, each step
-//! is recorded at them, and what a step misses the next latents by is kept as its *drift* and added when the step is
-//! taken again with other words. With the same words an edit walks the recorded path exactly.
+//! is recorded at them, and what a step misses the next latents by is kept as its *drift* and added when the step guides
+//! an edit. With the same words guided steps walk the recorded path exactly, so what differs with others is the words'
+//! doing. Afterwards, inside the region, there is no drift: it would draw the old picture into the new thing.
 
 use fisec_runtime::SlotSink;
 

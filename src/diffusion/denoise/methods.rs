@@ -85,6 +85,7 @@ pub fn edit_by<'a>(
         } else {
             0
         },
+        dense_steps: run.dense_calls,
         work: run.work,
         macs_dense: macs_dense * calls as u64,
         timings: Timings {

@@ -36,6 +36,8 @@ struct Run<'a> {
     sampler: Sampler,
     guidance: f32,
     work: Work,
+    /// dense calls so far
+    dense_calls: usize,
     observer: &'a mut Observer<'a>,
 }
 
@@ -51,6 +53,7 @@ impl<'a> Run<'a> {
             sampler: conditions.sampler.clone(),
             guidance: conditions.guidance,
             work: Work::default(),
+            dense_calls: 0,
             observer,
         };
         run.switch(conditions)?;
@@ -114,6 +117,7 @@ impl<'a> Run<'a> {
     fn prediction(&mut self, call: usize, latents: &[f32]) -> Result<Vec<f32>, DiffusionError> {
         let input = self.input(call, latents);
         let output = self.denoiser.dense(call, &input, None)?;
+        self.dense_calls += 1;
         self.work += self.denoiser.last_step();
         Ok(self.guided(&output))
     }

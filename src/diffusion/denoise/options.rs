@@ -106,8 +106,10 @@ pub struct Edited {
     pub guided_steps: usize,
     /// those of them that followed recorded attention
     pub controlled_steps: usize,
-    /// sparse steps after them; the rest of the schedule ran dense
+    /// sparse steps after them
     pub sparse_steps: usize,
+    /// other dense steps; for other methods all that they spent, finding masks and inverting included
+    pub dense_steps: usize,
     /// what all steps cost
     pub work: Work,
     /// multiply-accumulates of the whole schedule, dense
@@ -127,6 +129,7 @@ impl Edited {
             guided_steps: 0,
             controlled_steps: 0,
             sparse_steps: 0,
+            dense_steps: 0,
             work: Work::default(),
             macs_dense: 0,
             timings: Timings::default(),

@@ -179,6 +179,7 @@ fn the_same_words_walk_the_recorded_path_and_others_leave_it_inside_only() {
     };
     let dense = EditOptions {
         dense: true,
+        guide_steps: GuideSteps::Exactly(STEPS),
         ..options(Region::Given(Mask::filled(SIZE, SIZE, true)))
     };
     let again = edit(

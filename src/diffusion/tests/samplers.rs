@@ -188,3 +188,37 @@ fn unsupported_configurations_are_refused() {
     assert!(Sampler::new(SamplerKind::Ddim, &unknown, 0).is_err());
     assert!(Sampler::new(SamplerKind::Ddim, &unknown, 1001).is_err());
 }
+
+/// With the true noise as prediction every sampler goes from one noised picture to the next, wherever it begins.
+#[test]
+fn a_noised_picture_lies_on_the_way_of_its_noise() {
+    let config = SamplerConfig::parse(r#"{"beta_schedule": "scaled_linear", "steps_offset": 1}"#).unwrap();
+    let (picture, noise) = (vec![0.8f32, -0.3, 1.7], vec![0.5f32, 1.2, -0.9]);
+    for kind in [
+        SamplerKind::Ddim,
+        SamplerKind::Euler,
+        SamplerKind::DpmPlusPlus,
+        SamplerKind::Pndm,
+    ] {
+        let sampler = Sampler::new(kind, &config, 20).unwrap();
+        let calls = sampler.timesteps().len();
+        // PNDM's second call goes back to where its first began
+        for first in (0..calls - 1).filter(|first| kind != SamplerKind::Pndm || *first > 1) {
+            let mut sampler = sampler.clone();
+            let mut latents = sampler.noised(first, &picture, &noise);
+            for call in first..calls - 1 {
+                latents = sampler.step(call, &noise, &latents);
+                let expected = sampler.noised(call + 1, &picture, &noise);
+                for (found, expected) in latents.iter().zip(&expected) {
+                    let error = (found - expected).abs() / expected.abs().max(1.0);
+                    assert!(
+                        error < 1e-4,
+                        "{}, from {first}, call {call}: {found} {expected}",
+                        kind.name()
+                    );
+                }
+            }
+        }
+        assert_eq!(sampler.noised(calls, &picture, &noise), picture);
+    }
+}
