@@ -145,7 +145,7 @@ fn other_targets_are_refused() {
         "-o",
         machine.path("p").to_str().unwrap(),
     ]);
-    assert_fails(&output, 1, "tpu");
+    assert_fails(&output, 2, "tpu");
     assert!(plan().exists());
 }
 
