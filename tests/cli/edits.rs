@@ -281,3 +281,25 @@ fn the_papers_settings_are_one_word() {
     let p2p = machine.paint_with(&plan, CAT, "x.png", &["--method", "p2p", "--base", &id(&base)]);
     assert_fails(&p2p, 1, "without attention control");
 }
+
+#[test]
+fn edits_of_one_command_are_those_of_several() {
+    let (together, apart) = (Machine::new(), Machine::new());
+    let snow = "a cat on the left in snow";
+    let mask = together.mask("mask.png", 128, 128, |row, column| row > 64 && column < 64);
+    let edit = ["--mask", &mask, "--sparse"];
+    let then = ["--then", CAT, "--then", snow, "--mask", &mask, "--sparse"];
+    let made = together.painted(DOG, "image.png", &then);
+    let [first, second, third] = made.as_array().unwrap().as_slice() else {
+        panic!("three images: {made}")
+    };
+    assert_eq!((&second["base"], &third["base"]), (&first["id"], &second["id"]));
+
+    let base = apart.painted(DOG, "image.png", &[]);
+    let cat = apart.painted(CAT, "image-2.png", &[&edit[..], &["--base", &id(&base)]].concat());
+    apart.painted(snow, "image-3.png", &[&edit[..], &["--base", &id(&cat)]].concat());
+    for name in ["image.png", "image-2.png", "image-3.png"] {
+        assert_eq!(together.pixels(name), apart.pixels(name), "{name}");
+    }
+    assert_fails(&together.paint(DOG, "x.png", &["--then", " "]), 1, "prompt");
+}

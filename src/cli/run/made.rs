@@ -1,6 +1,6 @@
 //! A finished image: its PNG, its figures, its report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use fisec_diffusion::denoise::Outcome;
 use fisec_diffusion::{EditedImage, Generated, Image, Request, Timings, mask_to_png};
@@ -8,7 +8,6 @@ use fisec_runtime::cache::{Entry, ImageKey, Manifest};
 use fisec_tensor::Mask;
 use serde_json::{Value, json};
 
-use super::Arguments;
 use crate::cli::failure::Failure;
 use crate::cli::report::Report;
 use crate::cli::units;
@@ -120,12 +119,25 @@ impl Made {
         text
     }
 
-    pub fn json(&self, request: &Request, arguments: &Arguments) -> Value {
+    /// What the image is remembered as.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Everything about the image: `image`, `report` and `mask` are the files written, `settings` how edits are made.
+    pub fn json(
+        &self,
+        request: &Request,
+        image: &Path,
+        report: Option<PathBuf>,
+        mask: Option<PathBuf>,
+        settings: Value,
+    ) -> Value {
         let mut value = self.record(request);
-        value["image"] = json!(arguments.output);
-        value["report"] = json!(arguments.report);
-        value["mask"] = json!(self.mask_path.as_ref().or(arguments.mask_out.as_ref()));
-        if let (Some(fields), Value::Object(settings)) = (value.as_object_mut(), arguments.edit.described()) {
+        value["image"] = json!(image);
+        value["report"] = json!(report);
+        value["mask"] = json!(self.mask_path.as_ref().or(mask.as_ref()));
+        if let (Some(fields), Value::Object(settings)) = (value.as_object_mut(), settings) {
             fields.extend(settings);
         }
         value["seconds"] = json!({

@@ -1,6 +1,7 @@
 //! `fisec run`: words to an image; changed words to a changed region.
 
 mod base;
+mod delivery;
 mod made;
 mod picture;
 mod progress;
@@ -18,8 +19,9 @@ use fisec_runtime::ort::OnnxRuntime;
 
 use super::console::Console;
 use super::failure::Failure;
-use super::{output, units};
+use super::units;
 use base::BaseChoice;
+use delivery::Delivery;
 use settings::EditSettings;
 pub use settings::parse_share;
 use studio::{Studio, not_remembered};
@@ -28,6 +30,7 @@ use studio::{Studio, not_remembered};
 #[command(after_help = "Example:
   fisec run demo.plan --prompt \"a dog on the left on grass\" -o dog.png
   fisec run demo.plan --prompt \"a cat on the left on grass\" -o cat.png --report cat.html
+  fisec run demo.plan --prompt \"a dog on grass\" --then \"a cat on grass\" --then \"a cat in snow\"
   fisec run demo.plan --image photo.png --source-prompt \"a dog on grass\" --prompt \"a cat on grass\"
 
 Prompts: (word:1.4) weighs a word, (word) is 1.1, [word] 1/1.1; \\( and \\[ are the characters themselves")]
@@ -37,6 +40,9 @@ pub struct Arguments {
     /// What to show; `(word:1.4)` makes a word count more
     #[arg(short, long)]
     prompt: String,
+    /// Edit the image just made to show this; can be given several times. What was recorded stays in memory in between
+    #[arg(long, value_name = "PROMPT", conflicts_with = "forget")]
+    then: Vec<String>,
     /// What not to show
     #[arg(long, default_value = "")]
     negative: String,
@@ -84,7 +90,8 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
-    if arguments.prompt.trim().is_empty() {
+    let mut prompts = arguments.then.iter().chain([&arguments.prompt]);
+    if prompts.any(|prompt| prompt.trim().is_empty()) {
         return Err(DiffusionError::EmptyPrompt.into());
     }
     let request = arguments.request();
@@ -95,27 +102,20 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         store: arguments.store(console),
         bundle,
         request,
+        base: arguments.base.clone(),
+        picture: arguments.image.clone(),
         arguments,
         console,
     };
-    let made = studio.make()?;
-    output::write_file(&arguments.output, &made.png(&studio.request)?)?;
-    if let (Some(path), Some(mask)) = (&arguments.mask_out, made.mask_png()?) {
-        output::write_file(path, &mask)?;
+    let mut delivery = Delivery::new(arguments, console);
+    let mut made = studio.make()?;
+    delivery.give(&made, &studio.request)?;
+    for prompt in &arguments.then {
+        studio.go_on_from(&made, prompt)?;
+        made = studio.make()?;
+        delivery.give(&made, &studio.request)?;
     }
-    if let Some(path) = &arguments.report {
-        match made.report(&studio.request)? {
-            Some(html) => output::write_file(path, html.as_bytes())?,
-            None => console.warn("a first image has nothing to be compared with; no report is written"),
-        }
-    }
-    match arguments.json {
-        true => output::print_json(&made.json(&studio.request, arguments)),
-        false => {
-            console.say(&made.text());
-            output::print(&arguments.output.display().to_string())
-        }
-    }
+    delivery.finish()
 }
 
 impl Arguments {

@@ -1,6 +1,7 @@
 //! Making one image: the base, the edit, and what is remembered.
 
 use std::fs;
+use std::path::PathBuf;
 
 use fisec_diffusion::denoise::{EditOptions, Method, Region};
 use fisec_diffusion::mask::Convergence;
@@ -23,6 +24,9 @@ pub(super) struct Studio<'a> {
     pub(super) store: Option<Store>,
     pub(super) bundle: Bundle,
     pub(super) request: Request,
+    pub(super) base: BaseChoice,
+    /// a picture from elsewhere to edit
+    pub(super) picture: Option<PathBuf>,
     pub(super) arguments: &'a Arguments,
     pub(super) console: &'a Console,
 }
@@ -31,13 +35,15 @@ impl Studio<'_> {
     /// Edits the base where there is one. A base that turns out to be damaged counts as not remembered.
     pub(super) fn make(&mut self) -> Result<Made, Failure> {
         let key = self.key()?;
-        let choice = &self.arguments.base;
-        let base = match &self.arguments.image {
-            Some(path) => Some(self.picture(path, &key)?),
-            None => base::choose(choice, self.store.as_ref(), &key, &self.arguments.edit, self.console)?,
+        let choice = self.base.clone();
+        let base = match self.picture.clone() {
+            Some(path) => Some(self.picture(&path, &key)?),
+            None => base::choose(&choice, self.store.as_ref(), &key, &self.arguments.edit, self.console)?,
         };
         let Some(entry) = base else {
-            if let Some(flag) = self.arguments.edit.given() {
+            // with `--then` they are meant for what follows
+            let flag = self.arguments.edit.given().filter(|_| self.arguments.then.is_empty());
+            if let Some(flag) = flag {
                 return Err(
                     Failure::new(format!("`{flag}` needs an image to edit, and none is near enough"))
                         .hint("make the base image first, or name it with `--base ID`; `fisec sessions` lists them"),
@@ -58,6 +64,18 @@ impl Studio<'_> {
             Err(EditError::Other(failure)) => Err(failure),
             Ok(made) => Ok(made),
         }
+    }
+
+    /// The next image is an edit of `made`.
+    pub(super) fn go_on_from(&mut self, made: &Made, prompt: &str) -> Result<(), Failure> {
+        let id = made.id().ok_or_else(|| {
+            Failure::new("the image before `--then` is not remembered, so it cannot be edited")
+                .hint("leave out `--dense` and `--method`, and see that `$FISEC_HOME` can be written")
+        })?;
+        self.base = BaseChoice::Image(id.to_owned());
+        self.picture = None;
+        self.request.prompt = prompt.to_owned();
+        Ok(())
     }
 
     fn generate(&mut self, key: ImageKey) -> Result<Made, Failure> {
