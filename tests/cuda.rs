@@ -13,10 +13,10 @@ use fisec_ir::{Graph, SlotId as IrSlot};
 use fisec_oracle::{Oracle, Tensor, levels};
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, Plan, SlotId};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, ControlInput, Keys, Norm, Plan, SlotId};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_runtime::{Binding, Executor, SlotSource};
+use fisec_runtime::{Binding, Control, Executor, SlotSource};
 use fisec_tensor::{DType, HostTensor, Mask};
 use support::compare::relative_error;
 use support::masks::masks;
@@ -232,6 +232,54 @@ fn recorded_slots_equal_the_oracle() {
         let error = relative_error(&reference, &stored.to_f32_vec());
         assert!(error < TOLERANCE, "{}: off by {error:e}", slot.name);
     }
+}
+
+/// Control has no kernel: its attention and its maps run in ONNX Runtime between parts of the graph.
+#[test]
+fn guided_steps_follow_recorded_attention() {
+    let shape = shape(16);
+    let options = CompileOptions {
+        control_levels: None,
+        ..options(Keys::Full, Norm::Frozen, 2)
+    };
+    let Some(mut compiled) = compile(&shape, &options) else {
+        return;
+    };
+    let (base, edited) = (Image::random(&shape, 1), Image::random(&shape, 2));
+    let (slots, _) = compiled.record(&base);
+    let tokens = shape.context[0];
+    let mut random = Random(5);
+    let table =
+        |random: &mut Random, length: usize| -> Vec<f32> { (0..length).map(|_| random.signed() / 2.0 + 0.5).collect() };
+    let tables = [tokens * tokens, tokens, tokens].map(|length| table(&mut random, length));
+    let [mapper, blend, weight] = tables.clone();
+    let control = Control::new(mapper, blend, weight).expect("lengths agree");
+    compiled.executor.set_context(&edited.context).expect("context");
+    let sample = edited.values();
+    let guided = compiled
+        .executor
+        .guide(STEP, &sample, &control, &slots, None)
+        .expect("guides");
+
+    let recorded = Oracle::new(&compiled.module.record).inputs(base.oracle_inputs()).run();
+    let mut inputs = edited.oracle_inputs();
+    for (input, table) in ControlInput::ALL.into_iter().zip(tables) {
+        let values = table.into_iter().map(f64::from).collect();
+        inputs.insert(input.name().to_owned(), Tensor::new(input.dims(tokens), values));
+    }
+    let run = Oracle::new(&compiled.module.guide)
+        .inputs(inputs)
+        .slots(recorded.expect("records").slots)
+        .run();
+    let error = relative_error(&run.expect("guides").outputs["prediction"], &guided);
+    assert!(error < TOLERANCE, "off by {error:e}");
+    // without maps the record program has no island, and gives the same
+    let dense = compiled.executor.dense(STEP, &sample).expect("runs");
+    let oracle = Oracle::new(&compiled.module.record)
+        .inputs(edited.oracle_inputs())
+        .run();
+    let error = relative_error(&oracle.expect("runs").outputs["prediction"], &dense);
+    assert!(error < TOLERANCE, "dense: off by {error:e}");
 }
 
 fn channels_last(tensor: &Tensor) -> Tensor {
