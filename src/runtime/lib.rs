@@ -16,7 +16,7 @@ mod slots;
 pub use binding::{Binding, LayerChoice};
 pub use calibrate::{Calibration, Measurement, calibrate};
 pub use control::Control;
-pub use cuda::describe as describe_cuda;
+pub use cuda::{DeviceMemory, describe as describe_cuda, device_memory};
 pub use error::RuntimeError;
 pub use executor::{Executor, NodeTime, StepReport};
 pub use slots::{SlotSink, SlotSource};

@@ -285,9 +285,9 @@ fn census(graph: &Graph) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
 }
 
 impl Choices {
-    /// Zero levels for targets whose runtime has no control, and where that is the preset.
+    /// Zero levels where that is the preset.
     fn without_control(&self) -> Option<usize> {
-        (self.target != "cpu" || self.preset.is_some()).then_some(0)
+        self.preset.is_some().then_some(0)
     }
 
     /// The options for a model of this size.

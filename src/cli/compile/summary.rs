@@ -42,6 +42,14 @@ pub fn text(compiled: &Compiled, target: &Path) -> String {
         units::bytes(plan.cache_bytes_per_step()),
         plan.slots.len()
     ));
+    if let Ok(Some(device)) = fisec_runtime::device_memory(plan) {
+        lines.push(format!(
+            "device      {} at most: {} of weights, {} of values, two steps' slots",
+            units::bytes(device.peak() as u64),
+            units::bytes(device.weights as u64),
+            units::bytes(device.values as u64)
+        ));
+    }
     let memory = compiled
         .memory
         .map(|memory| format!(", {} of memory beside mapped files", units::bytes(memory)));
@@ -73,6 +81,7 @@ pub fn json(compiled: &Compiled, target: &Path) -> Value {
         "macs_predicted": plan.programs.edit.as_ref().map(|edit| program_work(edit).1),
         "break_even": plan.break_even,
         "cache_bytes_per_step": plan.cache_bytes_per_step(),
+        "device_bytes": fisec_runtime::device_memory(plan).ok().flatten().map(|device| device.peak()),
         "slots": plan.slots.len(),
         "bytes": size(plan),
         "passes": compiled.passes,
