@@ -119,7 +119,7 @@ fn row(depth: usize, image: &Manifest) -> Vec<String> {
 
 fn age(image: &Manifest) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    match now.as_secs().saturating_sub(image.created) {
+    match now.as_secs().saturating_sub(image.created / 1000) {
         seconds @ 0..60 => format!("{seconds} s ago"),
         seconds @ 60..3600 => format!("{} min ago", seconds / 60),
         seconds @ 3600..86_400 => format!("{} h ago", seconds / 3600),
@@ -230,7 +230,7 @@ fn summary(image: &Manifest) -> Value {
         "parent": image.parent,
         "key": image.key,
         "settings": image.settings,
-        "created": image.created,
+        "created": image.created / 1000,
         "seconds": image.seconds,
         "bytes": image.bytes(),
         "bytes_per_step": image.steps.first().map_or(0, |step| step.bytes),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ImageKey;
 
 /// Version of the entry format; others count as not remembered.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// The file of a trajectory's drift.
 pub(crate) const DRIFT: &str = "drift.bin";
@@ -27,7 +27,7 @@ pub struct Manifest {
     pub parent: Option<String>,
     /// how the edit was made: mask, guide steps and the like, as the session writes them
     pub settings: String,
-    /// seconds since 1970
+    /// milliseconds since 1970: edits that follow each other closely keep their order
     pub created: u64,
     /// seconds that making it took
     pub seconds: f64,

@@ -51,7 +51,7 @@ impl Recording {
                 key,
                 parent,
                 settings,
-                created: created.as_secs(),
+                created: created.as_millis() as u64,
                 seconds: 0.0,
                 slots,
                 latents: [0].into(),
