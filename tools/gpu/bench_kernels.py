@@ -399,7 +399,7 @@ def bench_pointwise(backend, size, scale):
         steps=0,
     )
     partial = backend.workspace
-    statistics_in = backend.random(2 * mask.size, channels)
+    statistics_in, whole_out = backend.random(2 * mask.size, channels), backend.random(2 * mask.size, channels)
     sums = la.SumParams(
         source=(la.Address * 2)(la.at(statistics_in), la.at(None)),
         channels=(la.i32 * 2)(channels, 0),
@@ -421,7 +421,22 @@ def bench_pointwise(backend, size, scale):
         added_chunks=72,
         epsilon=1e-5,
     )
+    whole_map = la.MoveJob(
+        source=la.at(statistics_in), output=la.at(whole_out), rows=la.count(mask.size), **same
+    )
+    whole_map = backend.place(torch.frombuffer(bytearray(bytes(whole_map)), dtype=torch.uint8).clone())
+    whole = la.MoveParams(jobs=whole_map.data_ptr())
     cases = {
+        **{
+            f"move_rows norm 96^2x320 dense, {blocks} blocks": [("move_rows", "move_rows", (blocks, 1, 1), 256, 0, whole)]
+            for blocks in [132, 528, 1056, 2880]
+        },
+        **{
+            f"group_norm_sums 96^2x320 dense, {chunks} chunks": [
+                ("group_norm", "group_norm_sums", (chunks, 2, 1), 256, 0, sums)
+            ]
+            for chunks in [72, 144]
+        },
         "move_rows active+ring 96^2x320 5%": [("move_rows", "move_rows", (132, 2, 1), 256, 0, move)],
         "layer_norm 96^2x320 5%": [("layer_norm", "layer_norm", (-(-2 * live // 4), 1, 1), 128, 0, norm)],
         "group_norm 96^2x320 dense, both kernels": [

@@ -1,7 +1,7 @@
 // The epilogue on a warpgroup product's sums where they lie: in registers. Four lanes hold two neighbouring columns each of a row; they exchange
 // them so that each has eight columns of one row, which is what Finish takes.
 #pragma once
-#include "epilogue.cuh"
+#include "conv.cuh"
 
 // Lane l of four gives pair k of `pairs` to lane k, and gets lane i's pair l as eight[2i], eight[2i + 1].
 FISEC_DEVICE void exchange(float (&pairs)[4][2], int lane, float (&eight)[8]) {
@@ -92,3 +92,36 @@ class PairFinish {
   const Finish& finish;
   int live, total, row, first_column, columns, lane;
 };
+
+// Where a lane's sums belong: the first of its two rows, the first of its pair of columns.
+struct LanePlace {
+  int row, pair;
+  FISEC_DEVICE LanePlace(int first_row, int first_column)
+      : row(first_row + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4), pair(first_column + threadIdx.x % 4 * 2) {}
+};
+
+// A complete tile: sums[n * 4 ..] are columns 8n of the lane's pair, of its two rows. Every multiplying thread calls it.
+template <int BN>
+FISEC_DEVICE void finish_sums(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, float (&sums)[BN / 2]) {
+  LanePlace place(first_row, first_column);
+  if (finish.gated()) {
+    gate_sums<BN / 16>(finish, place.pair, p.cout, sums);
+    PairFinish<BN / 16>(finish, live, live * p.images, place.row, first_column / 2, p.cout / 2)(sums);
+  } else {
+    add_bias<BN / 8>(finish, place.pair, p.cout, sums);
+    PairFinish<BN / 8>(finish, live, live * p.images, place.row, first_column, p.cout)(sums);
+  }
+}
+
+// This block's part of a tile, in its plane of the workspace.
+template <int BN>
+FISEC_DEVICE void store_sums(const ConvParams& p, int total, int first_row, int first_column, const float (&sums)[BN / 2]) {
+  LanePlace place(first_row, first_column);
+  float* at = reinterpret_cast<float*>(p.workspace) + (size_t(blockIdx.z) * total + place.row) * p.cout + place.pair;
+#pragma unroll
+  for (int n = 0; n < BN / 8; ++n) {
+    if (place.pair + n * 8 >= p.cout) return;
+    if (place.row < total) *reinterpret_cast<float2*>(at + n * 8) = make_float2(sums[n * 4], sums[n * 4 + 1]);
+    if (place.row + 8 < total) *reinterpret_cast<float2*>(at + size_t(8) * p.cout + n * 8) = make_float2(sums[n * 4 + 2], sums[n * 4 + 3]);
+  }
+}

@@ -118,17 +118,6 @@ struct StreamConv {
     Sums::publish(rank);
   }
 
-  __device__ static void finish_tile(const ConvParams& p, const Finish& finish, const Place& place, int live, float (&sums)[kSums]) {
-    int row = place.first_row + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, pair = place.first_column + threadIdx.x % 4 * 2;
-    if (finish.gated()) {
-      gate_sums<BN / 16>(finish, pair, p.cout, sums);
-      PairFinish<BN / 16>(finish, live, live * p.images, row, place.first_column / 2, p.cout / 2)(sums);
-    } else {
-      add_bias<BN / 8>(finish, pair, p.cout, sums);
-      PairFinish<BN / 8>(finish, live, live * p.images, row, place.first_column, p.cout)(sums);
-    }
-  }
-
   __device__ static void work(const ConvParams& p, const Shared& shared, Share share, int live, int column_tiles) {
     wait_for_previous_kernel();
     Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
@@ -141,7 +130,8 @@ struct StreamConv {
         continue;
       }
       if (!share.whole(segment)) share.others(segment, [&](int rank) { join(p, rank, sums); });
-      finish_tile(p, finish, Place(segment.tile, column_tiles), live, sums);
+      Place place(segment.tile, column_tiles);
+      finish_sums<BN>(p, finish, live, place.first_row, place.first_column, sums);
     }
   }
 

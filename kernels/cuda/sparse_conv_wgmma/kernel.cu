@@ -2,6 +2,7 @@
 // sparse_conv with Hopper's warpgroup products: same parameters, same packed weights, same results to rounding.
 // One warpgroup fetches, the others multiply; barriers in shared memory pass the stages between them.
 #include "conv.cuh"
+#include "finish.cuh"
 #include "wgmma.cuh"
 
 // GROUPS multiplying warpgroups of 64 x 160 outputs, STAGES tiles of K in flight.
@@ -73,6 +74,20 @@ struct WarpgroupConv {
     wgmma_hold(sums);
   }
 
+  // The blocks of a cluster read each other's sums in shared memory.
+  __device__ static void join_cluster(const ConvParams& p, int live, int first_row, int first_column, const float (&sums)[80], float* staged) {
+    sync_first<kMultiply>();  // everybody has read the last stages: their memory takes the sums
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int n = 0; n < BN / 8; ++n) {
+      float* at = staged + (warp * 16 + lane / 4) * kPitch + n * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(at) = make_float2(sums[n * 4], sums[n * 4 + 1]);
+      *reinterpret_cast<float2*>(at + 8 * kPitch) = make_float2(sums[n * 4 + 2], sums[n * 4 + 3]);
+    }
+    sync_first<kMultiply>();
+    store_tile<BM, BN, kMultiply>(p, live, first_row, first_column, staged, kPitch);
+  }
+
   __device__ static void run(const ConvParams& p) {
     DYNAMIC_SHARED(memory);
     Shared shared(memory);
@@ -98,18 +113,15 @@ struct WarpgroupConv {
     }
     float sums[80];
     multiply(shared, end - begin, sums);
-    sync_first<kMultiply>();  // everybody has read the last stages: their memory takes the sums
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    float* staged = reinterpret_cast<float*>(memory);
-#pragma unroll
-    for (int n = 0; n < BN / 8; ++n) {
-      float* at = staged + (warp * 16 + lane / 4) * kPitch + n * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(at) = make_float2(sums[n * 4], sums[n * 4 + 1]);
-      *reinterpret_cast<float2*>(at + 8 * kPitch) = make_float2(sums[n * 4 + 2], sums[n * 4 + 3]);
-    }
     wait_for_previous_kernel();
-    sync_first<kMultiply>();
-    store_tile<BM, BN, kMultiply>(p, live, first_row, first_column, staged, kPitch);
+    if (p.splits == 1) {
+      Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
+      finish_sums<BN>(p, finish, live, first_row, first_column, sums);
+    } else if (p.workspace) {
+      store_sums<BN>(p, live * p.images, first_row, first_column, sums);
+    } else {
+      join_cluster(p, live, first_row, first_column, sums, reinterpret_cast<float*>(memory));
+    }
   }
 };
 
