@@ -144,8 +144,10 @@ def best_of(backend, p, rows, weights, taps, entries, launches):
     p.splits, p.workspace = 1, backend.workspace.data_ptr()
     for entry in la.CONV_STREAM if backend.architecture == "90a" else []:
         bm, bn = la.CONV_STREAM[entry][:2]
-        units = -(-rows // bm) * -(-p.cout // bn) * total_tiles
-        for blocks in {min(132, units), min(132, max(1, units // 6)), min(132, max(1, units // 12))}:
+        tiles = -(-rows // bm) * -(-p.cout // bn)
+        for blocks in sorted({132, *(tiles * cuts for cuts in [1, 2, 3, 4] if 44 <= tiles * cuts < 132)}):
+            if blocks > tiles * total_tiles:
+                continue
             shape = la.stream_conv_launch(entry, p, blocks)
 
             def stream(j):

@@ -43,21 +43,38 @@ struct StreamAttention {
   // Where four rows of a tile's keys are, looked up before they are needed: a look into the map takes as long as the copies.
   static constexpr int kLookRows = 4, kLooks = kTileKeys / (kFetch / 8) / kLookRows;
   __device__ static void look(const AttentionBlock& block, int t, int turn, int (&rows)[kLookRows]) {
+    KeyList list = block.list(t);
+    int first = threadIdx.x % kFetch / 8 + turn * kLookRows * (kFetch / 8);
+    if (list.map && list.left >= kTileKeys) {
 #pragma unroll
-    for (int j = 0; j < kLookRows; ++j) rows[j] = block.key_row(t, threadIdx.x % kFetch / 8 + (turn * kLookRows + j) * (kFetch / 8));
+      for (int j = 0; j < kLookRows; ++j) rows[j] = list.map[first + j * (kFetch / 8)];
+      return;
+    }
+#pragma unroll
+    for (int j = 0; j < kLookRows; ++j) {
+      int r = first + j * (kFetch / 8);
+      rows[j] = r >= list.left ? -1 : list.map ? list.map[r] : list.first + r;
+    }
   }
+  template <bool ALL>  // all rows are there
   __device__ static void copy_rows(const AttentionParams& p, const AttentionBlock& block, int t, int turn, const int (&rows)[kLookRows], unsigned char* stage) {
     bool fresh = t >= block.map_tiles;
-    int thread = threadIdx.x % kFetch, chunk = thread % 8, stride = fresh ? p.fresh_stride : p.key_stride;
-    const __half* keys = (fresh ? block.fresh_key : block.key) + chunk * 8;
-    const __half* values = keys + (fresh ? p.fresh_value_offset : p.value_offset);
+    int thread = threadIdx.x % kFetch, chunk = thread % 8;
+    uint32_t stride = (fresh ? p.fresh_stride : p.key_stride) * 2;
+    const char* keys = reinterpret_cast<const char*>((fresh ? block.fresh_key : block.key) + chunk * 8);
+    const char* values = keys + ptrdiff_t(fresh ? p.fresh_value_offset : p.value_offset) * 2;
     stage += swizzled(thread / 8, chunk) + turn * kLookRows * (kFetch / 8) * kLine;
 #pragma unroll
     for (int j = 0; j < kLookRows; ++j) {
-      bool real = rows[j] >= 0;
-      size_t offset = real ? size_t(rows[j]) * stride : 0;
-      cp_async16(stage + j * (kFetch / 8) * kLine, keys + offset, real ? 16 : 0);
-      cp_async16(stage + j * (kFetch / 8) * kLine + kTile, real ? values + offset : keys, real ? 16 : 0);
+      unsigned char* to = stage + j * (kFetch / 8) * kLine;
+      uint64_t offset = uint64_t(uint32_t(ALL ? rows[j] : max(rows[j], 0))) * stride;
+      if (ALL) {
+        cp_async16(to, keys + offset);
+        cp_async16(to + kTile, values + offset);
+      } else {
+        cp_async16(to, keys + offset, rows[j] >= 0 ? 16 : 0);
+        cp_async16(to + kTile, values + offset, rows[j] >= 0 ? 16 : 0);
+      }
     }
   }
 
@@ -82,7 +99,9 @@ struct StreamAttention {
           if (turn + 1 < kLooks) look(block, t, turn + 1, ahead);
           else if (t + 1 < segment.end) look(block, t + 1, 0, ahead);
           if (turn == 0) barrier_wait(shared.empty + keys.stage, keys.parity ^ 1);
-          copy_rows(p, block, t, turn, rows, shared.tiles + keys.stage * 2 * kTile);
+          unsigned char* stage = shared.tiles + keys.stage * 2 * kTile;
+          if (block.keys_left(t) >= kTileKeys) copy_rows<true>(p, block, t, turn, rows, stage);
+          else copy_rows<false>(p, block, t, turn, rows, stage);
         }
         barrier_arrive_after_copies(shared.full + keys.stage);
       }
@@ -98,27 +117,28 @@ struct StreamAttention {
   __device__ static void pass_turn(int group) { named_arrive<256>(2 + (group + 1) % GROUPS); }
 
   __device__ static void attend(const AttentionParams& p, const AttentionBlock& block, const Shared& shared, const Segment& segment,
-                                const unsigned char* queries, Ring<STAGES>& ring, State& state) {
-    int lane = threadIdx.x % 32, group = threadIdx.x / 128;
-    queries += group * 64 * kLine;
+                                uint64_t queries, Ring<STAGES>& ring, State& state) {
+    int lane = threadIdx.x % 32, group = uniform(threadIdx.x / 128);
+    uint64_t first = wgmma_tile(shared.tiles);
+    queries = wgmma_from(queries, group * 64, 0);
     float scores[kTileKeys / 8][4], fade[2];
     uint32_t weights[kTileKeys / 16][4];
 
     auto arrive = [&]() {  // the ring's tile is here
       barrier_wait(shared.full + ring.stage, ring.parity);
       publish_to_wgmma();
-      return shared.tiles + ring.stage * 2 * kTile;
+      return wgmma_from(first, ring.stage * 2 * kTileKeys, 0);
     };
-    auto score = [&](const unsigned char* keys) {
+    auto score = [&](uint64_t keys) {
       wgmma_begin();
-      wgmma128<0>(scores, wgmma_tile(queries, 0), wgmma_tile(keys, 0));
+      wgmma128<0>(scores, queries, keys);
 #pragma unroll
-      for (int d = 16; d < D; d += 16) wgmma128<1>(scores, wgmma_tile(queries, d), wgmma_tile(keys, d));
+      for (int d = 16; d < D; d += 16) wgmma128<1>(scores, wgmma_from(queries, 0, d), wgmma_from(keys, 0, d));
       wgmma_commit();
     };
-    auto add_values = [&](const unsigned char* values) {
+    auto add_values = [&](uint64_t keys) {  // their values lie behind them
 #pragma unroll
-      for (int n = 0; n < kTileKeys / 16; ++n) wgmma64(state.sums, weights[n], wgmma_tile(values + n * 16 * kLine, 0));
+      for (int n = 0; n < kTileKeys / 16; ++n) wgmma64(state.sums, weights[n], wgmma_from(keys, kTileKeys + n * 16, 0));
       wgmma_commit();
     };
     auto soften_tile = [&](int t) {
@@ -131,7 +151,7 @@ struct StreamAttention {
       for (int n = 0; n < kTileKeys / 16; ++n) weights_of(scores, n * 2, weights[n]);
     };
 
-    const unsigned char* before = arrive();
+    uint64_t before = arrive();
     score(before);
     wgmma_wait<0>();
     soften_tile(segment.begin);
@@ -139,10 +159,10 @@ struct StreamAttention {
     int left_stage = ring.stage;
     ring.next();
     for (int t = segment.begin + 1; t < segment.end; ++t) {
-      const unsigned char* now = arrive();
+      uint64_t now = arrive();
       await_turn(group);
       score(now);
-      add_values(before + kTile);  // runs while the scores of t are softened
+      add_values(before);  // runs while the scores of t are softened
       pass_turn(group);
       wgmma_wait<1>();
       soften_tile(t);
@@ -155,7 +175,7 @@ struct StreamAttention {
       ring.next();
     }
     wgmma_begin();
-    add_values(before + kTile);
+    add_values(before);
     wgmma_wait<0>();
     wgmma_hold(state.sums);
     if (lane == 0) barrier_arrive(shared.empty + left_stage);
@@ -201,7 +221,7 @@ struct StreamAttention {
       AttentionBlock block(p, D, task.index, kTileKeys);
       State state = {{}, {-INFINITY, -INFINITY}, {}};
       barrier_wait(shared.asked + asks.stage, asks.parity);
-      attend(p, block, shared, segment, shared.queries + asks.stage * kAskedTile, keys, state);
+      attend(p, block, shared, segment, wgmma_tile(shared.queries + asks.stage * kAskedTile), keys, state);
       if (lane == 0) barrier_arrive(shared.answered + asks.stage);
       if (!share.owns(segment)) {
         leave(p, share.rank, state);

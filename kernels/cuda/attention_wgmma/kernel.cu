@@ -53,17 +53,17 @@ struct WarpgroupAttention {
     };
     auto stage_of = [&](int t) { return shared.tiles + (t - block.begin) % kStages * 2 * kTile; };
     auto score = [&](int t) {
-      unsigned char* keys = stage_of(t);
+      uint64_t asked = wgmma_tile(queries), keys = wgmma_tile(stage_of(t));
       wgmma_begin();
-      wgmma64<0>(scores, wgmma_tile(queries, 0), wgmma_tile(keys, 0));
+      wgmma64<0>(scores, asked, keys);
 #pragma unroll
-      for (int d = 16; d < D; d += 16) wgmma64<1>(scores, wgmma_tile(queries, d), wgmma_tile(keys, d));
+      for (int d = 16; d < D; d += 16) wgmma64<1>(scores, wgmma_from(asked, 0, d), wgmma_from(keys, 0, d));
       wgmma_commit();
     };
     auto add_values = [&](int t) {
-      unsigned char* values = stage_of(t) + kTile;
+      uint64_t values = wgmma_tile(stage_of(t) + kTile);
 #pragma unroll
-      for (int n = 0; n < kKeys / 16; ++n) wgmma64(sums, weights[n], wgmma_tile(values + n * 16 * kLine, 0));
+      for (int n = 0; n < kKeys / 16; ++n) wgmma64(sums, weights[n], wgmma_from(values, n * 16, 0));
       wgmma_commit();
     };
     auto soften_tile = [&](int t) {

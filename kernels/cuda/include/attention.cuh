@@ -37,6 +37,12 @@ struct KeyTile {
   }
 };
 
+// The keys of a tile as rows of the map or of the fresh ones: key r < left is row map[r], or first + r where there is no map.
+struct KeyList {
+  const int32_t* map;
+  int first, left;
+};
+
 // One block's share: a head of an image, some queries, some tiles of keys.
 struct AttentionBlock {
   const AttentionParams& p;
@@ -73,11 +79,9 @@ struct AttentionBlock {
     if (key_map) return {key, key_map + first, p.key_stride, p.value_offset, keys - first};
     return {key + size_t(first) * p.key_stride, nullptr, p.key_stride, p.value_offset, keys - first};
   }
-  // Key r of tile t: its row in the map or among the fresh ones, -1 past the end.
-  FISEC_DEVICE int key_row(int t, int r) const {
-    if (r >= keys_left(t)) return -1;
-    if (t >= map_tiles) return (t - map_tiles) * tile_keys + r;
-    return key_map ? key_map[t * tile_keys + r] : t * tile_keys + r;
+  FISEC_DEVICE KeyList list(int t) const {
+    if (t >= map_tiles) return {nullptr, (t - map_tiles) * tile_keys, keys_left(t)};
+    return {key_map ? key_map + t * tile_keys : nullptr, t * tile_keys, keys_left(t)};
   }
   FISEC_DEVICE int keys_left(int t) const { return t < map_tiles ? keys - t * tile_keys : fresh - (t - map_tiles) * tile_keys; }
 

@@ -13,6 +13,9 @@ FISEC_DEVICE uint32_t shared_address(const void* p) { return uint32_t(__cvta_gen
 FISEC_DEVICE void cp_async16(void* shared, const void* global, int bytes) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
 }
+FISEC_DEVICE void cp_async16(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+}
 FISEC_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING>
 FISEC_DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
@@ -46,6 +49,8 @@ FISEC_DEVICE float reciprocal_fast(float x) {
   return y;
 }
 
+// What is the same in all lanes of a warp, said so that the compiler knows.
+FISEC_DEVICE int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
 FISEC_DEVICE float shuffle_xor(float v, int lanes) { return __shfl_xor_sync(0xffffffffu, v, lanes); }
 
 // A cluster of thread blocks runs at once on neighbouring multiprocessors and reads each other's shared memory.

@@ -3,10 +3,14 @@
 #include "ptx.cuh"
 #ifndef FISEC_EMULATE
 
-// A tile of 128-byte lines, XOR-swizzled as conv.cuh's `swizzled`, on a 1024-byte boundary; `k` is the first of 16 columns.
+// A tile of 128-byte lines, XOR-swizzled as conv.cuh's `swizzled`, on a 1024-byte boundary.
 // Bits 0-13 address / 16; 16-29 unused for this layout; 32-45 bytes between groups of eight lines / 16; 62-63 the 128-byte swizzle.
-FISEC_DEVICE uint64_t wgmma_tile(const void* tile, int k) {
-  return uint64_t((shared_address(tile) + k * 2) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+FISEC_DEVICE uint64_t wgmma_tile(const void* tile) {
+  return uint64_t(1024 >> 4 | 1 << 30) << 32 | (shared_address(tile) >> 4 | 1 << 16);
+}
+// The same tile from another column (of f16, a multiple of 16) or line (a multiple of 8) on: one addition, for the upper half stays.
+FISEC_DEVICE uint64_t wgmma_from(uint64_t tile, int line, int column) {
+  return tile >> 32 << 32 | uint32_t(uint32_t(tile) + line * 8 + column / 8);
 }
 
 // d[64 x 160] += a[64 x 16] b[160 x 16]^T. Thread t of the warpgroup holds rows t/32*16 + t%32/4 (+8) and

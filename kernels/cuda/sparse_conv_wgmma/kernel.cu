@@ -51,18 +51,19 @@ struct WarpgroupConv {
   }
 
   __device__ static void multiply(const Shared& shared, int tiles, float (&sums)[80]) {
-    int lane = threadIdx.x % 32, group = threadIdx.x / 128;
+    int lane = threadIdx.x % 32, group = uniform(threadIdx.x / 128);
+    uint64_t first = wgmma_tile(shared.tiles);
 #pragma unroll
     for (int j = 0; j < 80; ++j) sums[j] = 0.0f;
     for (int k = 0, s = 0, parity = 0, before = 0; k < tiles; ++k) {
       barrier_wait(shared.full + s, parity);
       publish_to_wgmma();
-      const unsigned char* stage = shared.tiles + s * kStage;
+      uint64_t tile = wgmma_from(first, s * (BM + BN), 0);  // BM lines of rows, BN of weights
       wgmma_hold(sums);
       wgmma_begin();
 #pragma unroll
       for (int step = 0; step < kTileK; step += 16)
-        wgmma160(sums, wgmma_tile(stage + group * 64 * kLine, step), wgmma_tile(stage + kTileA, step));
+        wgmma160(sums, wgmma_from(tile, group * 64, step), wgmma_from(tile, BM, step));
       wgmma_commit();
       wgmma_wait<1>();  // the products of the turn before: their stage may be refilled
       wgmma_hold(sums);

@@ -7,6 +7,7 @@
 inline void cp_async16(void* shared, const void* global, int bytes) {
   emulate::fibers[emulate::current].copies.push_back({shared, bytes ? global : nullptr, 16});
 }
+inline void cp_async16(void* shared, const void* global) { cp_async16(shared, global, 16); }
 inline void cp_async_commit() {
   emulate::Fiber& mine = emulate::fibers[emulate::current];
   mine.groups.push_back(std::exchange(mine.copies, {}));

@@ -53,8 +53,9 @@ inline void mma16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   });
 }
 
-// A tile is its address; `k`, in the top byte, its first column.
-inline uint64_t wgmma_tile(const void* tile, int k) { return reinterpret_cast<uint64_t>(tile) | uint64_t(k) << 56; }
+// A tile is its address; in the top byte its first column.
+inline uint64_t wgmma_tile(const void* tile) { return reinterpret_cast<uint64_t>(tile); }
+inline uint64_t wgmma_from(uint64_t tile, int line, int column) { return tile + line * 128 + (uint64_t(column) << 56); }
 inline float swizzled_at(uint64_t tile, int line, int column) {
   const unsigned char* base = reinterpret_cast<const unsigned char*>(tile & 0xffffffffffffff);
   column += int(tile >> 56);
