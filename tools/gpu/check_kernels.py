@@ -44,6 +44,8 @@ def small(b):
         conv_case(b, "sparse_conv_stream_128x160", 9, [72, 40], 168, share=0.5, blocks=7)
         linear_case(b, "sparse_conv_stream_192x160", 150, 72, 168, blocks=3)
         linear_case(b, "sparse_conv_stream_128x160", 33, 328, 40, blocks=9)
+        conv_case(b, "sparse_conv_stream_64x160", 9, [72, 40], 168, share=0.9, blocks=7)
+        linear_case(b, "sparse_conv_stream_64x160", 70, 72, 168, blocks=9)
         attention_case(b, "d64_wgmma", 130, 333, 1)
         attention_case(b, "d64_wgmma_wide", 130, 333, 1)
         attention_case(b, "d64_wgmma", 37, 77, 2, room=4)

@@ -146,7 +146,11 @@ CONV_TILES = {
     "sparse_conv_wgmma_128x160": (128, 160, 384, 5),
     "sparse_conv_wgmma_192x160": (192, 160, 512, 5),
 }
-CONV_STREAM = {"sparse_conv_stream_192x160": (192, 160, 512, 5), "sparse_conv_stream_128x160": (128, 160, 384, 5)}
+CONV_STREAM = {
+    "sparse_conv_stream_192x160": (192, 160, 512, 5),
+    "sparse_conv_stream_128x160": (128, 160, 384, 5),
+    "sparse_conv_stream_64x160": (64, 160, 256, 4),
+}
 # variant -> queries of a block; 64 where not named
 ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128, "d64_wgmma_wide": 192}
 ATTENTION_D64 = ["d64", "d64_wide", "d64_wgmma", "d64_wgmma_wide", "d64_wgmma_narrow"]

@@ -52,8 +52,9 @@ FISEC_DEVICE void add_bias(const Finish& finish, int column, int cout, float* su
 template <int COUNT>
 class PairFinish {
  public:
-  FISEC_DEVICE PairFinish(const Finish& finish_, int live_, int total_, int row_, int first_column_, int columns_)
-      : finish(finish_), live(live_), total(total_), row(row_), first_column(first_column_), columns(columns_), lane(threadIdx.x % 4) {}
+  FISEC_DEVICE PairFinish(const Finish& finish_, int live, int total, int row, int first_column_, int columns_)
+      : finish(finish_), upper(min(row, total - 1), live), lower(min(row + 8, total - 1), live), has_upper(row < total), has_lower(row + 8 < total),
+        first_column(first_column_), columns(columns_), lane(threadIdx.x % 4) {}
 
   FISEC_DEVICE void operator()(const float* sums) const {
     Finish::Addends next = fetch(0);
@@ -68,9 +69,7 @@ class PairFinish {
       }
       exchange(pairs, lane, v);
       if (turn + 1 < kTurns) next = fetch(turn + 1);  // this turn's sums are done with: there are registers
-      if (!real(turn)) continue;
-      ImageRow at(row_of(turn), live);
-      finish.rest(at.image, at.row, column_of(turn), v, addends);
+      if (real(turn)) finish.rest(place(turn).image, place(turn).row, column_of(turn), v, addends);
     }
   }
 
@@ -80,17 +79,19 @@ class PairFinish {
   static_assert(COUNT % 2 == 0, "two blocks are the least");
   FISEC_DEVICE static constexpr bool both(int turn) { return turn >= kLong; }
   FISEC_DEVICE static constexpr int first_block(int turn) { return both(turn) ? kLong * 2 : turn / 2 * 4; }
-  FISEC_DEVICE int row_of(int turn) const { return row + 8 * (both(turn) ? lane % 2 : turn % 2); }
+  FISEC_DEVICE bool is_lower(int turn) const { return both(turn) ? lane % 2 : turn % 2; }
+  FISEC_DEVICE ImageRow place(int turn) const { return is_lower(turn) ? lower : upper; }
   FISEC_DEVICE int column_of(int turn) const { return first_column + 8 * (first_block(turn) + (both(turn) ? lane / 2 : lane)); }
-  FISEC_DEVICE bool real(int turn) const { return row_of(turn) < total && column_of(turn) < columns; }
+  FISEC_DEVICE bool real(int turn) const { return (is_lower(turn) ? has_lower : has_upper) && column_of(turn) < columns; }
   FISEC_DEVICE Finish::Addends fetch(int turn) const {
     if (!real(turn)) return {};
-    ImageRow at(row_of(turn), live);
-    return finish.fetch_rest(at.image, at.row, column_of(turn));
+    return finish.fetch_rest(place(turn).image, place(turn).row, column_of(turn));
   }
 
   const Finish& finish;
-  int live, total, row, first_column, columns, lane;
+  ImageRow upper, lower;  // the lane's two rows
+  bool has_upper, has_lower;
+  int first_column, columns, lane;
 };
 
 // Where a lane's sums belong: the first of its two rows, the first of its pair of columns.

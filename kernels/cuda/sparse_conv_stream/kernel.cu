@@ -151,18 +151,19 @@ struct StreamConv {
     int live = resolve(p.live), column_tiles = (p.cout + BN - 1) / BN;
     Share share((live * p.images + BM - 1) / BM * column_tiles, k_tiles(p));
     if (threadIdx.x >= kMultiply) {
-      keep_registers<GROUPS == 3 ? 56 : 64>();
+      keep_registers<GROUPS == 2 ? 64 : 56>();
       fetch(p, shared, share, live, column_tiles);
     } else {
-      take_registers<GROUPS == 3 ? 152 : 208>();
+      take_registers<GROUPS == 1 ? 200 : GROUPS == 2 ? 208 : 152>();
       work(p, shared, share, live, column_tiles);
     }
   }
 };
 
-#define KERNEL(NAME, GROUPS, STAGES)                                                                              \
-  extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, 1) NAME(const __grid_constant__ ConvParams p) { \
-    StreamConv<GROUPS, STAGES>::run(p);                                                                           \
+#define KERNEL(NAME, GROUPS, STAGES, BLOCKS)                                                                           \
+  extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, BLOCKS) NAME(const __grid_constant__ ConvParams p) { \
+    StreamConv<GROUPS, STAGES>::run(p);                                                                                \
   }
-KERNEL(sparse_conv_stream_192x160, 3, 5)
-KERNEL(sparse_conv_stream_128x160, 2, 5)
+KERNEL(sparse_conv_stream_192x160, 3, 5, 1)
+KERNEL(sparse_conv_stream_128x160, 2, 5, 1)
+KERNEL(sparse_conv_stream_64x160, 1, 4, 2)  // one block's epilogue beside the other's products

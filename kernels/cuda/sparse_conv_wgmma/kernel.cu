@@ -75,8 +75,8 @@ struct WarpgroupConv {
     wgmma_hold(sums);
   }
 
-  // The blocks of a cluster read each other's sums in shared memory.
-  __device__ static void join_cluster(const ConvParams& p, int live, int first_row, int first_column, const float (&sums)[80], float* staged) {
+  // Through shared memory: stores are longer than from registers, and the blocks of a cluster read each other's sums there.
+  __device__ static void store_staged(const ConvParams& p, int live, int first_row, int first_column, const float (&sums)[80], float* staged) {
     sync_first<kMultiply>();  // everybody has read the last stages: their memory takes the sums
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
@@ -115,14 +115,8 @@ struct WarpgroupConv {
     float sums[80];
     multiply(shared, end - begin, sums);
     wait_for_previous_kernel();
-    if (p.splits == 1) {
-      Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
-      finish_sums<BN>(p, finish, live, first_row, first_column, sums);
-    } else if (p.workspace) {
-      store_sums<BN>(p, live * p.images, first_row, first_column, sums);
-    } else {
-      join_cluster(p, live, first_row, first_column, sums, reinterpret_cast<float*>(memory));
-    }
+    if (p.splits > 1 && p.workspace) return store_sums<BN>(p, live * p.images, first_row, first_column, sums);
+    store_staged(p, live, first_row, first_column, sums, reinterpret_cast<float*>(memory));
   }
 };
 
