@@ -147,9 +147,9 @@ CONV_TILES = {
     "sparse_conv_wgmma_192x160": (192, 160, 512, 5),
 }
 CONV_STREAM = {
-    "sparse_conv_stream_192x160": (192, 160, 512, 5),
+    "sparse_conv_stream_192x160": (192, 160, 512, 4),
     "sparse_conv_stream_128x160": (128, 160, 384, 5),
-    "sparse_conv_stream_64x160": (64, 160, 256, 4),
+    "sparse_conv_stream_64x160": (64, 160, 256, 3),
 }
 # variant -> queries of a block; 64 where not named
 ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128, "d64_wgmma_wide": 192}
@@ -177,7 +177,7 @@ def attention_launch(variant, params, bucket_queries):
 def stream_conv_launch(entry, params, blocks):
     """`blocks` share the work: as many as the GPU has multiprocessors, or fewer. The struct's splits is 1."""
     bm, bn, threads, stages = CONV_STREAM[entry]
-    return (blocks, 1, 1), threads, stages * (bm + bn) * 128 + 128 + bm * params.taps * 4
+    return (blocks, 1, 1), threads, stages * (bm + bn) * 128 + 128 + bm * 160 + bm * params.taps * 4
 
 
 def stream_conv_floats(entry, blocks):

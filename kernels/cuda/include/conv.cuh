@@ -122,41 +122,33 @@ FISEC_DEVICE void collect(const float* sums, int blocks, float (&v)[8]) {
   if (blocks == 1) return load8(sums, v);
 #pragma unroll
   for (int j = 0; j < 8; ++j) v[j] = 0.0f;
-#pragma unroll 4  // loads in flight
   for (int rank = 0; rank < blocks; ++rank) {
     float4 a = load_from_block(sums, rank), b = load_from_block(sums + 4, rank);
     v[0] += a.x, v[1] += a.y, v[2] += a.z, v[3] += a.w, v[4] += b.x, v[5] += b.y, v[6] += b.z, v[7] += b.w;
   }
 }
 
-// This block's rows of the tile (a cluster's blocks share them), WIDTH columns at a time. What is added to the next ones is on its way meanwhile.
+// This block's rows of the tile (a cluster's blocks share them), WIDTH columns at a time. One short loop: the code must stay in the instruction cache.
 template <int BM, int BN, int THREADS, int WIDTH>
-FISEC_DEVICE void finish_tile(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const float* sums, int pitch) {
+FISEC_DEVICE void finish_rows(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const float* sums, int pitch) {
   constexpr int kPerRow = BN / WIDTH;
   int rows = min(BM, p.images * live - first_row), columns = min(BN, p.cout - first_column);
-  struct Unit {
-    int r, c;
-    bool real;
-    ImageRow at;
-    Finish::Addends addends;
-  };
-  int end = BM * (blockIdx.z + 1) / p.splits * kPerRow;
-  auto prepare = [&](int j) {
+  int begin = BM * blockIdx.z / p.splits * kPerRow, end = BM * (blockIdx.z + 1) / p.splits * kPerRow;
+#pragma unroll 1
+  for (int j = begin + threadIdx.x % THREADS; j < end; j += THREADS) {
     int r = j / kPerRow, c = (j - r * kPerRow) * WIDTH;
-    Unit unit = {r, c, j < end && r < rows && c < columns, ImageRow(first_row + min(r, rows - 1), live), {}};
-    if (unit.real) unit.addends = finish.fetch(unit.at.image, unit.at.row, first_column + c);
-    return unit;
-  };
-  int j = BM * blockIdx.z / p.splits * kPerRow + threadIdx.x;
-  for (Unit next = prepare(j); j < end; j += THREADS) {
-    Unit unit = next;
-    next = prepare(j + THREADS);
-    if (!unit.real) continue;
+    if (r >= rows || c >= columns) continue;
     float v[8], gate[8];
-    collect(sums + unit.r * pitch + unit.c, p.splits, v);
-    if (WIDTH == 16) collect(sums + unit.r * pitch + unit.c + 8, p.splits, gate);
-    finish(unit.at.image, unit.at.row, first_column + unit.c, v, gate, unit.addends);
+    collect(sums + r * pitch + c, p.splits, v);
+    if (WIDTH == 16) collect(sums + r * pitch + c + 8, p.splits, gate);
+    ImageRow at(first_row + r, live);
+    finish(at.image, at.row, first_column + c, v, gate);
   }
+}
+template <int BM, int BN, int THREADS>
+FISEC_DEVICE void finish_staged(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const float* sums, int pitch) {
+  if (p.epilogue.flags & kGeglu) finish_rows<BM, BN, THREADS, 16>(p, finish, live, first_row, first_column, sums, pitch);
+  else finish_rows<BM, BN, THREADS, 8>(p, finish, live, first_row, first_column, sums, pitch);
 }
 
 // sums: [BM][pitch] f32 in shared memory, this block's part of the tile, complete. Every thread of the block calls it.
@@ -168,7 +160,6 @@ FISEC_DEVICE void store_tile(const ConvParams& p, int live, int first_row, int f
   bool cluster = p.splits > 1;
   if (cluster) cluster_barrier();
   Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
-  if (p.epilogue.flags & kGeglu) finish_tile<BM, BN, THREADS, 16>(p, finish, live, first_row, first_column, sums, pitch);
-  else finish_tile<BM, BN, THREADS, 8>(p, finish, live, first_row, first_column, sums, pitch);
+  finish_staged<BM, BN, THREADS>(p, finish, live, first_row, first_column, sums, pitch);
   if (cluster) cluster_barrier();  // nobody leaves while its memory is being read
 }

@@ -46,44 +46,22 @@ class Finish {
   // Columns taken at once: a gated pair of vectors is 16 wide.
   FISEC_DEVICE int width() const { return e.flags & kGeglu ? 16 : 8; }
 
-  // What is added to eight columns, fetched before it is needed: one wait for all of it.
-  struct Addends {
-    Half8 bias, gate_bias, time, residual;
-  };
-  // For eight sums from `column` of row `row` of `image` on, or for sixteen where width() is 16.
-  FISEC_DEVICE Addends fetch(int image, int row, int column) const {
-    Addends a = fetch_rest(image, row, gated() ? column / 2 : column);
-    a.bias = load(bias, column);
-    if (gated()) a.gate_bias = load(bias, column + 8);
-    return a;
-  }
-  // v: those eight; gate: the eight behind them, looked at where width() is 16.
-  FISEC_DEVICE void operator()(int image, int row, int column, float (&v)[8], float (&gate)[8], const Addends& addends) const {
-    add(v, addends.bias);
-    if (gated()) {
-      add(gate, addends.gate_bias);
+  // v: eight sums from `column` of row `row` of `image`; gate: the eight behind them, looked at where width() is 16.
+  // All that is added is fetched first: one wait for all of it.
+  FISEC_DEVICE void operator()(int image, int row, int column, float (&v)[8], float (&gate)[8]) const {
+    bool gated = e.flags & kGeglu;
+    Half8 value_bias = load(bias, column), gate_bias = load(gated ? bias : nullptr, column + 8);
+    if (gated) column /= 2;
+    Half8 moment = load(time, size_t(image) * e.time_stride + column);
+    Half8 before = load(residual, residual ? residual_row(image, row) * e.residual_stride + column : 0);
+    add(v, value_bias);
+    if (gated) {
+      add(gate, gate_bias);
 #pragma unroll
       for (int j = 0; j < 8; ++j) v[j] *= gelu(gate[j]);
-      column /= 2;
     }
-    rest(image, row, column, v, addends);
-  }
-
-  FISEC_DEVICE bool gated() const { return e.flags & kGeglu; }
-  // The bias of `column` (even) and the next one.
-  FISEC_DEVICE float2 bias_pair(int column) const {
-    return bias ? __half22float2(*reinterpret_cast<const __half2*>(bias + column)) : make_float2(0.0f, 0.0f);
-  }
-  // What is left to do behind bias and gate: eight values from `column` of the output on.
-  FISEC_DEVICE Addends fetch_rest(int image, int row, int column) const {
-    Addends a = {};
-    a.time = load(time, size_t(image) * e.time_stride + column);
-    if (residual) a.residual = load8(residual + residual_row(image, row) * e.residual_stride + column);
-    return a;
-  }
-  FISEC_DEVICE void rest(int image, int row, int column, float (&v)[8], const Addends& addends) const {
-    add(v, addends.time);
-    add(v, addends.residual);
+    add(v, moment);
+    add(v, before);
     if (output) store8(output + output_row(image, row) * e.output_stride + column, pack(v));
     if (!normed) return;
     if (affine) {

@@ -130,10 +130,9 @@ extern "C" __global__ void __launch_bounds__(256) sparse_conv_reduce(const __gri
     int r = j / per_row, c = (j - r * per_row) * width;
     const float* partial = reinterpret_cast<const float*>(p.workspace) + size_t(r) * p.cout + c;
     ImageRow at(r, live);
-    Finish::Addends addends = finish.fetch(at.image, at.row, c);
     float v[8] = {}, gate[8] = {};
     add_planes(partial, plane, p.splits, v);
     if (width == 16) add_planes(partial + 8, plane, p.splits, gate);
-    finish(at.image, at.row, c, v, gate, addends);
+    finish(at.image, at.row, c, v, gate);
   }
 }

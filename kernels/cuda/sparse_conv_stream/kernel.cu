@@ -14,12 +14,14 @@ struct StreamConv {
   struct Shared {
     unsigned char* tiles;
     uint64_t *full, *empty;
+    float* staged;
     int32_t* rows;
     __device__ explicit Shared(unsigned char* memory)
         : tiles(memory),
           full(reinterpret_cast<uint64_t*>(memory + STAGES * kStage)),
           empty(full + STAGES),
-          rows(reinterpret_cast<int32_t*>(memory + STAGES * kStage + 128)) {}
+          staged(reinterpret_cast<float*>(memory + STAGES * kStage + 128)),
+          rows(reinterpret_cast<int32_t*>(memory + STAGES * kStage + 128 + GROUPS * kStagedBytes)) {}
   };
   struct Ring {
     int stage = 0, parity = 0;
@@ -132,7 +134,7 @@ struct StreamConv {
       }
       if (!share.whole(segment)) share.others(segment, [&](int rank) { join(p, rank, sums); });
       Place place(segment.tile, column_tiles);
-      finish_sums<BN>(p, finish, live, place.first_row, place.first_column, sums);
+      finish_sums<BN>(p, finish, live, place.first_row, place.first_column, sums, shared.staged);
     }
   }
 
@@ -164,6 +166,6 @@ struct StreamConv {
   extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, BLOCKS) NAME(const __grid_constant__ ConvParams p) { \
     StreamConv<GROUPS, STAGES>::run(p);                                                                                \
   }
-KERNEL(sparse_conv_stream_192x160, 3, 5, 1)
+KERNEL(sparse_conv_stream_192x160, 3, 4, 1)
 KERNEL(sparse_conv_stream_128x160, 2, 5, 1)
-KERNEL(sparse_conv_stream_64x160, 1, 4, 2)  // one block's epilogue beside the other's products
+KERNEL(sparse_conv_stream_64x160, 1, 3, 2)  // one block's epilogue beside the other's products
