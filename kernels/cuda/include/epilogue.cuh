@@ -46,32 +46,23 @@ class Finish {
   // Columns taken at once: a gated pair of vectors is 16 wide.
   FISEC_DEVICE int width() const { return e.flags & kGeglu ? 16 : 8; }
 
-  // v: eight sums from `column` of row `row` of `image`; gate: the eight behind them, looked at where width() is 16.
-  // All that is added is fetched first: one wait for all of it.
-  FISEC_DEVICE void operator()(int image, int row, int column, float (&v)[8], float (&gate)[8]) const {
-    bool gated = e.flags & kGeglu;
-    Half8 value_bias = load(bias, column), gate_bias = load(gated ? bias : nullptr, column + 8);
-    if (gated) column /= 2;
-    Half8 moment = load(time, size_t(image) * e.time_stride + column);
-    Half8 before = load(residual, residual ? residual_row(image, row) * e.residual_stride + column : 0);
-    add(v, value_bias);
-    if (gated) {
-      add(gate, gate_bias);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) v[j] *= gelu(gate[j]);
-    }
-    add(v, moment);
-    add(v, before);
-    if (output) store8(output + output_row(image, row) * e.output_stride + column, pack(v));
-    if (!normed) return;
-    if (affine) {
-      const float* scale = affine + size_t(image) * 2 * e.affine_channels + column;
-      apply_affine(v, scale, scale + e.affine_channels, e.flags & kNormedSilu);
-    }
-    store8(normed + normed_row(image, row) * e.normed_stride + column, pack(v));
-  }
+  FISEC_DEVICE bool gated() const { return e.flags & kGeglu; }
 
- private:
+  // Where a row is in every buffer, in elements: worked out once for all its columns. Buffers have fewer than 2^32 elements.
+  struct Place {
+    int image;
+    uint32_t residual, output, normed;
+  };
+  FISEC_DEVICE Place place(int image, int row) const {
+    Place at = {image, 0, 0, 0};
+    if (residual) at.residual = uint32_t(residual_row(image, row)) * uint32_t(e.residual_stride);
+    if (output) at.output = uint32_t(output_row(image, row)) * uint32_t(e.output_stride);
+    if (normed) at.normed = uint32_t(normed_row(image, row)) * uint32_t(e.normed_stride);
+    return at;
+  }
+  FISEC_DEVICE Half8 time_of(const Place& at, int column) const { return load(time, at.image * e.time_stride + column); }
+  FISEC_DEVICE Half8 residual_of(const Place& at, int column) const { return load(residual, size_t(at.residual) + column); }
+  FISEC_DEVICE Half8 bias_of(int column) const { return load(bias, column); }
   FISEC_DEVICE static Half8 load(const __half* tensor, size_t offset) { return tensor ? load8(tensor + offset) : Half8{}; }
   FISEC_DEVICE static void add(float (&v)[8], const Half8& more) {
     float t[8];
@@ -79,7 +70,39 @@ class Finish {
 #pragma unroll
     for (int j = 0; j < 8; ++j) v[j] += t[j];
   }
+  FISEC_DEVICE static void gate_values(float (&v)[8], const float (&gate)[8]) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) v[j] *= gelu(gate[j]);
+  }
+  // What is left behind bias and gate: eight values from `column` of the output on.
+  FISEC_DEVICE void rest(const Place& at, int column, float (&v)[8], const Half8& moment, const Half8& before) const {
+    add(v, moment);
+    add(v, before);
+    if (output) store8(output + size_t(at.output) + column, pack(v));
+    if (!normed) return;
+    if (affine) {
+      const float* scale = affine + size_t(at.image) * 2 * e.affine_channels + column;
+      apply_affine(v, scale, scale + e.affine_channels, e.flags & kNormedSilu);
+    }
+    store8(normed + size_t(at.normed) + column, pack(v));
+  }
 
+  // v: eight sums from `column` of row `row` of `image`; gate: the eight behind them, looked at where width() is 16.
+  FISEC_DEVICE void operator()(int image, int row, int column, float (&v)[8], float (&gate)[8]) const {
+    Place at = place(image, row);
+    int narrow = gated() ? column / 2 : column;
+    // all that is added first: one wait for all of it
+    Half8 value_bias = bias_of(column), gate_bias = load(gated() ? bias : nullptr, column + 8);
+    Half8 moment = time_of(at, narrow), before = residual_of(at, narrow);
+    add(v, value_bias);
+    if (gated()) {
+      add(gate, gate_bias);
+      gate_values(v, gate);
+    }
+    rest(at, narrow, v, moment, before);
+  }
+
+ private:
   const Epilogue& e;
   const __half *bias, *time, *residual;
   __half *output, *normed;

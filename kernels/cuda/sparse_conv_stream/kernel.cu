@@ -123,7 +123,6 @@ struct StreamConv {
 
   __device__ static void work(const ConvParams& p, const Shared& shared, Share share, int live, int column_tiles) {
     wait_for_previous_kernel();
-    Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
     Ring ring;
     float sums[kSums];
     for (Segment segment; share.next(segment);) {
@@ -134,6 +133,7 @@ struct StreamConv {
       }
       if (!share.whole(segment)) share.others(segment, [&](int rank) { join(p, rank, sums); });
       Place place(segment.tile, column_tiles);
+      Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
       finish_sums<BN>(p, finish, live, place.first_row, place.first_column, sums, shared.staged);
     }
   }
@@ -153,10 +153,10 @@ struct StreamConv {
     int live = resolve(p.live), column_tiles = (p.cout + BN - 1) / BN;
     Share share((live * p.images + BM - 1) / BM * column_tiles, k_tiles(p));
     if (threadIdx.x >= kMultiply) {
-      keep_registers<GROUPS == 2 ? 64 : 56>();
+      keep_registers<GROUPS == 1 ? 56 : GROUPS == 2 ? 64 : 32>();
       fetch(p, shared, share, live, column_tiles);
     } else {
-      take_registers<GROUPS == 1 ? 200 : GROUPS == 2 ? 208 : 152>();
+      take_registers<GROUPS == 1 ? 200 : GROUPS == 2 ? 208 : 160>();
       work(p, shared, share, live, column_tiles);
     }
   }

@@ -75,8 +75,7 @@ struct WarpgroupConv {
     wgmma_hold(sums);
   }
 
-  // Through shared memory: stores are longer than from registers, and the blocks of a cluster read each other's sums there.
-  __device__ static void store_staged(const ConvParams& p, int live, int first_row, int first_column, const float (&sums)[80], float* staged) {
+  __device__ static void stage(const float (&sums)[80], float* staged) {
     sync_first<kMultiply>();  // everybody has read the last stages: their memory takes the sums
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
@@ -86,7 +85,6 @@ struct WarpgroupConv {
       *reinterpret_cast<float2*>(at + 8 * kPitch) = make_float2(sums[n * 4 + 2], sums[n * 4 + 3]);
     }
     sync_first<kMultiply>();
-    store_tile<BM, BN, kMultiply>(p, live, first_row, first_column, staged, kPitch);
   }
 
   __device__ static void run(const ConvParams& p) {
@@ -116,7 +114,11 @@ struct WarpgroupConv {
     multiply(shared, end - begin, sums);
     wait_for_previous_kernel();
     if (p.splits > 1 && p.workspace) return store_sums<BN>(p, live * p.images, first_row, first_column, sums);
-    store_staged(p, live, first_row, first_column, sums, reinterpret_cast<float*>(memory));
+    float* staged = reinterpret_cast<float*>(memory);
+    stage(sums, staged);
+    if (p.splits > 1) return store_tile<BM, BN, kMultiply>(p, live, first_row, first_column, staged, kPitch);
+    Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
+    finish_staged_sums<BN>(p, finish, live, first_row, first_column, staged, kPitch);
   }
 };
 
