@@ -41,6 +41,9 @@ pub struct MoveJob {
     pub flags: i32,
 }
 
+/// Blocks of a job: measured, more of them are slower (8.5 instead of 11 microseconds for a map of 96 x 96 x 320).
+const MOST_BLOCKS: usize = 528;
+
 /// Parameters of `move_rows`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
@@ -53,5 +56,6 @@ pub struct MoveParams {
 
 /// `jobs` jobs of which the largest moves at most `vectors` groups of eight channels.
 pub fn move_rows(params: &MoveParams, jobs: usize, vectors: usize) -> Launch {
-    Launch::new("move_rows", "move_rows", [vectors.div_ceil(256), jobs, 1], 256, params)
+    let blocks = vectors.div_ceil(256).min(MOST_BLOCKS);
+    Launch::new("move_rows", "move_rows", [blocks, jobs, 1], 256, params)
 }

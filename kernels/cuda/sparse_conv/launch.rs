@@ -4,6 +4,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Address, Count, Gpu, Launch, Rows};
 
+#[path = "choice.rs"]
+mod choice;
+
 /// Columns come as 8 values, 8 gates, …: the result is `value * gelu(gate)`, half as wide.
 pub const CONV_GEGLU: i32 = 1;
 /// SiLU in the second output.
@@ -11,8 +14,6 @@ pub const CONV_NORMED_SILU: i32 = 2;
 
 /// Channels of a tile of K.
 const TILE_K: usize = 64;
-/// Output tiles from which work is dealt out evenly rather than in splits.
-const STREAM_TILES: usize = 48;
 
 /// What happens to a row before it leaves the chip.
 #[repr(C)]
@@ -114,15 +115,42 @@ const fn wgmma(tile: ConvTile) -> ConvTile {
     }
 }
 
+const fn stream(tile: ConvTile) -> ConvTile {
+    ConvTile {
+        kernel: "sparse_conv_stream",
+        ..tile
+    }
+}
+
+impl ConvTile {
+    /// Blocks that run on one multiprocessor at once.
+    fn per_multiprocessor(&self) -> usize {
+        match (self.rows, self.columns) {
+            (64, 64) => 3,
+            (64, _) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Bytes beside the stages: barriers, and 32 columns of a stream's sums on their way out.
+    fn shared_beside_stages(&self) -> usize {
+        match self.kernel {
+            "sparse_conv" => 0,
+            "sparse_conv_stream" => 128 + self.rows * 160,
+            _ => 128,
+        }
+    }
+}
+
 const MMA_128X160: ConvTile = tile("sparse_conv_128x160", 128, 160, 128, 3);
 const MMA_64X160: ConvTile = tile("sparse_conv_64x160", 64, 160, 128, 4);
 const MMA_64X64: ConvTile = tile("sparse_conv_64x64", 64, 64, 128, 4);
 const WGMMA_64X160: ConvTile = wgmma(tile("sparse_conv_wgmma_64x160", 64, 160, 256, 4));
 const WGMMA_128X160: ConvTile = wgmma(tile("sparse_conv_wgmma_128x160", 128, 160, 384, 5));
-const STREAM_192X160: ConvTile = ConvTile {
-    kernel: "sparse_conv_stream",
-    ..tile("sparse_conv_stream_192x160", 192, 160, 512, 5)
-};
+const WGMMA_192X160: ConvTile = wgmma(tile("sparse_conv_wgmma_192x160", 192, 160, 512, 5));
+const STREAM_64X160: ConvTile = stream(tile("sparse_conv_stream_64x160", 64, 160, 256, 3));
+const STREAM_128X160: ConvTile = stream(tile("sparse_conv_stream_128x160", 128, 160, 384, 5));
+const STREAM_192X160: ConvTile = stream(tile("sparse_conv_stream_192x160", 192, 160, 512, 4));
 
 /// How the blocks along K meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +198,8 @@ pub struct ConvWork {
     pub cout: usize,
     /// tiles of K: see [`k_tiles`]
     pub k_tiles: usize,
+    /// whether columns are values and gates
+    pub gated: bool,
 }
 
 /// Tiles of K: per source and tap, 64 channels each.
@@ -177,31 +207,21 @@ pub fn k_tiles(taps: usize, channels: &[usize]) -> usize {
     taps * channels.iter().map(|channels| channels.div_ceil(TILE_K)).sum::<usize>()
 }
 
-/// Tile and splits for a product: measured on one H200 (`h200.json`), by the number of blocks that it gives.
+/// Tile and splits for a product.
 pub fn conv_choice(gpu: Gpu, work: ConvWork) -> (ConvTile, Splits) {
+    if gpu.arch.has_wgmma() && work.cout >= WGMMA_64X160.columns {
+        return choice::quickest(gpu, work);
+    }
     let blocks = |tile: ConvTile| work.rows.div_ceil(tile.rows) * work.cout.div_ceil(tile.columns);
-    let tile = if work.cout < 160 {
-        MMA_64X64
-    } else if gpu.arch.has_wgmma() {
-        if blocks(STREAM_192X160) >= STREAM_TILES {
-            let shares = gpu.multiprocessors.min(blocks(STREAM_192X160) * work.k_tiles);
-            return (STREAM_192X160, Splits::Stream(shares));
-        }
-        match blocks(WGMMA_128X160) >= gpu.multiprocessors {
-            true => WGMMA_128X160,
-            false => WGMMA_64X160,
-        }
-    } else if blocks(MMA_128X160) >= gpu.multiprocessors {
-        MMA_128X160
-    } else {
-        MMA_64X160
+    let tile = match work.cout {
+        ..160 => MMA_64X64,
+        _ if blocks(MMA_128X160) >= gpu.multiprocessors => MMA_128X160,
+        _ => MMA_64X160,
     };
-    let per_multiprocessor = if tile.rows <= 64 { 2 } else { 1 };
-    let slots = gpu.multiprocessors * per_multiprocessor;
+    let slots = gpu.multiprocessors * tile.per_multiprocessor();
     // every part keeps enough tiles of K to hide the loads of its first ones
     let most = (work.k_tiles / 5).clamp(1, 16);
-    let splits = (slots / blocks(tile).max(1)).clamp(1, most);
-    match splits {
+    match (slots / blocks(tile).max(1)).clamp(1, most) {
         1 => (tile, Splits::None),
         splits => (tile, Splits::Workspace(splits)),
     }
@@ -217,10 +237,9 @@ pub fn sparse_conv(tile: ConvTile, splits: Splits, params: &ConvParams, rows: us
             params.splits as usize,
         ],
     };
-    let barriers = if tile.kernel == "sparse_conv" { 0 } else { 128 };
     let table = tile.rows * params.taps as usize * size_of::<i32>();
     Launch {
-        shared: (tile.stages * (tile.rows + tile.columns) * 2 * TILE_K + barriers + table) as u32,
+        shared: (tile.stages * (tile.rows + tile.columns) * 2 * TILE_K + tile.shared_beside_stages() + table) as u32,
         cluster: match splits {
             Splits::Cluster(count) => count as u32,
             _ => 1,

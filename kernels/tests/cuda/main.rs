@@ -268,7 +268,7 @@ proptest! {
         which in 0usize..3,
     ) {
         let (gpu, cout) = (GPUS[which], columns * 8);
-        let work = ConvWork { rows, cout, k_tiles: k_tiles(taps, &[inputs * 64]) };
+        let work = ConvWork { rows, cout, k_tiles: k_tiles(taps, &[inputs * 64]), gated: rows % 2 == 0 };
         let (tile, splits) = conv_choice(gpu, work);
         let params = ConvParams { cout: cout as i32, taps: taps as i32, splits: splits.count() as i32, ..ConvParams::default() };
         let launch = sparse_conv(tile, splits, &params, rows);

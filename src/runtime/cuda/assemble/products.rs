@@ -359,6 +359,7 @@ impl Assembler<'_> {
             rows,
             cout,
             k_tiles: k_tiles(taps, &sources.widths),
+            gated: epilogue.flags & CONV_GEGLU != 0,
         };
         let (tile, splits) = conv_choice(self.context.gpu, work);
         let workspace = match splits.workspace_bytes(tile, rows, cout) {
