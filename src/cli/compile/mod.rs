@@ -81,7 +81,7 @@ pub struct Choices {
     #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
     sparse_levels: Option<Levels>,
     /// How many of the coarsest resolutions let an edit follow the base's cross-attention: auto (all), or a number
-    /// [default: auto]
+    /// [default: auto on the CPU, 0 on other targets, where it has no kernel yet]
     #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
     control_levels: Option<Levels>,
     /// Defaults of other work, to compare; goes with the same preset of `run`
@@ -285,9 +285,9 @@ fn census(graph: &Graph) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
 }
 
 impl Choices {
-    /// Zero levels where that is the preset.
+    /// Zero levels where a dense step would have to leave the device for it, and where that is the preset.
     fn without_control(&self) -> Option<usize> {
-        self.preset.is_some().then_some(0)
+        (self.target != "cpu" || self.preset.is_some()).then_some(0)
     }
 
     /// The options for a model of this size.
