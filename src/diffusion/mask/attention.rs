@@ -4,7 +4,7 @@ use fisec_plan::SlotId;
 use fisec_runtime::{RuntimeError, SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 
-use super::{otsu, scaled};
+use super::{above_otsu, scaled};
 
 /// A slot of cross-attention maps, `[heads, height * width, tokens]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,16 +88,7 @@ impl Attention {
 
     /// Latents at or above Otsu's threshold; none when no word was looked at more in one place than in another.
     pub fn mask(&self) -> Mask {
-        let values = self.normalised();
-        if values.iter().all(|&value| value == 0.0) {
-            return Mask::filled(self.height, self.width, false);
-        }
-        let threshold = otsu(&values);
-        Mask::new(
-            self.height,
-            self.width,
-            values.iter().map(|&value| value >= threshold).collect(),
-        )
+        above_otsu(&self.normalised(), self.height, self.width)
     }
 }
 

@@ -57,17 +57,7 @@ impl Difference {
 
     /// Latents at or above Otsu's threshold, opened by a 2×2 square. Empty when nothing moved more than anything else.
     pub fn mask(&self) -> Mask {
-        let values = self.normalised();
-        if values.iter().all(|&value| value == 0.0) {
-            return Mask::filled(self.height, self.width, false);
-        }
-        let threshold = otsu(&values);
-        Mask::new(
-            self.height,
-            self.width,
-            values.iter().map(|&value| value >= threshold).collect(),
-        )
-        .opened()
+        above_otsu(&self.normalised(), self.height, self.width).opened()
     }
 
     /// [`Difference::mask`] made whole: with the latents that it touches, by sides or corners and through one another,
@@ -123,6 +113,16 @@ fn largest(values: &[f64], (height, width): (usize, usize), share: f64) -> Resul
     let mut bits = vec![false; values.len()];
     order.into_iter().take(count).for_each(|pixel| bits[pixel] = true);
     Ok(Mask::new(height, width, bits))
+}
+
+/// Values at or above Otsu's threshold; none when all are zero.
+fn above_otsu(values: &[f64], height: usize, width: usize) -> Mask {
+    if values.iter().all(|&value| value == 0.0) {
+        return Mask::filled(height, width, false);
+    }
+    let threshold = otsu(values);
+    let above = values.iter().map(|&value| value >= threshold).collect();
+    Mask::new(height, width, above)
 }
 
 /// Values from 0, the least, to 1, the greatest; all zero when they are all equal.
