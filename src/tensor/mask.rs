@@ -86,13 +86,19 @@ impl Mask {
 
     /// Pixels active in either mask. Panics when the sizes differ.
     pub fn union(&self, other: &Mask) -> Self {
-        assert_eq!(
-            (self.height, self.width),
-            (other.height, other.width),
-            "masks of one size"
-        );
+        self.with(other, |ours, theirs| ours || theirs)
+    }
+
+    /// Pixels active in both masks. Panics when the sizes differ.
+    pub fn intersection(&self, other: &Mask) -> Self {
+        self.with(other, |ours, theirs| ours && theirs)
+    }
+
+    fn with(&self, other: &Mask, both: impl Fn(bool, bool) -> bool) -> Self {
+        let sizes = [self, other].map(|mask| (mask.height, mask.width));
+        assert_eq!(sizes[0], sizes[1], "masks of one size");
         Self::from_fn(self.height, self.width, |row, column| {
-            self.get(row, column) || other.get(row, column)
+            both(self.get(row, column), other.get(row, column))
         })
     }
 

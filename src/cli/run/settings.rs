@@ -18,7 +18,7 @@ pub struct EditSettings {
     /// What finds the region: how far latents move, where changed words are looked at, or either
     #[arg(long, value_enum, value_name = "latents|attention|both")]
     mask_from: Option<MaskChoice>,
-    /// Pixels by which a found region grows [default: 8]
+    /// Pixels by which a found region grows where anything moved at all; 0: the region as it is found [default: 8]
     #[arg(long, value_name = "PX")]
     grow: Option<usize>,
     /// Pixels inside the region's edge over which the edit fades in
