@@ -1,4 +1,4 @@
-//! Measures what the CPU kernels cost, for the compiler's cost table.
+//! Measures what the CPU kernels cost, and fits coefficients of the compiler's cost table to measurements.
 
 use std::time::{Duration, Instant};
 
@@ -81,13 +81,11 @@ pub fn calibrate(threads: usize, budget: Duration) -> Result<Calibration, Runtim
             measurements.extend(ATTENTIONS.map(|layer| attention(layer, share, budget)));
         }
     });
-    let select = |wanted: &dyn Fn(&Measurement) -> bool| -> Vec<&Measurement> {
-        measurements.iter().filter(|measurement| wanted(measurement)).collect()
-    };
+    let select = |wanted: &dyn Fn(&Measurement) -> bool| fit(measurements.iter().filter(|m| wanted(m)));
     Ok(Calibration {
-        pixels: fit(&select(&|m| m.tile == Some(TileSize::PIXEL))),
-        tiles: fit(&select(&|m| m.tile.is_some_and(|tile| tile != TileSize::PIXEL))),
-        rows: fit(&select(&|m| m.tile.is_none())),
+        pixels: select(&|m| m.tile == Some(TileSize::PIXEL)),
+        tiles: select(&|m| m.tile.is_some_and(|tile| tile != TileSize::PIXEL)),
+        rows: select(&|m| m.tile.is_none()),
         measurements,
     })
 }
@@ -212,12 +210,14 @@ fn fastest_ns(budget: Duration, mut call: impl FnMut()) -> f64 {
     fastest
 }
 
-/// Non-negative least squares of relative errors: `ns = t0 + bytes * beta + macs / theta`.
-fn fit(measurements: &[&Measurement]) -> TileCost {
+/// Non-negative least squares of relative errors: `ns = t0 + bytes * beta + macs / theta`. Measurements without a time
+/// say nothing.
+pub fn fit<'a>(measurements: impl IntoIterator<Item = &'a Measurement>) -> TileCost {
     // Coordinate descent: three coefficients, each with a closed form when the others stand.
     let scales = [1e4, 1e-1, 1e-2];
     let rows: Vec<[f64; 3]> = measurements
-        .iter()
+        .into_iter()
+        .filter(|m| m.ns > 0.0)
         .map(|m| [scales[0] / m.ns, m.bytes * scales[1] / m.ns, m.macs * scales[2] / m.ns])
         .collect();
     let mut coefficients = [1.0f64; 3];
@@ -264,7 +264,7 @@ mod tests {
                 }
             })
             .collect();
-        let cost = fit(&measurements.iter().collect::<Vec<_>>());
+        let cost = fit(&measurements);
         assert!((cost.t0 / 20_000.0 - 1.0).abs() < 1e-3, "{cost:?}");
         assert!(
             (cost.beta / 0.1 - 1.0).abs() < 1e-3 && (cost.theta / 80.0 - 1.0).abs() < 1e-3,

@@ -14,7 +14,7 @@ pub mod ort;
 mod slots;
 
 pub use binding::{Binding, LayerChoice};
-pub use calibrate::{Calibration, Measurement, calibrate};
+pub use calibrate::{Calibration, Measurement, calibrate, fit};
 pub use control::Control;
 pub use cuda::{DeviceMemory, describe as describe_cuda, device_memory};
 pub use error::RuntimeError;

@@ -1,17 +1,18 @@
 //! `fisec bench`: how long steps take.
 
+mod costs;
 mod nodes;
 mod timing;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 use fisec_passes::cost::CostTable;
-use fisec_plan::{Bundle, Plan, ProgramKind, SlotId, TileCost};
+use fisec_plan::{Bundle, Plan, ProgramKind, SlotId};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_runtime::{Binding, Control, Executor, RuntimeError, SlotSink, calibrate};
+use fisec_runtime::{Binding, Control, Executor, NodeTime, RuntimeError, SlotSink, describe_cuda};
 use fisec_tensor::HostTensor;
 use serde_json::{Value, json};
 
@@ -25,11 +26,11 @@ use timing::Timing;
 /// Measured when no region is given.
 const SHARES: [f64; 3] = [0.05, 0.15, 0.30];
 
+/// Measured for a cost table: also where sparse steps stop paying.
+const CALIBRATED: [f64; 5] = [0.05, 0.15, 0.30, 0.60, 1.0];
+
 /// Somewhere in the middle of every schedule.
 const TIMESTEP: f32 = 500.0;
-
-/// Time for each kernel of a calibration.
-const CALIBRATION: Duration = Duration::from_millis(40);
 
 #[derive(Args, Debug)]
 #[command(
@@ -64,13 +65,14 @@ struct Row {
     /// seconds to bind the mask
     binding: Option<Timing>,
     macs: u64,
-    nodes: Vec<Value>,
+    nodes: Vec<NodeTime>,
 }
 
 pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     let bundle = Bundle::open(&arguments.plan)?;
     let plan = bundle.plan().clone();
     let regions = match plan.programs.edit {
+        Some(_) if arguments.calibrate => arguments.regions.of(&plan, &CALIBRATED)?,
         Some(_) => arguments.regions.of(&plan, &SHARES)?,
         None => Vec::new(),
     };
@@ -90,7 +92,7 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         }
     }
     bar.finish_and_clear();
-    if arguments.per_node {
+    if arguments.per_node || (arguments.calibrate && plan.is_cuda()) {
         bench.measure_nodes(&regions)?;
     }
     if arguments.calibrate {
@@ -208,22 +210,13 @@ impl Bench {
         Ok(())
     }
 
-    /// Kernels by themselves, the dense step as it was timed.
     fn cost_table(&self, plan: &Plan, threads: Option<usize>) -> Result<Value, Failure> {
-        let threads = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
-        let threads = threads.unwrap_or(1);
-        let measured = calibrate(threads, CALIBRATION)?;
         let shipped = CostTable::shipped(&plan.target).map_err(Failure::new)?;
-        let table = CostTable {
-            device: format!("{threads} threads, {}", std::env::consts::ARCH),
-            pixels: measured.pixels,
-            tiles: measured.tiles,
-            rows: measured.rows,
-            dense: TileCost {
-                theta: self.dense.macs as f64 / (self.dense.times.median() * 1e9),
-                ..shipped.dense
-            },
-            island: shipped.island,
+        let table = if plan.is_cuda() {
+            let device = describe_cuda()?.split(',').next().unwrap_or_default().to_owned();
+            costs::of_device(device, &self.dense, &self.edits, &shipped)
+        } else {
+            costs::of_cpu(threads, &self.dense, &shipped)?
         };
         Ok(json!(table))
     }
@@ -270,7 +263,7 @@ impl Bench {
                 "of_dense": row.times.median() / dense,
                 "binding_seconds": row.binding.as_ref().map(Timing::median),
                 "macs": row.macs,
-                "nodes": row.nodes,
+                "nodes": row.nodes.iter().map(nodes::json).collect::<Vec<_>>(),
             })
         };
         json!({ "model": plan.model, "target": plan.target, "steps": self.rows().map(row).collect::<Vec<_>>() })
