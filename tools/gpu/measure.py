@@ -3,9 +3,10 @@
 
     measure.py FISEC FOLDER OUT [--sizes 768 512 1024] [--peers]
 
-FISEC is a release binary, FOLDER what structure.py wrote (weights.bin is made if it is not there). OUT gets measured.json
-and measured.md. FISEC_CUBINS and ORT_DYLIB_PATH as always. Checks: the whole U-Net against PyTorch in f32, two runs bit
-for bit, the demo's edit against the CPU's picture. With --peers, diffusers runs between our own (peers.py, --lock).
+FISEC is a release binary, FOLDER what structure.py wrote (weights.bin is made if it is missing). OUT gets measured.json
+and measured.md. FISEC_CUBINS and ORT_DYLIB_PATH as always. Checks: the whole U-Net against PyTorch in f32, the demo's
+edit against the CPU's picture and byte for byte against a second run, a small pipeline under compute-sanitizer. With
+--peers, diffusers runs between our own (peers.py, --lock).
 """
 
 import argparse
@@ -50,14 +51,28 @@ class Runs:
         return json.loads(text) if text else None
 
 
-def pictures(run, fisec, out, target):
+def pictures(run, fisec, out, target, name):
+    """The demo model's picture and its edit, both made anew."""
     plan = out / f"demo-{target.replace(':', '-')}.plan"
-    run(fisec, "compile", "models/demo", "--target", target, "-o", plan)
-    paths = []
-    for index, prompt in enumerate(PROMPTS):
-        paths.append(out / f"{target.replace(':', '-')}-{index}.png")
-        run(fisec, "run", plan, "--prompt", prompt, "--steps", 20, "-o", paths[-1])
+    if not plan.exists():
+        run(fisec, "compile", "models/demo", "--target", target, "-o", plan)
+    run.environment["FISEC_HOME"] = str(out / f"home-{name}")
+    paths = [out / f"{name}-{index}.png" for index in range(len(PROMPTS))]
+    for path, prompt in zip(paths, PROMPTS):
+        run(fisec, "run", plan, "--prompt", prompt, "--steps", 20, "-o", path)
     return paths
+
+
+def sanitized(run, fisec, out, target):
+    """What compute-sanitizer says of a picture and its edit by a small pipeline."""
+    plan, words = out / "nano.plan", ["--steps", 4, "--edit-size", "20%", "--sparse", "-o", out / "nano.png"]
+    run(fisec, "compile", "tests/data/nano-pipeline", "--target", target, "-o", plan)
+    found = {}
+    for tool in ("memcheck", "racecheck"):
+        command = ("compute-sanitizer", "--tool", tool, "--error-exitcode", 9, fisec, "run", plan)
+        text = run(*command, "--prompt", "a dog", "--then", "a cat", *words, limit=240)
+        found[tool] = "clean" if text is not None else "see measure.log"
+    return found
 
 
 def same_picture(a, b):
@@ -71,12 +86,18 @@ def same_picture(a, b):
 
 
 def table(steps, peers):
-    lines = ["| size | step | fisec | " + " | ".join(["diffusers eager", "CUDA graph", "torch.compile"]) + " |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| size | step | fisec | " + " | ".join(["diffusers eager", "CUDA graph", "torch.compile"]) + " |",
+        "|---|---|---|---|---|---|",
+    ]
     for size, rows in steps.items():
         ways = (peers.get(size) or {}).get("ways", {})
         for row in rows["steps"]:
             milliseconds = row["median_seconds"] * 1e3
-            cells = [f"{ways[w]['median']:.2f} ({ways[w]['median'] / milliseconds:.1f}x)" if w in ways else "" for w in ("eager", "graph", "compile")]
+            cells = [
+                f"{ways[w]['median']:.2f} ({ways[w]['median'] / milliseconds:.1f}x)" if w in ways else ""
+                for w in ("eager", "graph", "compile")
+            ]
             spread = f"{milliseconds:.2f} ({row['fastest_seconds'] * 1e3:.2f} to {row['slowest_seconds'] * 1e3:.2f})"
             lines.append(f"| {size} | {row['step']} | {spread} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -97,18 +118,49 @@ def main():
 
     if not (folder / "weights.bin").exists():
         run(sys.executable, HERE / "fill_weights.py", folder)
-    cuda, cpu = pictures(run, fisec, out, options.target), pictures(run, fisec, out, "cpu")
-    found["checks"]["demo, dB against the CPU"] = [round(same_picture(a, b), 1) for a, b in zip(cuda, cpu) if a.exists() and b.exists()]
+    found["checks"]["compute-sanitizer"] = sanitized(run, fisec, out, options.target)
+    ways = {"cuda": options.target, "again": options.target, "cpu": "cpu"}
+    cuda, again, cpu = (pictures(run, fisec, out, target, name) for name, target in ways.items())
+    found["checks"]["demo, equal bytes twice"] = [
+        a.read_bytes() == b.read_bytes() for a, b in zip(cuda, again) if a.exists() and b.exists()
+    ]
+    found["checks"]["demo, dB against the CPU"] = [
+        round(same_picture(a, b), 1) for a, b in zip(cuda, cpu) if a.exists() and b.exists()
+    ]
     if run(sys.executable, HERE / "reference.py", folder, "--latents", 96, "--out", out / "io.npz", limit=200):
-        verify = (fisec, "verify", folder / "model.onnx", "--io", out / "io.npz", "--through", "plan", "--size", 768, "--target", options.target)
+        verify = (
+            fisec,
+            "verify",
+            folder / "model.onnx",
+            "--io",
+            out / "io.npz",
+            "--through",
+            "plan",
+            "--size",
+            768,
+            "--target",
+            options.target,
+        )
         found["checks"]["U-Net against PyTorch f32"] = run.json(*verify, "--tol", 0.02, "--json")
 
     for size in options.sizes:
         plan = out / f"sd2-{size}.plan"
-        found.setdefault("compile", {})[size] = run.json(fisec, "compile", folder / "model.onnx", "--size", size, "--target", options.target, "-o", plan, "--json")
+        found.setdefault("compile", {})[size] = run.json(
+            fisec, "compile", folder / "model.onnx", "--size", size, "--target", options.target, "-o", plan, "--json"
+        )
         found["steps"][size] = run.json("flock", LOCK, fisec, "bench", plan, "--runs", 20, "--per-node", "--json")
         if options.peers:
-            run(sys.executable, HERE / "peers.py", "--size", size, "--json", out / f"peers-{size}.json", "--lock", LOCK, limit=300)
+            run(
+                sys.executable,
+                HERE / "peers.py",
+                "--size",
+                size,
+                "--json",
+                out / f"peers-{size}.json",
+                "--lock",
+                LOCK,
+                limit=300,
+            )
             path = out / f"peers-{size}.json"
             found["peers"][size] = json.loads(path.read_text()) if path.exists() else None
             again = run.json("flock", LOCK, fisec, "bench", plan, "--runs", 20, "--json")
