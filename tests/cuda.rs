@@ -13,10 +13,10 @@ use fisec_ir::{Graph, SlotId as IrSlot};
 use fisec_oracle::{Oracle, Tensor, levels};
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, ControlInput, Keys, Norm, Plan, SlotId};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, ControlInput, Kernel, Keys, Norm, Plan, SlotId, Stage};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_runtime::{Binding, Control, Executor, SlotSource};
+use fisec_runtime::{Binding, Control, Executor, RuntimeError, SlotSink, SlotSource};
 use fisec_tensor::{DType, HostTensor, Mask};
 use support::compare::relative_error;
 use support::masks::masks;
@@ -142,6 +142,15 @@ impl Compiled {
         (slots, prediction.expect("records"))
     }
 
+    fn check_slots(&self, stored: &MemoryCache, expected: &BTreeMap<IrSlot, Tensor>) {
+        for (index, slot) in self.plan().slots.iter().enumerate() {
+            let reference = channels_last(&expected[&IrSlot(index as u32)]);
+            let value = stored.slot(STEP, SlotId(index as u32)).expect("recorded");
+            let error = relative_error(&reference, &value.to_f32_vec());
+            assert!(error < TOLERANCE, "{}: off by {error:e}", slot.name);
+        }
+    }
+
     fn edit(&mut self, edited: &Image, slots: &MemoryCache, mask: &Mask) -> Vec<f32> {
         let binding = Binding::bind(self.plan(), mask).expect("binds");
         self.executor.set_context(&edited.context).expect("context");
@@ -225,28 +234,41 @@ fn recorded_slots_equal_the_oracle() {
     let base = Image::random(&shape, 1);
     let (slots, _) = compiled.record(&base);
     let run = Oracle::new(&compiled.module.record).inputs(base.oracle_inputs()).run();
-    let run = run.expect("runs");
-    for (index, slot) in compiled.plan().slots.iter().enumerate() {
-        let reference = channels_last(&run.slots[&IrSlot(index as u32)]);
-        let stored = slots.slot(STEP, SlotId(index as u32)).expect("recorded");
-        let error = relative_error(&reference, &stored.to_f32_vec());
-        assert!(error < TOLERANCE, "{}: off by {error:e}", slot.name);
-    }
+    compiled.check_slots(&slots, &run.expect("runs").slots);
 }
 
-/// Control has no kernel: its attention and its maps run in ONNX Runtime between parts of the graph.
 #[test]
 fn guided_steps_follow_recorded_attention() {
-    let shape = shape(16);
+    check_control(&shape(16));
+    // more than one tile of queries, more than one matrix step of tokens, heads that are padded
+    check_control(&Shape {
+        size: [12, 20],
+        channels: vec![24, 48],
+        head: 24,
+        context: [77, 12],
+        ..shape(17)
+    });
+}
+
+fn check_control(shape: &Shape) {
     let options = CompileOptions {
         control_levels: None,
         ..options(Keys::Full, Norm::Frozen, 2)
     };
-    let Some(mut compiled) = compile(&shape, &options) else {
+    let Some(mut compiled) = compile(shape, &options) else {
         return;
     };
-    let (base, edited) = (Image::random(&shape, 1), Image::random(&shape, 2));
+    for (kind, program) in compiled.plan().programs.iter() {
+        let mut steps = program.nodes.iter().filter(|node| node.stage == Stage::Step);
+        let leaves_the_device = steps.any(|node| matches!(node.kernel, Kernel::Island(_)));
+        assert!(!leaves_the_device, "{kind} has an island");
+    }
+    let (base, edited) = (Image::random(shape, 1), Image::random(shape, 2));
     let (slots, _) = compiled.record(&base);
+    let recorded = Oracle::new(&compiled.module.record).inputs(base.oracle_inputs()).run();
+    let recorded = recorded.expect("records").slots;
+    compiled.check_slots(&slots, &recorded);
+
     let tokens = shape.context[0];
     let mut random = Random(5);
     let table =
@@ -256,30 +278,66 @@ fn guided_steps_follow_recorded_attention() {
     let control = Control::new(mapper, blend, weight).expect("lengths agree");
     compiled.executor.set_context(&edited.context).expect("context");
     let sample = edited.values();
+    let mut remembered = MemoryCache::new(&compiled.plan().slots);
     let guided = compiled
         .executor
-        .guide(STEP, &sample, &control, &slots, None)
+        .guide(STEP, &sample, &control, &slots, Some(&mut remembered))
         .expect("guides");
 
-    let recorded = Oracle::new(&compiled.module.record).inputs(base.oracle_inputs()).run();
     let mut inputs = edited.oracle_inputs();
     for (input, table) in ControlInput::ALL.into_iter().zip(tables) {
         let values = table.into_iter().map(f64::from).collect();
         inputs.insert(input.name().to_owned(), Tensor::new(input.dims(tokens), values));
     }
-    let run = Oracle::new(&compiled.module.guide)
-        .inputs(inputs)
-        .slots(recorded.expect("records").slots)
-        .run();
-    let error = relative_error(&run.expect("guides").outputs["prediction"], &guided);
+    let run = Oracle::new(&compiled.module.guide).inputs(inputs).slots(recorded).run();
+    let run = run.expect("guides");
+    let error = relative_error(&run.outputs["prediction"], &guided);
     assert!(error < TOLERANCE, "off by {error:e}");
-    // without maps the record program has no island, and gives the same
+    compiled.check_slots(&remembered, &run.slots);
+    // without maps the record program gives the same
     let dense = compiled.executor.dense(STEP, &sample).expect("runs");
     let oracle = Oracle::new(&compiled.module.record)
         .inputs(edited.oracle_inputs())
         .run();
     let error = relative_error(&oracle.expect("runs").outputs["prediction"], &dense);
     assert!(error < TOLERANCE, "dense: off by {error:e}");
+}
+
+/// What the device recorded without maps has none to follow, and says so.
+#[test]
+fn maps_that_were_not_recorded_are_missed() {
+    struct WithoutMaps<'a>(&'a mut MemoryCache, Vec<SlotId>);
+    impl SlotSink for WithoutMaps<'_> {
+        fn recording(&self) -> Option<&str> {
+            SlotSink::recording(self.0)
+        }
+        fn wants(&self, _step: usize, slot: SlotId) -> bool {
+            !self.1.contains(&slot)
+        }
+        fn put(&mut self, step: usize, slot: SlotId, value: HostTensor) -> Result<(), RuntimeError> {
+            self.0.put(step, slot, value)
+        }
+    }
+    let shape = shape(18);
+    let options = CompileOptions {
+        control_levels: None,
+        ..options(Keys::Full, Norm::Frozen, 2)
+    };
+    let Some(mut compiled) = compile(&shape, &options) else {
+        return;
+    };
+    let base = Image::random(&shape, 1);
+    let mut slots = MemoryCache::new(&compiled.plan().slots);
+    let maps = compiled.plan().map_slots().map(|(slot, _)| slot).collect();
+    compiled.executor.set_context(&base.context).expect("context");
+    let mut sink = WithoutMaps(&mut slots, maps);
+    compiled
+        .executor
+        .record(STEP, &base.values(), &mut sink)
+        .expect("records");
+    let idle = Control::idle(shape.context[0]);
+    let guided = compiled.executor.guide(STEP, &base.values(), &idle, &slots, None);
+    assert!(matches!(guided, Err(RuntimeError::MissingSlot { .. })), "{guided:?}");
 }
 
 fn channels_last(tensor: &Tensor) -> Tensor {

@@ -3,9 +3,10 @@
 use bytemuck::Pod;
 
 /// Folders that hold kernels: each makes one module.
-pub const KERNELS: [&str; 12] = [
+pub const KERNELS: [&str; 13] = [
     "advance_step",
     "attention",
+    "attention_control",
     "attention_stream",
     "attention_wgmma",
     "geglu",

@@ -7,6 +7,8 @@
 mod advance_step;
 #[path = "attention/launch.rs"]
 mod attention;
+#[path = "attention_control/launch.rs"]
+mod attention_control;
 #[path = "geglu/launch.rs"]
 mod geglu;
 #[path = "group_norm/launch.rs"]
@@ -24,6 +26,7 @@ mod types;
 
 pub use advance_step::{AdvanceParams, advance_step};
 pub use attention::{ATTENTION_DIMS, AttentionParams, AttentionVariant, attention, attention_combine};
+pub use attention_control::{CONTROLLED_TOKENS, ControlParams, attention_control, attention_maps};
 pub use geglu::{GegluParams, geglu};
 pub use group_norm::{
     StatisticsParams, SumParams, group_norm_statistics, group_norm_sums, group_norm_sums_bytes, sum_chunks,

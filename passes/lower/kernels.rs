@@ -5,8 +5,8 @@ use fisec_ir::{
     ValueId as IrValue, WeightId as IrWeight,
 };
 use fisec_plan::{
-    AttentionKernel, ConvKernel, ConvSource, Kernel, LinearKernel, NormKernel, ResidualSource, SlotId, StatsUpdate,
-    ValueId, WeightId,
+    AttentionKernel, AttentionMapsKernel, ControlledAttentionKernel, ConvKernel, ConvSource, Kernel, LinearKernel,
+    NormKernel, ResidualSource, SlotId, StatsUpdate, ValueId, WeightId,
 };
 
 use super::LowerError;
@@ -28,6 +28,18 @@ impl Lowering<'_, '_> {
                 scale,
                 control: None,
             } => self.attention(id, heads, scale)?,
+            Op::Attention {
+                heads,
+                scale,
+                control: Some(_),
+            } => self.controlled_attention(id, heads, scale)?,
+            Op::AttentionMaps { heads, scale } => Kernel::AttentionMaps(AttentionMapsKernel {
+                q: self.operand_value(id, 0)?,
+                k: self.operand_value(id, 1)?,
+                heads,
+                scale,
+                output: self.value(output),
+            }),
             Op::LayerNorm { epsilon } => Kernel::LayerNorm {
                 input: self.rows(id, 0)?,
                 gamma: self.weight(id, 1, WeightLayout::Vector)?,
@@ -216,6 +228,21 @@ impl Lowering<'_, '_> {
             v: v.value,
             k_outside: k.outside,
             v_outside: v.outside,
+            heads,
+            scale,
+            output: self.value(IrValue { node: id, output: 0 }),
+        }))
+    }
+
+    fn controlled_attention(&mut self, id: NodeId, heads: usize, scale: f64) -> Lowered<Kernel> {
+        Ok(Kernel::ControlledAttention(ControlledAttentionKernel {
+            q: self.operand_value(id, 0)?,
+            k: self.operand_value(id, 1)?,
+            v: self.operand_value(id, 2)?,
+            recorded: self.operand_value(id, 3)?,
+            mapper: self.operand_value(id, 4)?,
+            blend: self.operand_value(id, 5)?,
+            weight: self.operand_value(id, 6)?,
             heads,
             scale,
             output: self.value(IrValue { node: id, output: 0 }),

@@ -1,7 +1,7 @@
 //! Which operators a CUDA device runs with kernels of its own. All others stay islands.
 
 use fisec_ir::{Activation, Conv, ConvOperand, Graph, NodeId, Op, Operand, Stage};
-use fisec_plan::cuda::{CHANNELS, HEAD_DIMS, LARGEST_LAYER_NORM};
+use fisec_plan::cuda::{CHANNELS, CONTROLLED_TOKENS, HEAD_DIMS, LARGEST_LAYER_NORM};
 
 use crate::analysis::Stages;
 
@@ -38,7 +38,10 @@ pub(super) fn has_device_kernel(graph: &Graph, stages: &Stages, id: NodeId) -> b
         }
         Op::Attention {
             heads, control: None, ..
-        } => HEAD_DIMS.contains(&(last(graph, id) / heads.max(&1))),
+        } => HEAD_DIMS.contains(&(channels(graph, id, 0) / heads.max(&1))),
+        Op::Attention { heads, .. } | Op::AttentionMaps { heads, .. } => {
+            HEAD_DIMS.contains(&(channels(graph, id, 0) / heads.max(&1))) && tokens(graph, id) <= CONTROLLED_TOKENS
+        }
         Op::Geglu => is_tokens(graph, id) && whole_vectors(last(graph, id)),
         Op::Activate(activation) => is_applied(*activation) && whole_vectors(channels(graph, id, 0)),
         Op::Add => {
@@ -96,6 +99,12 @@ fn is_rows(graph: &Graph, id: NodeId) -> bool {
 
 fn last(graph: &Graph, id: NodeId) -> usize {
     graph.node(id).outputs()[0].shape.last().copied().unwrap_or(0)
+}
+
+/// Keys of an attention.
+fn tokens(graph: &Graph, id: NodeId) -> usize {
+    let keys = graph.operand_type(graph.operands(id)[1]);
+    keys.map_or(usize::MAX, |keys| keys.shape[1])
 }
 
 /// Channels of an operand: axis 1 of maps, the last of everything else.

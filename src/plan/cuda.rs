@@ -9,6 +9,8 @@ pub const CHANNELS: usize = 8;
 pub const TILE_CHANNELS: usize = 64;
 /// Head dimensions that attention has a kernel for.
 pub const HEAD_DIMS: [usize; 11] = [8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160];
+/// Most tokens of a prompt whose probabilities are recorded or controlled.
+pub const CONTROLLED_TOKENS: usize = 80;
 /// Most channels of a layer norm.
 pub const LARGEST_LAYER_NORM: usize = 2048;
 /// Targets that kernels are compiled for.

@@ -18,6 +18,10 @@ pub enum Kernel {
     Linear(LinearKernel),
     /// Scaled dot-product attention.
     Attention(AttentionKernel),
+    /// Attention whose probabilities follow recorded ones. For devices only.
+    ControlledAttention(ControlledAttentionKernel),
+    /// The probabilities of the conditioned images. For devices only.
+    AttentionMaps(AttentionMapsKernel),
     /// Layer norm over rows: `output = (x - mean) / sqrt(var + epsilon) * gamma + beta`.
     LayerNorm {
         /// rows `[.., C]`
@@ -224,6 +228,47 @@ pub struct AttentionKernel {
     /// factor on the scores
     pub scale: f64,
     /// like `q`
+    pub output: ValueId,
+}
+
+/// `output = p v`, `p` being the softmax of [`AttentionKernel`] and, for the conditioned images (the second half), mixed with
+/// recorded probabilities as [`crate::ControlInput`] says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ControlledAttentionKernel {
+    /// `[N, rows, heads * D]`, full
+    pub q: ValueId,
+    /// `[N, tokens, heads * D]`, full
+    pub k: ValueId,
+    /// like `k`
+    pub v: ValueId,
+    /// probabilities as [`AttentionMapsKernel`] gave them
+    pub recorded: ValueId,
+    /// `[tokens, tokens]`
+    pub mapper: ValueId,
+    /// `[tokens]`
+    pub blend: ValueId,
+    /// `[tokens]`
+    pub weight: ValueId,
+    /// number of heads
+    pub heads: usize,
+    /// factor on the scores
+    pub scale: f64,
+    /// like `q`
+    pub output: ValueId,
+}
+
+/// `output = softmax(q k^T * scale)` of the conditioned images, the second half.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttentionMapsKernel {
+    /// `[N, rows, heads * D]`, full
+    pub q: ValueId,
+    /// `[N, tokens, heads * D]`, full
+    pub k: ValueId,
+    /// number of heads
+    pub heads: usize,
+    /// factor on the scores
+    pub scale: f64,
+    /// `[conditioned * heads, rows, tokens]`, image by image, head by head
     pub output: ValueId,
 }
 

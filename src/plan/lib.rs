@@ -30,7 +30,8 @@ pub use control::ControlInput;
 pub use cost::{TileCandidate, TileCost};
 pub use error::PlanError;
 pub use kernel::{
-    AttentionKernel, ConvKernel, ConvSource, IslandCall, Kernel, LinearKernel, NormKernel, ResidualSource, StatsUpdate,
+    AttentionKernel, AttentionMapsKernel, ControlledAttentionKernel, ConvKernel, ConvSource, IslandCall, Kernel,
+    LinearKernel, NormKernel, ResidualSource, StatsUpdate,
 };
 pub use plan::{
     CompileOptions, Extent, FORMAT, FileHash, Island, IslandId, Keys, Level, Node, Norm, PipelineFiles, Plan, Port,

@@ -4,8 +4,8 @@ use fisec_tensor::{DType, Shape};
 
 use crate::cuda;
 use crate::{
-    AttentionKernel, ConvKernel, Extent, IslandCall, Kernel, LinearKernel, NormKernel, Plan, PlanError, Program,
-    SlotId, Value, ValueId, WeightId,
+    AttentionKernel, ControlInput, ControlledAttentionKernel, ConvKernel, Extent, IslandCall, Kernel, LinearKernel,
+    NormKernel, Plan, PlanError, Program, SlotId, Value, ValueId, WeightId,
 };
 
 /// Most taps of a convolution.
@@ -19,6 +19,8 @@ pub(crate) fn check_operands(plan: &Plan, program: &Program, kernel: &Kernel, pl
         Kernel::Conv(conv) => check.conv(conv),
         Kernel::Linear(linear) => check.linear(linear),
         Kernel::Attention(attention) => check.attention(attention),
+        Kernel::ControlledAttention(attention) => check.controlled(attention),
+        Kernel::AttentionMaps(maps) => check.maps([maps.q, maps.k, maps.output], maps.heads),
         Kernel::LayerNorm {
             input,
             gamma,
@@ -360,14 +362,61 @@ impl Check<'_> {
         self.equal(self.channels(attention.k), self.channels(attention.q), "key channels")?;
         self.outside(attention.k, attention.k_outside)?;
         self.outside(attention.v, attention.v_outside)?;
-        let dim = self.channels(attention.q) / attention.heads.max(1);
+        self.heads(attention.q, attention.heads)
+    }
+
+    fn heads(&self, q: ValueId, heads: usize) -> Result<(), PlanError> {
+        let dim = self.channels(q) / heads.max(1);
         if self.plan.is_cuda() && !cuda::HEAD_DIMS.contains(&dim) {
             return self.fail(format!("there is no attention kernel for heads of {dim} channels"));
         }
-        if attention.heads == 0 || !self.channels(attention.q).is_multiple_of(attention.heads) {
-            return self.fail(format!("channels cannot be split into {} heads", attention.heads));
+        if heads == 0 || !self.channels(q).is_multiple_of(heads) {
+            return self.fail(format!("channels cannot be split into {heads} heads"));
         }
         Ok(())
+    }
+
+    fn controlled(&self, attention: &ControlledAttentionKernel) -> Result<(), PlanError> {
+        let (q, k) = (attention.q, attention.k);
+        self.alike(q, attention.output)?;
+        self.alike(k, attention.v)?;
+        self.maps([q, k, attention.recorded], attention.heads)?;
+        let tokens = self.value(k).shape.get(1).copied().unwrap_or(0);
+        let tables = [attention.mapper, attention.blend, attention.weight];
+        for (input, id) in ControlInput::ALL.into_iter().zip(tables) {
+            let found = &self.value(id).shape;
+            if found.dims() != input.dims(tokens) {
+                return self.fail(format!("{} is [{found}] for {tokens} tokens", input.name()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Probabilities of queries and keys, of whole images.
+    fn maps(&self, operands: [ValueId; 3], heads: usize) -> Result<(), PlanError> {
+        let [q, k, maps] = operands;
+        if !self.plan.is_cuda() || operands.iter().any(|id| self.value(*id).extent != Extent::Full) {
+            return self.fail("probabilities are looked at on a device, of whole images");
+        }
+        self.equal(self.channels(k), self.channels(q), "key channels")?;
+        self.heads(q, heads)?;
+        let (&[images, queries, _], &[key_images, tokens, _]) =
+            (self.value(q).shape.dims(), self.value(k).shape.dims())
+        else {
+            return self.fail("queries and keys are tokens");
+        };
+        self.equal(key_images, images, "images of keys")?;
+        if tokens > cuda::CONTROLLED_TOKENS {
+            return self.fail(format!("there is no kernel for probabilities of {tokens} tokens"));
+        }
+        let maps = &self.value(maps).shape;
+        let expected = (images - images / 2).checked_mul(heads);
+        match maps.dims() {
+            &[pairs, rows, columns] if (Some(pairs), rows, columns) == (expected, queries, tokens) => Ok(()),
+            _ => self.fail(format!(
+                "maps of {queries} queries and {tokens} tokens cannot be [{maps}]"
+            )),
+        }
     }
 }
 

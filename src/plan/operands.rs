@@ -10,6 +10,8 @@ impl Kernel {
             Kernel::Conv(_) => "conv",
             Kernel::Linear(_) => "linear",
             Kernel::Attention(_) => "attention",
+            Kernel::ControlledAttention(_) => "controlled_attention",
+            Kernel::AttentionMaps(_) => "attention_maps",
             Kernel::LayerNorm { .. } => "layer_norm",
             Kernel::Geglu { .. } => "geglu",
             Kernel::Silu { .. } => "silu",
@@ -42,6 +44,16 @@ impl Kernel {
                 .chain(linear.residual.map(|residual| residual.value))
                 .collect(),
             Kernel::Attention(attention) => vec![attention.q, attention.k, attention.v],
+            Kernel::ControlledAttention(attention) => vec![
+                attention.q,
+                attention.k,
+                attention.v,
+                attention.recorded,
+                attention.mapper,
+                attention.blend,
+                attention.weight,
+            ],
+            Kernel::AttentionMaps(maps) => vec![maps.q, maps.k],
             Kernel::LayerNorm { input, .. }
             | Kernel::Geglu { input, .. }
             | Kernel::Silu { input, .. }
@@ -69,6 +81,8 @@ impl Kernel {
                 .chain(linear.siblings.iter().copied())
                 .collect(),
             Kernel::Attention(attention) => vec![attention.output],
+            Kernel::ControlledAttention(attention) => vec![attention.output],
+            Kernel::AttentionMaps(maps) => vec![maps.output],
             Kernel::GroupNormStatsUpdate(update) => vec![update.output],
             Kernel::NormCoefficients(norm) => vec![norm.output],
             Kernel::LayerNorm { output, .. }

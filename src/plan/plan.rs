@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Kernel;
 
 /// Version of the bundle's format. A runtime refuses any other.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 macro_rules! index {
     ($(#[$doc:meta])* $name:ident) => {

@@ -73,6 +73,8 @@ fn call(plan: &Plan, kernel: &Kernel) -> String {
             let (k, v) = (outside("k", attention.k_outside), outside("v", attention.v_outside));
             format!("attention {inputs}{k}{v}, heads={}", attention.heads)
         }
+        Kernel::ControlledAttention(attention) => format!("{name} {inputs}, heads={}", attention.heads),
+        Kernel::AttentionMaps(maps) => format!("{name} {inputs}, heads={}", maps.heads),
         Kernel::GroupNormStats { input, groups, .. } => {
             format!("group_norm_stats {}, groups={groups}", source(plan, input))
         }

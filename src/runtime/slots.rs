@@ -29,8 +29,8 @@ pub trait SlotSink: Send {
         true
     }
 
-    /// Whether values are wanted on the host at all, or it is enough that the device keeps them under their name.
-    fn wants_values(&self) -> bool {
+    /// Whether a slot that is of use is wanted on the host, or it is enough that the device keeps it under its name.
+    fn wants_value(&self, _step: usize, _slot: SlotId) -> bool {
         true
     }
 

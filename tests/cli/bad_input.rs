@@ -22,7 +22,7 @@ fn a_plan_of_another_version() {
     let plan = machine.copied_plan();
     let path = plan.join("plan.json");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replacen("\"format\": 2", "\"format\": 3", 1)).unwrap();
+    fs::write(&path, text.replacen("\"format\": 3", "\"format\": 4", 1)).unwrap();
     assert_fails(&machine.paint_with(&plan, DOG, "x.png", &[]), 1, "format 3");
 }
 

@@ -15,7 +15,7 @@ import sys
 import time
 
 import launch as la
-from cases.attention import attention_case, attention_extremes
+from cases.attention import attention_case, attention_extremes, control_case
 from cases.bench import Bench, results
 from cases.conv import conv_case, linear_case
 from cases.pointwise import geglu_case, group_norm_case, latent_case, layer_norm_case, move_case
@@ -62,6 +62,9 @@ def small(b):
     attention_case(b, "d40", 20, 130, 1, splits=2, fresh=60)
     attention_case(b, "d64", 40, 130, 1, fresh=130)
     attention_case(b, "d64_wide", 130, 130, 1, splits=2)
+    control_case(b, 8, 20, 5, 2)
+    control_case(b, 40, 65, 77, 1, images=3)
+    control_case(b, 160, 70, 80, 1, images=1)
     pointwise(b)
 
 
@@ -113,6 +116,8 @@ def large(b):
         attention_case(b, variant, 100, 9216, 2, splits=4, room=5)
         attention_case(b, variant, 461, 2304, 2, splits=2, fresh=461)
         attention_case(b, variant, 461, 77, 5)
+    for dim, queries, heads in [(64, 9216, 5), (64, 144, 20), (40, 4096, 8), (160, 256, 8)]:
+        control_case(b, dim, queries, 77, heads)
     for variant in la.ATTENTION_STREAM if b.backend.architecture == "90a" else []:
         for blocks in [132, 57]:
             attention_case(b, variant, 461, 1000, 3, blocks=blocks)

@@ -64,6 +64,14 @@ AttentionParams = struct(
     + [(n, i32) for n in "images heads splits".split()]
     + [("scale_log2", f32)],
 )
+ControlParams = struct(
+    "ControlParams",
+    [(n, Address) for n in "query key value output maps mapper blend weight".split()]
+    + [("slots", u64)]
+    + [(n, i32) for n in "query_stride key_stride value_stride output_stride map_stride".split()]
+    + [(n, i32) for n in "images heads queries keys dim".split()]
+    + [("scale_log2", f32), ("reserved", i32)],
+)
 MoveJob = struct(
     "MoveJob",
     [(n, Address) for n in "source addend affine output".split()]
@@ -172,6 +180,14 @@ def attention_launch(variant, params, bucket_queries):
     if "wgmma" in variant:
         return grid, 2 * block + 128, (8 * 64 + block) * 128 + 128
     return grid, 128, 4 * 64 * ((dim + 15) // 16 * 2 | 1) * 16
+
+
+def control_launch(entry, params):
+    """Grid and shared memory of attention_maps and attention_control."""
+    pitch, blocks = ((params.dim + 15) // 16 * 2 | 1) * 16, -(-params.queries // 64)
+    if entry == "attention_maps":
+        return (blocks, (params.images - params.images // 2) * params.heads, 1), 128, (64 + 80) * pitch
+    return (blocks, params.images * params.heads, 1), 128, (64 + 2 * 80) * pitch + (64 + 80) * 176
 
 
 def stream_conv_launch(entry, params, blocks):

@@ -125,6 +125,29 @@ fn structs_are_those_of_the_sources() {
         splits,
         scale_log2,
     });
+    same_struct!(ControlParams {
+        query,
+        key,
+        value,
+        output,
+        maps,
+        mapper,
+        blend,
+        weight,
+        slots,
+        query_stride,
+        key_stride,
+        value_stride,
+        output_stride,
+        map_stride,
+        images,
+        heads,
+        queries,
+        keys,
+        dim,
+        scale_log2,
+        reserved,
+    });
     same_struct!(MoveJob {
         source,
         addend,
@@ -287,5 +310,8 @@ proptest! {
         let params = AttentionParams { images: 2, heads: heads as i32, splits: variant.splits as i32, ..AttentionParams::default() };
         prop_assert!(is_launchable(&attention(&variant, &params, queries), gpu));
         prop_assert!(variant.splits == 1 || variant.partial_bytes(2 * queries, heads) > 0);
+        let (queries, heads, dim) = (queries as i32, heads as i32, dim as i32);
+        let params = ControlParams { images: 2, heads, queries, dim, ..ControlParams::default() };
+        prop_assert!(is_launchable(&attention_maps(&params), gpu) && is_launchable(&attention_control(&params), gpu));
     }
 }

@@ -81,7 +81,7 @@ pub struct Choices {
     #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
     sparse_levels: Option<Levels>,
     /// How many of the coarsest resolutions let an edit follow the base's cross-attention: auto (all), or a number
-    /// [default: auto on the CPU, 0 on other targets, where it has no kernel yet]
+    /// [default: auto]
     #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
     control_levels: Option<Levels>,
     /// Defaults of other work, to compare; goes with the same preset of `run`
@@ -285,11 +285,6 @@ fn census(graph: &Graph) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
 }
 
 impl Choices {
-    /// Zero levels where a dense step would have to leave the device for it, and where that is the preset.
-    fn without_control(&self) -> Option<usize> {
-        (self.target != "cpu" || self.preset.is_some()).then_some(0)
-    }
-
     /// The options for a model of this size.
     fn options_for(&self, graph: &Graph) -> CompileOptions {
         let inputs = graph.inputs().into_iter();
@@ -323,7 +318,7 @@ impl Choices {
             cache_dtype: self.cache_type,
             control_levels: match self.control_levels {
                 Some(levels) => levels.0,
-                None => self.without_control(),
+                None => self.preset.map(|Preset::Paper| 0),
             },
         }
     }

@@ -124,6 +124,14 @@ impl Listener<'_> {
 }
 
 impl SlotSink for Listener<'_> {
+    fn recording(&self) -> Option<&str> {
+        SlotSink::recording(self.sink.as_deref()?)
+    }
+
+    fn wants_value(&self, step: usize, slot: SlotId) -> bool {
+        self.heard(slot).is_some() || self.sink.as_ref().is_some_and(|sink| sink.wants_value(step, slot))
+    }
+
     fn wants(&self, step: usize, slot: SlotId) -> bool {
         self.heard(slot).is_some() || self.sink.as_ref().is_some_and(|sink| sink.wants(step, slot))
     }

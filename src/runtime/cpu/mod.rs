@@ -158,6 +158,9 @@ impl Backend for CpuBackend {
             Kernel::ReadSlot { slot, .. } => self.read_slot(call, *slot, report),
             Kernel::Gather { input, output } => self.gather(call, *input, *output),
             Kernel::Scatter { rows, base, output } => self.scatter(call, *rows, *base, *output, report),
+            Kernel::ControlledAttention(_) | Kernel::AttentionMaps(_) => {
+                Err(call.error("control on the CPU is part of an island"))
+            }
             Kernel::WriteSlot { .. } => Err(call.error("slots are written by the walker")),
         }
     }

@@ -134,7 +134,7 @@ impl Engine {
             captured: Vec::new(),
             functions,
             weights,
-            tier: Tier::new(&device, slots.bytes())?,
+            tier: Tier::new(&device)?,
             slots,
             prompt: device.allocate(prompt_values.bytes())?,
             prompt_values,

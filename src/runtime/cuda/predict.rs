@@ -22,7 +22,7 @@ pub struct DeviceMemory {
     pub weights: usize,
     /// values of a dense step, the most that any program needs
     pub values: usize,
-    /// recorded slots of one step
+    /// recorded slots of one step, cross-attention maps included
     pub slots: usize,
 }
 
@@ -51,7 +51,7 @@ pub fn device_memory(plan: &Plan) -> Result<Option<DeviceMemory>, RuntimeError> 
     let slots = SlotBlock::new(plan);
     let mut memory = DeviceMemory {
         weights: used.iter().map(|id| plan.weights[id.index()].bytes as usize).sum(),
-        slots: slots.bytes(),
+        slots: slots.bytes(true),
         values: 0,
     };
     let everything: Vec<ActiveSet> = plan

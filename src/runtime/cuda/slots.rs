@@ -1,7 +1,9 @@
 //! Recorded slots of one step as one block of device memory, and f16 rows for host tensors.
 
+use std::ops::Range;
+
 use fisec_plan::cuda::padded;
-use fisec_plan::{Plan, SlotId, SlotKind};
+use fisec_plan::{Plan, Slot, SlotId, SlotKind};
 use fisec_tensor::{DType, HostTensor, Shape};
 use half::f16;
 
@@ -10,29 +12,44 @@ use crate::RuntimeError;
 /// Slots begin at multiples of this.
 const ALIGNMENT: usize = 256;
 
-/// Where each slot lies in a step's block.
+/// Where each slot lies in a step's block: cross-attention maps behind all others, because most steps have none.
 pub(super) struct SlotBlock {
     offsets: Vec<usize>,
     bytes: usize,
+    bytes_without_maps: usize,
 }
 
 impl SlotBlock {
     pub(super) fn new(plan: &Plan) -> Self {
-        let mut bytes = 0;
-        let mut offsets = Vec::with_capacity(plan.slots.len());
-        for slot in &plan.slots {
-            offsets.push(bytes);
-            let size = match slot.kind {
-                SlotKind::Stats => slot.shape.elements() * size_of::<f32>(),
-                _ => rows(&slot.shape) * padded(channels(&slot.shape)) * size_of::<f16>(),
-            };
-            bytes = (bytes + size).next_multiple_of(ALIGNMENT);
-        }
-        SlotBlock { offsets, bytes }
+        let is_map = |slot: &Slot| matches!(slot.kind, SlotKind::Maps { .. });
+        let mut block = SlotBlock {
+            offsets: vec![0; plan.slots.len()],
+            bytes: 0,
+            bytes_without_maps: 0,
+        };
+        block.append(plan, |slot| !is_map(slot));
+        block.bytes_without_maps = block.bytes;
+        block.append(plan, is_map);
+        block
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    fn append(&mut self, plan: &Plan, belongs: impl Fn(&Slot) -> bool) {
+        for (index, slot) in plan.slots.iter().enumerate().filter(|(_, slot)| belongs(slot)) {
+            self.offsets[index] = self.bytes;
+            self.bytes = (self.bytes + stored_bytes(slot)).next_multiple_of(ALIGNMENT);
+        }
+    }
+
+    /// Bytes of a step's block, with or without maps.
+    pub(super) fn bytes(&self, maps: bool) -> usize {
+        if maps { self.bytes } else { self.bytes_without_maps }
+    }
+
+    /// The part of a block that holds all of these slots.
+    pub(super) fn range(&self, plan: &Plan, slots: &[SlotId]) -> Range<usize> {
+        let end = |slot: &SlotId| self.offsets[slot.index()] + stored_bytes(&plan.slots[slot.index()]);
+        let first = slots.iter().map(|slot| self.offsets[slot.index()]).min();
+        first.unwrap_or(0)..slots.iter().map(end).max().unwrap_or(0)
     }
 
     pub(super) fn offset(&self, slot: SlotId) -> u64 {
@@ -49,10 +66,16 @@ impl SlotBlock {
         block[at..at + bytes.len()].copy_from_slice(&bytes);
     }
 
-    /// A slot's value out of a block on the host, in the slot's own type.
-    pub(super) fn take(&self, plan: &Plan, slot: SlotId, block: &[u8]) -> Result<HostTensor, RuntimeError> {
+    /// A slot's value out of the part of a block that begins at `first`, on the host, in the slot's own type.
+    pub(super) fn take(
+        &self,
+        plan: &Plan,
+        slot: SlotId,
+        block: &[u8],
+        first: usize,
+    ) -> Result<HostTensor, RuntimeError> {
         let layout = &plan.slots[slot.index()];
-        let block = &block[self.offsets[slot.index()]..];
+        let block = &block[self.offsets[slot.index()] - first..];
         let value = match layout.kind {
             SlotKind::Stats => {
                 let bytes = layout.shape.elements() * size_of::<f32>();
@@ -61,6 +84,14 @@ impl SlotBlock {
             _ => from_half_rows(block, &layout.shape)?,
         };
         Ok(value.cast(layout.dtype))
+    }
+}
+
+/// Bytes of a slot on the device: f16 rows of padded channels, statistics as they are.
+fn stored_bytes(slot: &Slot) -> usize {
+    match slot.kind {
+        SlotKind::Stats => slot.shape.elements() * size_of::<f32>(),
+        _ => half_rows_bytes(&slot.shape),
     }
 }
 

@@ -38,10 +38,11 @@ impl Engine {
         self.device.enter()?;
         let levels = input.binding.map_or(&[][..], Binding::levels);
         let remember = kind == ProgramKind::Edit && input.sink.is_some();
-        let maps = self.plan.map_slots().any(|(slot, _)| input.wants(slot));
+        // an edit makes no maps: those of its base belong to other words
+        let maps = kind != ProgramKind::Edit && self.plan.map_slots().any(|(slot, _)| input.wants(slot));
         let graph = self.graph(kind, Variant { remember, maps }, levels)?;
         self.upload_control(&input)?;
-        let addresses = self.blocks(kind, &mut input)?;
+        let addresses = self.blocks(kind, maps, &mut input)?;
         let started = Instant::now();
         self.upload_sample(input.sample)?;
         self.table.write(0, bytemuck::cast_slice(&addresses))?;
@@ -59,7 +60,7 @@ impl Engine {
             });
         }
         if let Some(sink) = input.sink {
-            self.hand_over(input.step, addresses[table::WRITTEN], sink, kind)?;
+            self.hand_over(input.step, addresses[table::WRITTEN], sink, maps)?;
         }
         self.report = StepReport {
             time,
@@ -138,7 +139,12 @@ impl Engine {
     }
 
     /// This step's table: where slots are read and written, and the timestep's values.
-    fn blocks(&mut self, kind: ProgramKind, input: &mut StepInput<'_>) -> Result<[u64; table::ENTRIES], RuntimeError> {
+    fn blocks(
+        &mut self,
+        kind: ProgramKind,
+        maps: bool,
+        input: &mut StepInput<'_>,
+    ) -> Result<[u64; table::ENTRIES], RuntimeError> {
         let mut addresses = [0; table::ENTRIES];
         let schedule = self.schedule.as_ref().ok_or(RuntimeError::NotPrepared("timesteps"))?;
         addresses[table::TIMESTEP] = schedule.address(input.step);
@@ -148,12 +154,12 @@ impl Engine {
         }
         let source = input.source.and_then(|source| source.recording());
         addresses[table::WRITTEN] = match input.sink.as_deref_mut() {
-            Some(sink) => self.block_to_write(input.step, sink, source)?,
-            None if kind != ProgramKind::Edit && self.slots.bytes() > 0 => self.staging(WRITTEN)?.address(),
+            Some(sink) => self.block_to_write(input.step, maps, sink, source)?,
+            None if kind != ProgramKind::Edit && self.slots.bytes(true) > 0 => self.staging(WRITTEN)?.address(),
             None => 0,
         };
         if kind == ProgramKind::Edit && input.sink.is_some() {
-            let bytes = self.slots.bytes();
+            let bytes = self.slots.bytes(false);
             // SAFETY: both are blocks of slots, and a step never writes the one that it reads.
             unsafe {
                 self.device
@@ -164,11 +170,12 @@ impl Engine {
     }
 
     fn block_to_read(&mut self, step: usize, source: &dyn SlotSource, slots: &[SlotId]) -> Result<u64, RuntimeError> {
-        let resident = source.recording().and_then(|name| self.tier.get(name, step));
+        let bytes = self.slots.bytes(slots.iter().any(|slot| self.is_map(*slot)));
+        let resident = source.recording().and_then(|name| self.tier.get(name, step, bytes));
         if let Some(block) = resident {
             return Ok(block.address());
         }
-        let mut block = vec![0u8; self.slots.bytes()];
+        let mut block = vec![0u8; bytes];
         for &slot in slots {
             let value = recorded(&self.plan, source, step, slot)?;
             self.slots.put(&self.plan, slot, &value, &mut block);
@@ -181,11 +188,12 @@ impl Engine {
     fn block_to_write(
         &mut self,
         step: usize,
+        maps: bool,
         sink: &mut dyn SlotSink,
         read: Option<&str>,
     ) -> Result<u64, RuntimeError> {
         if let Some(name) = sink.recording()
-            && let Some(block) = self.tier.make(name, step, read)?
+            && let Some(block) = self.tier.make(name, step, self.slots.bytes(maps), read)?
         {
             return Ok(block.address());
         }
@@ -194,7 +202,7 @@ impl Engine {
 
     fn staging(&mut self, which: usize) -> Result<&mut Buffer, RuntimeError> {
         if self.staging[which].is_none() {
-            let bytes = self.slots.bytes();
+            let bytes = self.slots.bytes(true);
             let made = self.device.allocate(bytes).or_else(|error| {
                 // recordings can be read again from the host: steps cannot do without this
                 self.tier.clear();
@@ -216,11 +224,14 @@ impl Engine {
         let read: BTreeSet<SlotId> = nodes.flat_map(|node| node.kernel.slots_read()).collect();
         // the whole block is copied for the edited image
         let all = (0..self.plan.slots.len() as u32).map(SlotId);
-        let is_map = |slot: &SlotId| matches!(self.plan.slots[slot.index()].kind, SlotKind::Maps { .. });
         match kind {
-            ProgramKind::Edit => all.filter(|slot| !is_map(slot)).collect(),
+            ProgramKind::Edit => all.filter(|slot| !self.is_map(*slot)).collect(),
             _ => read.into_iter().collect(),
         }
+    }
+
+    fn is_map(&self, slot: SlotId) -> bool {
+        matches!(self.plan.slots[slot.index()].kind, SlotKind::Maps { .. })
     }
 
     /// Where a program finds the tables of control.
@@ -314,30 +325,18 @@ impl Engine {
         Ok(planes)
     }
 
-    /// Gives the written slots to a sink.
-    fn hand_over(
-        &self,
-        step: usize,
-        address: u64,
-        sink: &mut dyn SlotSink,
-        kind: ProgramKind,
-    ) -> Result<(), RuntimeError> {
-        if !sink.wants_values() {
-            return Ok(());
-        }
-        // an edit makes no maps: those of its base belong to other words
-        let maps_missing = |slot: SlotId| {
-            let is_map = matches!(self.plan.slots[slot.index()].kind, SlotKind::Maps { .. });
-            is_map && kind == ProgramKind::Edit
-        };
-        // SAFETY: a block of slots.
-        let block = unsafe { self.device.read(address, self.slots.bytes())? };
+    /// Gives the written slots to a sink, as far as it takes them: maps are there only where `maps` says so.
+    fn hand_over(&self, step: usize, address: u64, sink: &mut dyn SlotSink, maps: bool) -> Result<(), RuntimeError> {
         let slots = (0..self.plan.slots.len() as u32).map(SlotId);
-        for slot in slots.filter(|slot| !maps_missing(*slot)) {
-            if !sink.wants(step, slot) {
-                continue;
-            }
-            sink.put(step, slot, self.slots.take(&self.plan, slot, &block)?)?;
+        let written = slots.filter(|&slot| maps || !self.is_map(slot));
+        let wanted: Vec<SlotId> = written
+            .filter(|&slot| sink.wants(step, slot) && sink.wants_value(step, slot))
+            .collect();
+        let range = self.slots.range(&self.plan, &wanted);
+        // SAFETY: a part of a block of slots.
+        let part = unsafe { self.device.read(address + range.start as u64, range.len())? };
+        for slot in wanted {
+            sink.put(step, slot, self.slots.take(&self.plan, slot, &part, range.start)?)?;
         }
         Ok(())
     }

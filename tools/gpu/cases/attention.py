@@ -66,6 +66,66 @@ def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0,
     )
 
 
+def control_case(b, dim, queries, keys, heads, images=2):
+    """Maps of a recorded image; then another image's attention that follows them, through a slot."""
+    width, stride, conditioned = heads * dim, -(-keys // 8) * 8, images - images // 2
+
+    def image():
+        return b.tensor(images, queries, width, scale=1.5), b.tensor(images, keys, 2 * width)
+
+    def padded(values):
+        return b.place(F.pad(values, (0, stride - keys)).half())
+
+    mapper = padded(torch.rand(keys, keys, generator=b.random))
+    blend, weight = (padded(torch.rand(keys, generator=b.random)) for _ in range(2))
+    (old, old_keys), (new, new_keys) = image(), image()
+    maps, output = b.poison(conditioned * heads, queries, stride), b.poison(images * queries, width)
+    slots = b.place(torch.tensor([0, maps.data_ptr()]))
+
+    def params(q, kv, where):
+        return la.ControlParams(
+            query=la.at(q),
+            key=la.at(kv),
+            value=la.at(kv, width),
+            output=la.at(output),
+            maps=where,
+            mapper=la.at(mapper),
+            blend=la.at(blend),
+            weight=la.at(weight),
+            slots=slots.data_ptr(),
+            query_stride=width,
+            key_stride=2 * width,
+            value_stride=2 * width,
+            output_stride=width,
+            map_stride=stride,
+            images=images,
+            heads=heads,
+            queries=queries,
+            keys=keys,
+            dim=dim,
+            scale_log2=dim**-0.5 * math.log2(math.e),
+        )
+
+    def shares(q, k):
+        q, k = (t.double().reshape(images, -1, heads, dim).transpose(1, 2) for t in (q, k))
+        return (q @ k.transpose(2, 3) * dim**-0.5).softmax(-1)
+
+    recorded = shares(old, old_keys[..., :width])[images // 2 :]
+    own = shares(new, new_keys[..., :width])
+    mix, part, factor = (t.double()[..., :keys].to(own.device) for t in (mapper, blend, weight))
+    own[images // 2 :] = (part * (recorded @ mix) + (1 - part) * own[images // 2 :]) * factor
+    values = new_keys[..., width:].double().reshape(images, keys, heads, dim).transpose(1, 2)
+    steps = [("attention_maps", params(old, old_keys, la.at(maps))), ("attention_control", params(new, new_keys, la.slot(1)))]
+    b.check(
+        f"attention_control dim {dim} queries {queries} keys {keys} heads {heads} images {images}",
+        [("attention_control", entry, *la.control_launch(entry, p), p) for entry, p in steps],
+        [
+            (maps, F.pad(recorded.reshape(-1, queries, keys), (0, stride - keys))),
+            (output, (own @ values).transpose(1, 2).reshape(images * queries, width)),
+        ],
+    )
+
+
 def attention_extremes(b):
     """Scores near the top of f16's range, all alike in one row: no NaN, no overflow."""
     q = b.place(torch.full((2 * 64, 64), 30.0).half())

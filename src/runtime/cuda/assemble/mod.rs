@@ -4,6 +4,7 @@
 //! with the addresses that follow.
 
 mod attention;
+mod control;
 mod gathered;
 mod norms;
 mod products;
@@ -251,6 +252,9 @@ impl<'a> Assembler<'a> {
             Kernel::Conv(conv) => self.conv(conv),
             Kernel::Linear(linear) => self.linear(linear),
             Kernel::Attention(attention) => self.attention(attention),
+            Kernel::ControlledAttention(attention) => self.controlled_attention(attention),
+            Kernel::AttentionMaps(maps) if self.is_wanted(maps.output) => self.attention_maps(maps),
+            Kernel::AttentionMaps(_) => Ok(()),
             Kernel::LayerNorm {
                 input,
                 gamma,

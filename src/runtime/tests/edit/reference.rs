@@ -235,7 +235,12 @@ impl State<'_> {
                 }
                 self.set(*output, value);
             }
-            Kernel::Island(_) | Kernel::WriteSlot { .. } => unreachable!("not in these plans"),
+            Kernel::Island(_)
+            | Kernel::WriteSlot { .. }
+            | Kernel::ControlledAttention(_)
+            | Kernel::AttentionMaps(_) => {
+                unreachable!("not in these plans")
+            }
         }
     }
 
