@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use fisec_plan::FORMAT;
+
 use crate::machine::{CAT, DOG, Machine, assert_fails, flip_bit, json, plan, stderr};
 
 #[test]
@@ -22,8 +24,12 @@ fn a_plan_of_another_version() {
     let plan = machine.copied_plan();
     let path = plan.join("plan.json");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replacen("\"format\": 3", "\"format\": 4", 1)).unwrap();
-    assert_fails(&machine.paint_with(&plan, DOG, "x.png", &[]), 1, "format 3");
+    fs::write(
+        &path,
+        text.replacen(&format!("\"format\": {FORMAT}"), "\"format\": 999", 1),
+    )
+    .unwrap();
+    assert_fails(&machine.paint_with(&plan, DOG, "x.png", &[]), 1, "format 999");
 }
 
 #[test]

@@ -123,7 +123,11 @@ fn another_version_is_refused_by_name() {
     let (_home, target, _) = written();
     let path = target.join("plan.json");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replacen("\"format\": 2", "\"format\": 999", 1)).unwrap();
+    fs::write(
+        &path,
+        text.replacen(&format!("\"format\": {FORMAT}"), "\"format\": 999", 1),
+    )
+    .unwrap();
     let error = Bundle::open(&target).unwrap_err();
     assert!(matches!(error, PlanError::Version { found: 999, .. }), "{error}");
     assert!(error.hint().unwrap().contains("compile"));

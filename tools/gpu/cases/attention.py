@@ -115,7 +115,10 @@ def control_case(b, dim, queries, keys, heads, images=2):
     mix, part, factor = (t.double()[..., :keys].to(own.device) for t in (mapper, blend, weight))
     own[images // 2 :] = (part * (recorded @ mix) + (1 - part) * own[images // 2 :]) * factor
     values = new_keys[..., width:].double().reshape(images, keys, heads, dim).transpose(1, 2)
-    steps = [("attention_maps", params(old, old_keys, la.at(maps))), ("attention_control", params(new, new_keys, la.slot(1)))]
+    steps = [
+        ("attention_maps", params(old, old_keys, la.at(maps))),
+        ("attention_control", params(new, new_keys, la.slot(1))),
+    ]
     b.check(
         f"attention_control dim {dim} queries {queries} keys {keys} heads {heads} images {images}",
         [("attention_control", entry, *la.control_launch(entry, p), p) for entry, p in steps],
