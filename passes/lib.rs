@@ -12,6 +12,7 @@ pub mod fuse;
 pub mod lower;
 mod module;
 pub mod native;
+mod network;
 mod pass;
 mod pipeline;
 pub mod programs;
@@ -20,6 +21,7 @@ pub mod sparse;
 mod widen_floats;
 
 pub use module::{CompileError, Module};
+pub use network::Network;
 pub use pass::{Changes, PassError};
 pub use pipeline::{Listener, PassRun, Pipeline};
 pub use roles::{Roles, RolesError};

@@ -12,13 +12,15 @@ use crate::canonical::merge_equal;
 use crate::control::{Controlled, cross_attentions};
 use crate::cost::{CostTable, Predictor, pooled_masks};
 use crate::fuse::{fold_upsample, fuse_conv_epilogue, fuse_conv_prologue, fuse_linear, sink_views};
-use crate::lower::{LowerError, PlanBuilder, ProgramLowering, WeightTarget, channels_last, lower_program, slot_demand};
+use crate::lower::{
+    LowerError, PlanBuilder, ProgramLowering, WeightTarget, channels_last, lower_network, lower_program, slot_demand,
+};
 use crate::native::{record_coefficients, spell_norms};
 use crate::programs::{edit, guide, record};
 use crate::roles::{Roles, RolesError};
 use crate::sparse::Sparsity;
 use crate::widen_floats::widen_floats;
-use crate::{PassError, Pipeline};
+use crate::{Network, PassError, Pipeline};
 
 /// Latents that three levels can halve without a remainder.
 const EVEN: usize = 8;
@@ -115,6 +117,13 @@ impl Module {
         }))
     }
 
+    /// Latent channels, rows and columns.
+    pub fn latent(&self) -> [usize; 3] {
+        let sample = self.guide.input(&self.roles.sample);
+        let shape = sample.map(|value| self.guide.value_type(value).shape.clone());
+        shape.map_or([0; 3], |shape| [shape[1], shape[2], shape[3]])
+    }
+
     /// Brings what is dense into the form of a device that runs it without ONNX Runtime.
     ///
     /// # Errors
@@ -143,7 +152,7 @@ impl Module {
         Ok(())
     }
 
-    /// Lowers the programs into `writer` and returns the plan; the caller adds the model's name, hash and pipeline.
+    /// Lowers the programs, and the `networks` beside them, into `writer` and returns the plan; the caller adds the model's name, hash and pipeline.
     ///
     /// # Errors
     /// Fails when the bundle cannot be written, or on an operator without a kernel.
@@ -152,6 +161,7 @@ impl Module {
         target: &str,
         options: &CompileOptions,
         table: &CostTable,
+        networks: &[Network],
         writer: &mut BundleWriter,
     ) -> Result<Plan, CompileError> {
         let (height, width) = self.sparsity.levels.sizes().first().copied().unwrap_or((1, 1));
@@ -173,6 +183,10 @@ impl Module {
                 .map(|edit| lower_program(edit, &context, &mut builder))
                 .transpose()?,
         };
+        let networks = networks
+            .iter()
+            .map(|network| Ok((network.kind, lower_network(&network.graph, table, &mut builder)?)))
+            .collect::<Result<_, LowerError>>()?;
         let islands = builder.into_islands();
         let input = |name: &str| {
             let shape = self
@@ -201,6 +215,7 @@ impl Module {
             weights: Vec::new(),
             islands,
             programs,
+            networks,
             break_even: self.break_even,
             modules: Default::default(),
             pipeline: None,

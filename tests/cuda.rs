@@ -86,7 +86,7 @@ fn compile(shape: &Shape, options: &CompileOptions) -> Option<Compiled> {
 
 fn write(module: &Module, options: &CompileOptions, table: &CostTable, target: &Path) -> Bundle {
     let mut writer = BundleWriter::create(target).expect("a new folder");
-    let mut plan = module.lower(TARGET, options, table, &mut writer).expect("lowers");
+    let mut plan = module.lower(TARGET, options, table, &[], &mut writer).expect("lowers");
     for entry in fs::read_dir(cubins()).expect("cubins").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(kernel) = name.strip_suffix(".sm_90a.cubin") else {

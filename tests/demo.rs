@@ -45,7 +45,7 @@ fn compile(side: usize, sparse_levels: usize, target: &Path) -> (Module, Bundle)
     let module = Module::build(graph, &options, &table, &mut Pipeline::new(&mut listener));
     let module = module.expect("compiles").expect("not stopped");
     let mut writer = BundleWriter::create(target).expect("a new folder");
-    let plan = module.lower("cpu", &options, &table, &mut writer).expect("lowers");
+    let plan = module.lower("cpu", &options, &table, &[], &mut writer).expect("lowers");
     writer.finish(plan).expect("a valid plan");
     (module, Bundle::open(target).expect("opens"))
 }

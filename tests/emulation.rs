@@ -148,7 +148,7 @@ impl Compiled {
         let module = Module::build(graph, &options, &table, &mut passes).unwrap().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mut writer = BundleWriter::create(&folder.path().join("plan")).unwrap();
-        let plan = module.lower("cpu", &options, &table, &mut writer).unwrap();
+        let plan = module.lower("cpu", &options, &table, &[], &mut writer).unwrap();
         let pipeline = Some(copy_parts(subject, &mut writer));
         writer.finish(Plan { pipeline, ..plan }).unwrap();
         let bundle = Bundle::open(&folder.path().join("plan")).unwrap();

@@ -69,7 +69,7 @@ fn compile(shape: &Shape, options: &CompileOptions) -> Option<Compiled> {
 
 fn write(module: &Module, options: &CompileOptions, table: &CostTable, target: &Path) -> Bundle {
     let mut writer = BundleWriter::create(target).expect("a new folder");
-    let plan = module.lower("cpu", options, table, &mut writer).expect("lowers");
+    let plan = module.lower("cpu", options, table, &[], &mut writer).expect("lowers");
     writer.finish(plan).expect("a valid plan");
     Bundle::open(target).expect("opens")
 }

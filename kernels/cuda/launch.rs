@@ -3,12 +3,14 @@
 use bytemuck::Pod;
 
 /// Folders that hold kernels: each makes one module.
-pub const KERNELS: [&str; 13] = [
+pub const KERNELS: [&str; 15] = [
     "advance_step",
     "attention",
     "attention_control",
     "attention_stream",
     "attention_wgmma",
+    "attention_wide",
+    "causal_attention",
     "geglu",
     "group_norm",
     "latent",

@@ -9,6 +9,8 @@ mod advance_step;
 mod attention;
 #[path = "attention_control/launch.rs"]
 mod attention_control;
+#[path = "causal_attention/launch.rs"]
+mod causal_attention;
 #[path = "geglu/launch.rs"]
 mod geglu;
 #[path = "group_norm/launch.rs"]
@@ -27,6 +29,7 @@ mod types;
 pub use advance_step::{AdvanceParams, advance_step};
 pub use attention::{ATTENTION_DIMS, AttentionParams, AttentionVariant, attention, attention_combine};
 pub use attention_control::{CONTROLLED_TOKENS, ControlParams, attention_control, attention_maps};
+pub use causal_attention::{CausalParams, causal_attention};
 pub use geglu::{GegluParams, geglu};
 pub use group_norm::{
     StatisticsParams, SumParams, group_norm_statistics, group_norm_sums, group_norm_sums_bytes, sum_chunks,
@@ -34,7 +37,7 @@ pub use group_norm::{
 pub use latent::{DifferenceParams, StepCoefficients, UpdateParams, latent_update, mask_difference};
 pub use launch::{Arch, Gpu, KERNELS, Launch};
 pub use layer_norm::{LARGEST_LAYER_NORM, LayerNormParams, layer_norm};
-pub use move_rows::{MOVE_SILU, MoveJob, MoveParams, move_rows};
+pub use move_rows::{MOVE_GELU, MOVE_QUICK_GELU, MOVE_SILU, MoveJob, MoveParams, move_rows};
 pub use sparse_conv::{
     CONV_GEGLU, CONV_NORMED_SILU, ConvParams, ConvTile, ConvWork, Epilogue, Splits, conv_choice, k_tiles, sparse_conv,
     sparse_conv_reduce,

@@ -14,7 +14,7 @@ pub fn dense_macs(graph: &Graph, id: NodeId) -> u64 {
             let columns = if linear.geglu { 2 } else { 1 };
             rows(id) * columns * linear_depth(graph, id, linear)
         }
-        Op::Attention { .. } => {
+        Op::Attention { .. } | Op::CausalAttention { .. } => {
             let keys = operand_shape(graph, id, 1).map_or(0, |shape| shape[1] as u64);
             2 * rows(id) * keys
         }

@@ -28,6 +28,11 @@ impl Stages {
         Ok(Stages(stages))
     }
 
+    /// Everything at every step: a network that is run as a whole.
+    pub fn whole() -> Self {
+        Stages(HashMap::new())
+    }
+
     /// The stage of a node.
     pub fn get(&self, id: NodeId) -> Stage {
         self.0.get(&id).copied().unwrap_or(Stage::Step)

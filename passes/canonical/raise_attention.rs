@@ -3,19 +3,23 @@
 //! Before: `MatMul(Softmax(MatMul(Mul(Q, s), Mul(Kt, s))), V)` between reshapes and transposes that split and join heads.
 //! After: `attention %q, %k, %v, heads=H, scale=s²` on `[N, L, H*D]`.
 //!
+//! With a constant added to the scores that hides every later token (a text encoder's): `causal_attention`.
+//!
 //! Heads are found by what their reshapes and transposes do, not by how they are written: see [`view`](super::view).
 
 use fisec_ir::{Attribute, Graph, NodeId, Op, Operand, ValueId};
 use fisec_tensor::Shape;
 
 use super::order;
-use super::pattern::{Rewriter, close, constant, is, onnx, result, scalar, scaled, value_at};
+use super::pattern::{
+    Rewriter, close, constant, is, onnx, result, scalar, scaled, value_at, weight_floats, with_constant,
+};
 use super::view::{Factor, Step, View, reordering, trace_through};
 use crate::{Changes, PassError};
 
 const PASS: &str = "raise_attention";
 
-/// Raises every unmasked attention. Masked attention (a text encoder's) stays as it is.
+/// Raises every attention without a mask, or with a causal one. Other masks leave it as it is.
 pub fn raise_attention(graph: &mut Graph) -> Result<Changes, PassError> {
     let mut rewriter = Rewriter::new(graph, PASS);
     for id in order(rewriter.graph, PASS)? {
@@ -86,8 +90,16 @@ fn decomposed(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     if !matches!(op.int("axis", default), axis if axis == -1 || axis == rank - 1) {
         return None;
     }
-    let (scores, mut scale, nodes) = peel(graph, value_at(graph, softmax.node, 0)?);
+    let (mut scores, mut scale, nodes) = peel(graph, value_at(graph, softmax.node, 0)?);
     sources.extend(nodes);
+    let masked = causal(graph, scores);
+    if let Some(before) = masked {
+        sources.push(scores.node);
+        let (product, factor, nodes) = peel(graph, before);
+        sources.extend(nodes);
+        scores = product;
+        scale *= factor;
+    }
     scale *= product_factor(graph, scores)?;
     let (query, query_scale) = sequence(graph, value_at(graph, scores.node, 0)?, false)?;
     let key_rows_last = !flips_second(graph, scores);
@@ -99,8 +111,41 @@ fn decomposed(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     }
     sources.extend([scores.node, softmax.node, id]);
     let scale = exact_scale(scale * query_scale * key_scale, query.width);
-    replace(rewriter, weighted, [query, key, value], scale, &sources);
+    let op = attention(query.heads, scale, masked.is_some());
+    replace(rewriter, weighted, [query, key, value], op, &sources);
     Some(())
+}
+
+fn attention(heads: usize, scale: f64, causal: bool) -> Op {
+    match causal {
+        true => Op::CausalAttention { heads, scale },
+        false => Op::Attention {
+            heads,
+            scale,
+            control: None,
+        },
+    }
+}
+
+/// Scores from which a mask takes no weight in f32, whatever the others are.
+const HIDDEN: f64 = -1e4;
+
+/// The scores before a mask that hides every later key and nothing else was added to them. A mask over factors would be
+/// scaled with the scores, so none may stand between.
+fn causal(graph: &Graph, masked: ValueId) -> Option<ValueId> {
+    let (scores, mask) = is(graph, masked, "Add").then(|| with_constant(graph, masked.node))??;
+    let shape = constant(graph, mask)?.shape().clone();
+    let [.., queries, keys] = shape[..] else { return None };
+    let same = graph.value_type(masked).shape.ends_with(&[queries, keys]);
+    if !same || queries != keys || shape.elements() != queries * keys {
+        return None;
+    }
+    let values = weight_floats(graph, mask)?;
+    let fits = |(index, value): (usize, &f64)| match index % keys > index / keys {
+        true => *value <= HIDDEN,
+        false => *value == 0.0,
+    };
+    values.iter().enumerate().all(fits).then_some(scores)
 }
 
 /// The scale as the model means it: `D^-1/2` when that is what half-precision constants come close to.
@@ -172,7 +217,7 @@ fn sequence(graph: &Graph, operand: ValueId, rows_last: bool) -> Option<(Sequenc
 
 /// Puts an attention in the place of `old`, `[N, H, L, D]` or `[N*H, L, D]`; its heads are split again for whoever
 /// reads them so, and [`raise_tokens`](super::raise_tokens) removes the pairs that cancel.
-fn replace(rewriter: &mut Rewriter, old: ValueId, [q, k, v]: [Sequence; 3], scale: f64, sources: &[NodeId]) {
+fn replace(rewriter: &mut Rewriter, old: ValueId, [q, k, v]: [Sequence; 3], op: Op, sources: &[NodeId]) {
     let dtype = rewriter.graph.value_type(q.source).dtype;
     let operands: Vec<Operand> = [q, k, v]
         .into_iter()
@@ -182,11 +227,6 @@ fn replace(rewriter: &mut Rewriter, old: ValueId, [q, k, v]: [Sequence; 3], scal
         })
         .collect();
     let ty = rewriter.graph.operand_type(operands[0]).expect("a value has a type");
-    let op = Op::Attention {
-        heads: q.heads,
-        scale,
-        control: None,
-    };
     let joined = rewriter.add(op, operands, ty, sources);
     let split: Shape = vec![q.batch, q.length, q.heads, q.width].into();
     let split = rewriter.reshaped(joined, &split, sources);
@@ -204,7 +244,8 @@ fn operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let operands = graph.operands(id);
     let extras = operands.get(3..).unwrap_or_default();
     let masked = extras.iter().any(|operand| !is_zero_mask(graph, *operand));
-    let plain = op.int("is_causal", 0) == 0 && op.float("softcap", 0.0) == 0.0;
+    let causal = op.int("is_causal", 0) != 0;
+    let plain = op.float("softcap", 0.0) == 0.0;
     let more_outputs =
         (1..graph.node(id).outputs().len() as u32).any(|output| !graph.users(ValueId { node: id, output }).is_empty());
     if masked || !plain || more_outputs {
@@ -220,7 +261,8 @@ fn operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     };
     let ((q, q_scale), (k, k_scale), (v, v_scale)) = (q?, k?, v?);
     let agree = (q.heads, q.batch, q.width) == (k.heads, k.batch, k.width)
-        && (k.heads, k.batch, k.width, k.length) == (v.heads, v.batch, v.width, v.length);
+        && (k.heads, k.batch, k.width, k.length) == (v.heads, v.batch, v.width, v.length)
+        && !(causal && q.length != k.length);
     if !agree || v_scale != 1.0 {
         return None;
     }
@@ -230,10 +272,11 @@ fn operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
         _ => usual,
     };
     let scale = exact_scale(own * q_scale * k_scale, q.width);
+    let raised = attention(q.heads, scale, causal);
     if graph.value_type(result(id)).shape.len() == 4 {
-        replace(rewriter, result(id), [q, k, v], scale, &[id]);
+        replace(rewriter, result(id), [q, k, v], raised, &[id]);
     } else {
-        join(rewriter, result(id), [q, k, v], scale, &[id]);
+        join(rewriter, result(id), [q, k, v], raised, &[id]);
     }
     Some(())
 }
@@ -262,12 +305,7 @@ fn joined_sequence(graph: &Graph, source: ValueId, heads: usize) -> Option<(Sequ
     Some((sequence, 1.0))
 }
 
-fn join(rewriter: &mut Rewriter, old: ValueId, [q, k, v]: [Sequence; 3], scale: f64, sources: &[NodeId]) {
-    let op = Op::Attention {
-        heads: q.heads,
-        scale,
-        control: None,
-    };
+fn join(rewriter: &mut Rewriter, old: ValueId, [q, k, v]: [Sequence; 3], op: Op, sources: &[NodeId]) {
     let operands = [q, k, v].into_iter().map(|sequence| sequence.source.into()).collect();
     rewriter.replace(old, op, operands, sources);
 }

@@ -5,11 +5,12 @@ use fisec_ir::{
     ValueId as IrValue, WeightId as IrWeight,
 };
 use fisec_plan::{
-    AttentionKernel, AttentionMapsKernel, ControlledAttentionKernel, ConvKernel, ConvSource, Kernel, LinearKernel,
-    NormKernel, ResidualSource, SlotId, StatsUpdate, ValueId, WeightId,
+    AttentionKernel, AttentionMapsKernel, CausalKernel, ControlledAttentionKernel, ConvKernel, ConvSource, Kernel,
+    LinearKernel, NormKernel, ResidualSource, SlotId, StatsUpdate, ValueId, WeightId,
 };
 
 use super::LowerError;
+use super::native::Embedding;
 use super::program::Lowering;
 use super::weights::{WeightLayout, WeightTarget};
 use crate::cost::candidates;
@@ -55,6 +56,20 @@ impl Lowering<'_, '_> {
                 input: self.rows(id, 0)?,
                 output: self.value(output),
             },
+            Op::Activate(activation @ (Activation::Gelu | Activation::QuickGelu)) => Kernel::Gelu {
+                input: self.rows(id, 0)?,
+                quick: activation == Activation::QuickGelu,
+                output: self.value(output),
+            },
+            Op::CausalAttention { heads, scale } => Kernel::CausalAttention(CausalKernel {
+                q: self.rows(id, 0)?,
+                k: self.rows(id, 1)?,
+                v: self.rows(id, 2)?,
+                heads,
+                scale,
+                output: self.value(output),
+            }),
+            Op::Onnx(_) => self.embedding(id)?,
             Op::Add => self.add(id)?,
             Op::Affine { activation } => Kernel::Affine {
                 input: self.rows(id, 0)?,
@@ -247,6 +262,24 @@ impl Lowering<'_, '_> {
             scale,
             output: self.value(IrValue { node: id, output: 0 }),
         }))
+    }
+
+    /// Ids to rows of a table, or rows with a constant added.
+    fn embedding(&mut self, id: NodeId) -> Lowered<Kernel> {
+        let output = IrValue { node: id, output: 0 };
+        match Embedding::of(self.graph, id) {
+            Some(Embedding::Lookup) => Ok(Kernel::Lookup {
+                ids: self.operand_value(id, 1)?,
+                table: self.weight(id, 0, WeightLayout::Rows)?,
+                output: self.value(output),
+            }),
+            Some(Embedding::Sum { value, constant }) => Ok(Kernel::AddConstant {
+                input: self.rows(id, value)?,
+                constant: self.weight(id, constant, WeightLayout::Rows)?,
+                output: self.value(output),
+            }),
+            None => Err(self.unsupported(id, "no kernel computes it")),
+        }
     }
 
     /// The first summand has the result's extent.

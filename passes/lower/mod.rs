@@ -3,12 +3,14 @@
 mod islands;
 mod kernels;
 mod native;
+mod network;
 mod pack;
 mod program;
 mod values;
 mod weights;
 
 pub use kernels::slot_demand;
+pub use network::lower_network;
 pub use program::{ProgramLowering, lower_program};
 pub use values::channels_last;
 pub use weights::{PlanBuilder, WeightTarget};

@@ -1,7 +1,7 @@
 //! Which operators a CUDA device runs with kernels of its own. All others stay islands.
 
 use fisec_ir::{Activation, Conv, ConvOperand, Graph, NodeId, Op, Operand, Stage};
-use fisec_plan::cuda::{CHANNELS, CONTROLLED_TOKENS, HEAD_DIMS, LARGEST_LAYER_NORM};
+use fisec_plan::cuda::{CHANNELS, CONTROLLED_TOKENS, HEAD_DIMS, LARGEST_LAYER_NORM, has_causal, has_control};
 
 use crate::analysis::Stages;
 
@@ -40,8 +40,16 @@ pub(super) fn has_device_kernel(graph: &Graph, stages: &Stages, id: NodeId) -> b
             heads, control: None, ..
         } => HEAD_DIMS.contains(&(channels(graph, id, 0) / heads.max(&1))),
         Op::Attention { heads, .. } | Op::AttentionMaps { heads, .. } => {
-            HEAD_DIMS.contains(&(channels(graph, id, 0) / heads.max(&1))) && tokens(graph, id) <= CONTROLLED_TOKENS
+            has_control(channels(graph, id, 0) / heads.max(&1)) && tokens(graph, id) <= CONTROLLED_TOKENS
         }
+        Op::CausalAttention { heads, .. } => {
+            let channels = last(graph, id);
+            channels.is_multiple_of(*heads) && has_causal(channels / heads, graph.node(id).outputs()[0].shape[1])
+        }
+        Op::Activate(Activation::Gelu | Activation::QuickGelu) => {
+            is_tokens(graph, id) && whole_vectors(last(graph, id))
+        }
+        Op::Onnx(_) => Embedding::of(graph, id).is_some(),
         Op::Geglu => is_tokens(graph, id) && whole_vectors(last(graph, id)),
         Op::Activate(activation) => is_applied(*activation) && whole_vectors(channels(graph, id, 0)),
         Op::Add => {
@@ -61,6 +69,42 @@ pub(super) fn has_device_kernel(graph: &Graph, stages: &Stages, id: NodeId) -> b
                 && operands.into_iter().all(|at| whole_vectors(channels(graph, id, at)))
         }
         _ => false,
+    }
+}
+
+/// What is done with ids and positions before the first layer of a text encoder.
+pub(super) enum Embedding {
+    /// `Gather` of rows by the program's own input
+    Lookup,
+    /// `Add` of a constant; positions of both operands
+    Sum { value: usize, constant: usize },
+}
+
+impl Embedding {
+    pub(super) fn of(graph: &Graph, id: NodeId) -> Option<Self> {
+        let Op::Onnx(op) = graph.op(id) else { return None };
+        let output = &graph.node(id).outputs()[0];
+        let &[first, second] = graph.operands(id) else {
+            return None;
+        };
+        let shape = |operand: Operand| graph.operand_type(operand).map(|value| value.shape);
+        if !output.dtype.is_float()
+            || output.shape.len() != 3
+            || output.shape[0] != 1
+            || !whole_vectors(output.shape[2])
+        {
+            return None;
+        }
+        if op.is("Gather") && op.int("axis", 0) == 0 {
+            let is_input = matches!(graph.op(second.value()?.node), Op::Input(_));
+            let table = first.weight().and(shape(first))?;
+            return (is_input && table.len() == 2).then_some(Embedding::Lookup);
+        }
+        let (value, constant) = if first.value().is_some() { (0, 1) } else { (1, 0) };
+        let [term, added] = [value, constant].map(|at| graph.operands(id)[at]);
+        let fits = op.is("Add") && added.weight().is_some() && term.value().is_some();
+        let same = shape(term)?.dims() == output.shape.dims() && shape(added)?.elements() == output.shape.elements();
+        (fits && same).then_some(Embedding::Sum { value, constant })
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) fn pack(data: &Constant, layout: &WeightLayout) -> HostTensor {
     match layout {
         WeightLayout::Vector => vector(&values, |column| column),
         WeightLayout::GatedVector => vector(&values, gated(values.len())),
+        WeightLayout::Rows => rows(&tensor),
         WeightLayout::LinearRows { geglu } => {
             let [depth, columns] = tensor.shape()[..] else {
                 unreachable!("verified: a product's weight is a matrix")
@@ -47,6 +48,13 @@ fn gated(columns: usize) -> impl Fn(usize) -> usize {
         let half = if within < CHANNELS { 0 } else { columns / 2 };
         half + block * CHANNELS + within % CHANNELS
     }
+}
+
+/// `[1, L, C]` and `[L, C]` as `[L, C]`.
+fn rows(tensor: &HostTensor) -> HostTensor {
+    let columns = tensor.shape().last().copied().unwrap_or(1);
+    let rows = tensor.shape().elements() / columns.max(1);
+    tensor.reshaped([rows, columns]).expect("as many elements")
 }
 
 fn vector(values: &[f16], column_of: impl Fn(usize) -> usize) -> HostTensor {

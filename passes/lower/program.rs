@@ -32,8 +32,18 @@ pub fn lower_program(
     builder: &mut PlanBuilder<'_>,
 ) -> Result<Program, LowerError> {
     let stages = context.roles.stages(graph)?;
-    let units = partition(graph, &stages, context.target)?;
-    let mut lowering = Lowering::new(graph, &stages, context, builder);
+    lower_staged(graph, &stages, context, builder)
+}
+
+/// The program of a graph whose nodes run at the stages given.
+pub(super) fn lower_staged(
+    graph: &Graph,
+    stages: &Stages,
+    context: &ProgramLowering<'_>,
+    builder: &mut PlanBuilder<'_>,
+) -> Result<Program, LowerError> {
+    let units = partition(graph, stages, context.target)?;
+    let mut lowering = Lowering::new(graph, stages, context, builder);
     let natives = units.iter().filter_map(|unit| match unit {
         Unit::Native(id) => Some(*id),
         Unit::Island(..) => None,

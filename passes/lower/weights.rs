@@ -34,6 +34,8 @@ impl WeightTarget {
 pub enum WeightLayout {
     /// one number per channel
     Vector,
+    /// rows as they are
+    Rows,
     /// one number per column of a product `[a | g]` that is gated
     GatedVector,
     /// a product's `[Cin, Cout]`
@@ -77,6 +79,11 @@ impl<'a> PlanBuilder<'a> {
             islands: Vec::new(),
             island_models: HashMap::new(),
         }
+    }
+
+    /// Begins with another model, whose weights may have the names of others.
+    pub fn begin_model(&mut self) {
+        self.weights.clear();
     }
 
     /// Islands so far.

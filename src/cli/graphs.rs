@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fisec_ir::{Graph, text};
 use fisec_passes::cost::CostTable;
-use fisec_plan::Bundle;
+use fisec_plan::{Bundle, NetworkKind};
 
 use super::compile::{Choices, Model, Watcher, build, raise};
 use super::failure::Failure;
@@ -39,7 +39,7 @@ impl Source {
         Ok(Source { graphs, bundle: None })
     }
 
-    /// The graph of a name; without one the raised model, else the last program.
+    /// The graph of a name; without one the raised model, else the last of the denoiser's programs.
     pub fn graph(&self, name: Option<&str>) -> Result<&Graph, Failure> {
         let chosen = match name {
             Some(name) => self.graphs.iter().find(|graph| graph.name() == name),
@@ -47,6 +47,7 @@ impl Source {
                 .graphs
                 .iter()
                 .find(|graph| graph.name() == MODEL)
+                .or_else(|| self.graphs.iter().rfind(|graph| !is_network(graph)))
                 .or(self.graphs.last()),
         };
         chosen.ok_or_else(|| {
@@ -55,6 +56,11 @@ impl Source {
                 .hint(format!("there is {}", names.join(", ")))
         })
     }
+}
+
+/// Whether a graph is a network beside the denoiser.
+fn is_network(graph: &Graph) -> bool {
+    NetworkKind::ALL.iter().any(|kind| kind.name() == graph.name())
 }
 
 fn programs(path: &Path, choices: &Choices) -> Result<Vec<Graph>, Failure> {

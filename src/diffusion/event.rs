@@ -62,6 +62,8 @@ pub enum Notice {
     },
     /// the plan has no sparse program
     NoSparseProgram,
+    /// a network overflows half precision on the plan's device; ONNX Runtime computes it from now on
+    Overflow(&'static str),
 }
 
 impl fmt::Display for Notice {
@@ -78,6 +80,10 @@ impl fmt::Display for Notice {
                 "the mask covers {:.1} % of the image; above {:.1} % dense steps are faster and are used",
                 share * 100.0,
                 break_even * 100.0
+            ),
+            Notice::Overflow(network) => write!(
+                formatter,
+                "the {network} overflows half precision; ONNX Runtime computes it, which takes longer"
             ),
             Notice::NoSparseProgram => write!(formatter, "the plan has no sparse program; dense steps are used"),
         }

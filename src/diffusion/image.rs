@@ -2,7 +2,8 @@
 
 use std::io::Cursor;
 
-use fisec_tensor::{HostTensor, Mask};
+use fisec_tensor::{DType, HostTensor, Mask};
+use half::f16;
 
 use crate::DiffusionError;
 
@@ -28,11 +29,34 @@ impl Image {
         };
         let values = tensor.to_f32_vec();
         let plane = height * width;
-        let byte = |value: f32| ((value / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         let rgb = (0..plane * 3)
             .map(|index| byte(values[index % 3 * plane + index / 3]))
             .collect();
         Ok(Image { width, height, rgb })
+    }
+
+    /// From the rows of a device, f16 `[1, H, W, C]` of which the first three channels are red, green and blue.
+    pub(crate) fn from_rows(rows: &HostTensor) -> Result<Self, DiffusionError> {
+        let (height, width, stride) = match **rows.shape() {
+            [1, height, width, stride] if stride >= 3 => (height, width, stride),
+            _ => {
+                let reason = format!("its image has rows of shape [{}]", rows.shape());
+                return Err(DiffusionError::Network {
+                    network: "VAE decoder",
+                    reason,
+                });
+            }
+        };
+        // there are fewer halves than pixels
+        let bytes: Vec<u8> = (0..=u16::MAX).map(|bits| byte(f16::from_bits(bits).to_f32())).collect();
+        let halves = rows.as_pod::<u16>(DType::F16)?;
+        let pixels = halves.chunks_exact(stride);
+        let rgb = pixels.flat_map(|row| [row[0], row[1], row[2]].map(|half| bytes[usize::from(half)]));
+        Ok(Image {
+            width,
+            height,
+            rgb: rgb.collect(),
+        })
     }
 
     /// `[1, 3, H, W]`, -1 to 1: what a VAE encoder takes.
@@ -60,6 +84,11 @@ impl Image {
             rgb: rgb.collect(),
         })
     }
+}
+
+/// -1 is 0 and 1 is 255, rounded as diffusers does.
+fn byte(value: f32) -> u8 {
+    ((value / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
 }
 
 /// A mask as a grey PNG of its own size: white is active.
@@ -118,6 +147,8 @@ fn encode(
     let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
     encoder.set_color(color);
     encoder.set_depth(png::BitDepth::Eight);
+    // a tenth larger than the best, and ten times as fast
+    encoder.set_compression(png::Compression::Fast);
     for (keyword, text) in texts {
         encoder
             .add_itxt_chunk((*keyword).to_string(), (*text).to_string())

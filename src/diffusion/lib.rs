@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod image;
 pub mod mask;
+mod network;
 pub mod noise;
 mod paste;
 mod picture;

@@ -101,10 +101,20 @@ impl Cells {
     fn differences(&self, base: &Image, edited: &Image) -> Vec<[f32; 3]> {
         let mut sums = vec![[0.0f32; 3]; self.rows * self.columns];
         let share = 1.0 / (self.scale * self.scale) as f32;
-        for (index, (ours, theirs)) in edited.rgb.iter().zip(&base.rgb).enumerate() {
-            let pixel = index / 3;
-            let (row, column) = (pixel / base.width / self.scale, pixel % base.width / self.scale);
-            sums[row * self.columns + column][index % 3] += (f32::from(*ours) - f32::from(*theirs)) * share;
+        let line = 3 * self.columns * self.scale;
+        let lines = edited.rgb.chunks_exact(line).zip(base.rgb.chunks_exact(line));
+        for (row, (ours, theirs)) in lines.enumerate() {
+            let cells = &mut sums[row / self.scale * self.columns..];
+            let squares = ours
+                .chunks_exact(3 * self.scale)
+                .zip(theirs.chunks_exact(3 * self.scale));
+            for (cell, (ours, theirs)) in cells.iter_mut().zip(squares) {
+                for (ours, theirs) in ours.chunks_exact(3).zip(theirs.chunks_exact(3)) {
+                    (0..3).for_each(|channel| {
+                        cell[channel] += (f32::from(ours[channel]) - f32::from(theirs[channel])) * share;
+                    });
+                }
+            }
         }
         sums
     }
@@ -129,37 +139,56 @@ impl Cells {
     /// Weight of the edit per pixel: 0 outside the mask and at its edge, 1 from `feather` pixels inside on. The mask's
     /// blur, so that contours are round where the mask is made of squares. An image's border is no edge.
     fn weights(&self, mask: &Mask, feather: usize) -> Vec<f32> {
-        let (height, width) = (self.rows * self.scale, self.columns * self.scale);
-        let inside = |pixel: usize| mask.get(pixel / width / self.scale, pixel % width / self.scale);
-        let mut weights: Vec<f32> = (0..height * width)
-            .map(|pixel| f32::from(u8::from(inside(pixel))))
-            .collect();
-        blur(&mut weights, width, 1, feather);
-        blur(&mut weights, height, width, feather);
-        let rise = |(pixel, blurred): (usize, f32)| {
-            if inside(pixel) {
-                (2.0 * blurred - 1.0).clamp(0.0, 1.0)
-            } else {
-                0.0
+        let width = self.columns * self.scale;
+        let mut weights = Vec::with_capacity(self.rows * self.scale * width);
+        for cells in mask.bits().chunks_exact(self.columns) {
+            let first = weights.len();
+            for &inside in cells {
+                weights.extend(std::iter::repeat_n(f32::from(u8::from(inside)), self.scale));
             }
-        };
-        weights.into_iter().enumerate().map(rise).collect()
+            (1..self.scale).for_each(|_| weights.extend_from_within(first..first + width));
+        }
+        let inside = weights.clone();
+        blur_lines(&mut weights, width, feather);
+        blur_columns(&mut weights, width, feather);
+        // nothing outside, from half on inside
+        let rise = |(blurred, inside): (f32, f32)| inside * (2.0 * blurred - 1.0).clamp(0.0, 1.0);
+        weights.into_iter().zip(inside).map(rise).collect()
     }
 }
 
-/// Mean over `radius` pixels to both sides along lines of `length` pixels that lie `stride` apart; ends are repeated.
-fn blur(values: &mut [f32], length: usize, stride: usize, radius: usize) {
-    let lines = values.len() / length;
-    for line in 0..lines {
-        let start = if stride == 1 { line * length } else { line };
-        let source: Vec<f32> = (0..length).map(|index| values[start + index * stride]).collect();
-        let at = |index: isize| source[index.clamp(0, length as isize - 1) as usize];
-        let reach = radius as isize;
+/// Mean over `radius` pixels to both sides along lines of `width` pixels; ends are repeated.
+fn blur_lines(values: &mut [f32], width: usize, radius: usize) {
+    let mut source = vec![0.0; width];
+    let reach = radius as isize;
+    for line in values.chunks_exact_mut(width) {
+        source.copy_from_slice(line);
+        let at = |index: isize| source[index.clamp(0, width as isize - 1) as usize];
         let mut sum: f32 = (-reach..=reach).map(at).sum();
-        for index in 0..length {
-            values[start + index * stride] = sum / (2 * radius + 1) as f32;
-            let centre = index as isize;
-            sum += at(centre + reach + 1) - at(centre - reach);
+        for (centre, value) in line.iter_mut().enumerate() {
+            *value = sum / (2 * radius + 1) as f32;
+            sum += at(centre as isize + reach + 1) - at(centre as isize - reach);
+        }
+    }
+}
+
+/// The same from row to row, all columns at once.
+fn blur_columns(values: &mut [f32], width: usize, radius: usize) {
+    let source = values.to_vec();
+    let (rows, reach) = (source.len() / width, radius as isize);
+    let row = |index: isize| {
+        let at = index.clamp(0, rows as isize - 1) as usize * width;
+        &source[at..at + width]
+    };
+    let mut sums = vec![0.0f32; width];
+    for index in -reach..=reach {
+        sums.iter_mut().zip(row(index)).for_each(|(sum, value)| *sum += value);
+    }
+    for (centre, line) in values.chunks_exact_mut(width).enumerate() {
+        let (next, last) = (row(centre as isize + reach + 1), row(centre as isize - reach));
+        for (((value, sum), next), last) in line.iter_mut().zip(&mut sums).zip(next).zip(last) {
+            *value = *sum / (2 * radius + 1) as f32;
+            *sum += next - last;
         }
     }
 }

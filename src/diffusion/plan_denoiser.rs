@@ -1,11 +1,14 @@
 //! A compiled plan as a denoiser.
 
-use fisec_plan::{Bundle, SlotId, Stage};
+use std::path::Path;
+
+use fisec_plan::{Bundle, NetworkKind, SlotId, Stage};
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Binding, Control, Executor, RuntimeError, SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 
 use crate::mask::MapSlot;
+use crate::network::Network;
 use crate::{Denoiser, DiffusionError, Work};
 
 /// The programs of a plan.
@@ -35,6 +38,16 @@ impl PlanDenoiser {
             binding: None,
             dense_macs,
         })
+    }
+
+    /// A network of the plan's device, or its ONNX file `model`.
+    pub(crate) fn network(
+        &self,
+        runtime: &OnnxRuntime,
+        model: &Path,
+        kind: NetworkKind,
+    ) -> Result<Network, DiffusionError> {
+        Network::of(runtime, model, kind, self.executor.network(kind)?)
     }
 
     /// The executor, to prepare or measure it.

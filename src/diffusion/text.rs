@@ -2,60 +2,37 @@
 
 use std::path::Path;
 
-use fisec_runtime::ort::{OnnxRuntime, Outlet, Session};
+use fisec_plan::NetworkKind;
+use fisec_runtime::ort::OnnxRuntime;
 use fisec_tensor::{DType, HostTensor};
 
 use crate::DiffusionError;
+use crate::network::Network;
 
 const NETWORK: &str = "text encoder";
 
-/// An ONNX text encoder.
+/// A text encoder.
 pub struct TextEncoder {
-    session: Session,
-    input: Outlet,
-    output: String,
+    network: Network,
 }
 
 impl TextEncoder {
-    /// Opens `model`. Its integer input takes the ids; its output is `last_hidden_state`, or the first of rank 3.
+    /// Opens the ONNX file `model`. Its integer input takes the ids; its output is `last_hidden_state`, or the first of
+    /// rank 3.
     pub fn open(runtime: &OnnxRuntime, model: &Path) -> Result<Self, DiffusionError> {
-        let session = runtime.session(model, 0)?;
-        let refuse = |reason: &str| DiffusionError::Network {
-            network: NETWORK,
-            reason: reason.into(),
-        };
-        let [input] = session.inputs() else {
-            return Err(refuse("it should have one input, token ids"));
-        };
-        if !matches!(input.dtype, DType::I32 | DType::I64) {
-            return Err(refuse("its input should be 32-bit or 64-bit token ids"));
-        }
-        let named = session
-            .outputs()
-            .iter()
-            .find(|output| output.name == "last_hidden_state");
-        let output = named
-            .or_else(|| session.outputs().iter().find(|output| output.dims.len() == 3))
-            .ok_or_else(|| refuse("it has no output [batch, tokens, width]"))?;
         Ok(TextEncoder {
-            input: input.clone(),
-            output: output.name.clone(),
-            session,
+            network: Network::open(runtime, model, NetworkKind::TextEncoder)?,
         })
+    }
+
+    pub(crate) fn of(network: Network) -> Self {
+        TextEncoder { network }
     }
 
     /// The embedding `[1, tokens, width]`, f32, of one prompt's ids.
     pub fn encode(&mut self, ids: &[u32]) -> Result<HostTensor, DiffusionError> {
-        let batch = self.input.dims.first().copied().flatten().unwrap_or(1).max(1);
-        let values = ids
-            .iter()
-            .map(|&id| i64::from(id))
-            .cycle()
-            .take(batch * ids.len())
-            .collect();
-        let ids = HostTensor::from_i64([batch, ids.len()], values).cast(self.input.dtype);
-        let outputs = self.session.run(&[(&self.input.name, &ids)], &[&self.output])?;
-        let embedding = outputs[0].cast(DType::F32);
+        let values = ids.iter().map(|&id| i64::from(id)).collect();
+        let embedding = self.network.run(&HostTensor::from_i64([1, ids.len()], values))?;
         let [images, tokens, width] = **embedding.shape() else {
             let reason = format!("its output has shape [{}]", embedding.shape());
             return Err(DiffusionError::Network {
@@ -69,6 +46,10 @@ impl TextEncoder {
             [1, tokens, width],
             embedding.data().slice(..bytes),
         )?)
+    }
+
+    pub(crate) fn network(&mut self) -> &mut Network {
+        &mut self.network
     }
 }
 

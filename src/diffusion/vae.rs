@@ -2,72 +2,77 @@
 
 use std::path::Path;
 
-use fisec_runtime::ort::{OnnxRuntime, Session};
-use fisec_tensor::{DType, HostTensor};
+use fisec_plan::NetworkKind;
+use fisec_runtime::ort::OnnxRuntime;
+use fisec_tensor::HostTensor;
 
+use crate::network::Network;
 use crate::{DiffusionError, Image};
 
-/// An ONNX VAE decoder.
+/// A VAE decoder.
 pub struct VaeDecoder {
-    session: Session,
+    network: Network,
     scaling_factor: f64,
 }
 
 impl VaeDecoder {
-    /// Opens `model`. `scaling_factor` is the factor on latents before the denoiser.
+    /// Opens the ONNX file `model`. `scaling_factor` is the factor on latents before the denoiser.
     pub fn open(runtime: &OnnxRuntime, model: &Path, scaling_factor: f64) -> Result<Self, DiffusionError> {
-        let session = runtime.session(model, 0)?;
-        check("VAE decoder", &session)?;
-        Ok(VaeDecoder {
-            session,
+        let network = Network::open(runtime, model, NetworkKind::VaeDecoder)?;
+        Ok(VaeDecoder::of(network, scaling_factor))
+    }
+
+    pub(crate) fn of(network: Network, scaling_factor: f64) -> Self {
+        VaeDecoder {
+            network,
             scaling_factor,
-        })
+        }
     }
 
     /// The image of latents `[1, C, h, w]`.
     pub fn decode(&mut self, latents: &HostTensor) -> Result<Image, DiffusionError> {
         let scale = |value: f32| (f64::from(value) / self.scaling_factor) as f32;
         let values = latents.to_f32_vec().into_iter().map(scale).collect();
-        let output = run(
-            &mut self.session,
-            &HostTensor::from_f32(latents.shape().clone(), values),
-        )?;
-        Image::from_tensor(&output)
+        let scaled = HostTensor::from_f32(latents.shape().clone(), values);
+        self.network.image(&scaled)
+    }
+
+    pub(crate) fn network(&mut self) -> &mut Network {
+        &mut self.network
     }
 }
 
-/// An ONNX VAE encoder.
+/// A VAE encoder.
 pub struct VaeEncoder {
-    session: Session,
+    network: Network,
     scaling_factor: f64,
 }
 
 impl VaeEncoder {
-    /// Opens `model`. `scaling_factor` is the factor on latents before the denoiser.
+    /// Opens the ONNX file `model`. `scaling_factor` is the factor on latents before the denoiser.
     pub fn open(runtime: &OnnxRuntime, model: &Path, scaling_factor: f64) -> Result<Self, DiffusionError> {
-        let session = runtime.session(model, 0)?;
-        check("VAE encoder", &session)?;
-        Ok(VaeEncoder {
-            session,
+        let network = Network::open(runtime, model, NetworkKind::VaeEncoder)?;
+        Ok(VaeEncoder::of(network, scaling_factor))
+    }
+
+    pub(crate) fn of(network: Network, scaling_factor: f64) -> Self {
+        VaeEncoder {
+            network,
             scaling_factor,
-        })
+        }
     }
 
     /// The most likely latents `[1, channels, h, w]` of an image. An encoder that gives mean and log variance, twice as
     /// many channels, gives the mean.
     pub fn encode(&mut self, image: &Image, channels: usize) -> Result<HostTensor, DiffusionError> {
-        let output = run(&mut self.session, &image.to_tensor())?;
+        let output = self.network.run(&image.to_tensor())?;
         let [1, found, height, width] = **output.shape() else {
-            return Err(unfit(
-                "VAE encoder",
-                format!("its latents have shape [{}]", output.shape()),
-            ));
+            return Err(unfit(format!("its latents have shape [{}]", output.shape())));
         };
         if found != channels && found != 2 * channels {
-            return Err(unfit(
-                "VAE encoder",
-                format!("it gives {found} channels, the denoiser takes {channels}"),
-            ));
+            return Err(unfit(format!(
+                "it gives {found} channels, the denoiser takes {channels}"
+            )));
         }
         let scale = |value: f32| (f64::from(value) * self.scaling_factor) as f32;
         let values = output
@@ -79,26 +84,9 @@ impl VaeEncoder {
     }
 }
 
-fn check(network: &'static str, session: &Session) -> Result<(), DiffusionError> {
-    let fits = session.inputs().len() == 1 && session.inputs()[0].dtype.is_float() && !session.outputs().is_empty();
-    if fits {
-        Ok(())
-    } else {
-        Err(unfit(
-            network,
-            "it should have one input of floats and an output".into(),
-        ))
+fn unfit(reason: String) -> DiffusionError {
+    DiffusionError::Network {
+        network: NetworkKind::VaeEncoder.title(),
+        reason,
     }
-}
-
-fn unfit(network: &'static str, reason: String) -> DiffusionError {
-    DiffusionError::Network { network, reason }
-}
-
-/// First input to first output, in f32 on both sides.
-fn run(session: &mut Session, value: &HostTensor) -> Result<HostTensor, DiffusionError> {
-    let (input, dtype) = (session.inputs()[0].name.clone(), session.inputs()[0].dtype);
-    let output = session.outputs()[0].name.clone();
-    let mut outputs = session.run(&[(&input, &value.cast(dtype))], &[&output])?;
-    Ok(outputs.swap_remove(0).cast(DType::F32))
 }

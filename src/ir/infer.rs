@@ -22,7 +22,11 @@ pub fn operand_counts(op: &Op) -> RangeInclusive<usize> {
             2 + usize::from(linear.bias) + 2 * usize::from(linear.layer_norm.is_some()) + usize::from(linear.residual)
         }
         Op::Attention { control, .. } => 3 + 4 * usize::from(control.is_some()),
-        Op::GroupNorm(_) | Op::GroupNormStatsUpdate { .. } | Op::NormCoefficients { .. } | Op::LayerNorm { .. } => 3,
+        Op::GroupNorm(_)
+        | Op::GroupNormStatsUpdate { .. }
+        | Op::NormCoefficients { .. }
+        | Op::LayerNorm { .. }
+        | Op::CausalAttention { .. } => 3,
         Op::Affine { .. } | Op::AttentionMaps { .. } | Op::Add | Op::AddVector | Op::Scatter(_) => 2,
         Op::GroupNormStats { .. }
         | Op::Upsample { .. }
@@ -100,6 +104,10 @@ pub fn result_type(op: &Op, operands: &[ValueType]) -> Result<ValueType, String>
         }
         Op::Linear(linear) => linear_type(linear, operands)?,
         Op::Attention { heads, control, .. } => attention_type(*heads, control.is_some(), operands)?,
+        Op::CausalAttention { heads, .. } => {
+            expect("k", &operands[1], &operands[0].shape)?;
+            attention_type(*heads, false, operands)?
+        }
         Op::AttentionMaps { heads, .. } => {
             let [n, rows, keys, _] = attention_dims(*heads, operands)?;
             ValueType::full(DType::F32, maps_shape(n, *heads, rows, keys))
@@ -157,6 +165,7 @@ fn result_extent(op: &Op, operands: &[ValueType]) -> Extent {
             | Op::GroupNormStatsUpdate { .. }
             | Op::NormCoefficients { .. }
             | Op::TimestepEmbedding(_)
+            | Op::CausalAttention { .. }
             | Op::AttentionMaps { .. }
     );
     let active = operands

@@ -82,6 +82,14 @@ pub enum Op {
         /// cross-attention control of a guided step, with more operands; see [`Control`]
         control: Option<Control>,
     },
+    /// Self-attention in which a token sees itself and those before it. Operands: `q, k, v`, all `[N, L, heads*D]`, to
+    /// `[N, L, heads*D]`.
+    CausalAttention {
+        /// number of heads
+        heads: usize,
+        /// factor on the scores
+        scale: f64,
+    },
     /// The probability that each head gives each key, of the conditioned images (the second half, see [`conditioned`]),
     /// kept for control: `q, k -> f32[conditioned * heads, L, S]`.
     AttentionMaps {
@@ -304,6 +312,7 @@ impl Op {
             Op::LayerNorm { .. } => "layer_norm",
             Op::Linear(_) => "linear",
             Op::Attention { .. } => "attention",
+            Op::CausalAttention { .. } => "causal_attention",
             Op::AttentionMaps { .. } => "attention_maps",
             Op::Geglu => "geglu",
             Op::Activate(_) => "activate",

@@ -49,6 +49,35 @@ pub enum Kernel {
         /// like the input
         output: ValueId,
     },
+    /// GELU of every element. Devices only.
+    Gelu {
+        /// any value
+        input: ValueId,
+        /// `x * sigmoid(1.702 x)` in place of the exact one
+        quick: bool,
+        /// like the input
+        output: ValueId,
+    },
+    /// Rows of a table: `output[i] = table[ids[i]]`. Devices only.
+    Lookup {
+        /// integers `[1, L]`, the input of the program
+        ids: ValueId,
+        /// f16 `[entries, C]`
+        table: WeightId,
+        /// `[1, L, C]`
+        output: ValueId,
+    },
+    /// Sum of a value and a constant of its shape. Devices only.
+    AddConstant {
+        /// `[1, L, C]`
+        input: ValueId,
+        /// f16 `[L, C]`
+        constant: WeightId,
+        /// like the input
+        output: ValueId,
+    },
+    /// Self-attention in which a token sees itself and those before it. Devices only.
+    CausalAttention(CausalKernel),
     /// Sum of two values of one shape and extent, or of one active and one full value, giving active rows.
     Add {
         /// first summand; has the output's extent
@@ -119,6 +148,18 @@ pub enum Kernel {
         /// full
         output: ValueId,
     },
+}
+
+/// [`Kernel::CausalAttention`]: `softmax(q k^T * scale) v` per head, all `[N, L, heads * D]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct CausalKernel {
+    pub q: ValueId,
+    pub k: ValueId,
+    pub v: ValueId,
+    pub heads: usize,
+    pub scale: f64,
+    pub output: ValueId,
 }
 
 /// Values handed to and taken from an island, in the order of its ports.

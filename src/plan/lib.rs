@@ -30,12 +30,13 @@ pub use control::ControlInput;
 pub use cost::{TileCandidate, TileCost};
 pub use error::PlanError;
 pub use kernel::{
-    AttentionKernel, AttentionMapsKernel, ControlledAttentionKernel, ConvKernel, ConvSource, IslandCall, Kernel,
-    LinearKernel, NormKernel, ResidualSource, StatsUpdate,
+    AttentionKernel, AttentionMapsKernel, CausalKernel, ControlledAttentionKernel, ConvKernel, ConvSource, IslandCall,
+    Kernel, LinearKernel, NormKernel, ResidualSource, StatsUpdate,
 };
 pub use plan::{
-    CompileOptions, Extent, FORMAT, FileHash, Island, IslandId, Keys, Level, Node, Norm, PipelineFiles, Plan, Port,
-    Program, ProgramKind, Programs, Provenance, Slot, SlotId, SlotKind, Stage, Value, ValueId, Weight, WeightId,
+    CompileOptions, Extent, FORMAT, FileHash, Island, IslandId, Keys, Level, NetworkKind, Node, Norm, PipelineFiles,
+    Plan, Port, Program, ProgramKind, Programs, Provenance, Slot, SlotId, SlotKind, Stage, Value, ValueId, Weight,
+    WeightId,
 };
 pub use scratch::{ScratchFolder, remove_all_scratch};
 pub use text::program_text;

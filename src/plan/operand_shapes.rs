@@ -4,8 +4,8 @@ use fisec_tensor::{DType, Shape};
 
 use crate::cuda;
 use crate::{
-    AttentionKernel, ControlInput, ControlledAttentionKernel, ConvKernel, Extent, IslandCall, Kernel, LinearKernel,
-    NormKernel, Plan, PlanError, Program, SlotId, Value, ValueId, WeightId,
+    AttentionKernel, CausalKernel, ControlInput, ControlledAttentionKernel, ConvKernel, Extent, IslandCall, Kernel,
+    LinearKernel, NormKernel, Plan, PlanError, Program, SlotId, Value, ValueId, WeightId,
 };
 
 /// Most taps of a convolution.
@@ -40,6 +40,9 @@ pub(crate) fn check_operands(plan: &Plan, program: &Program, kernel: &Kernel, pl
             check.equal(check.channels(*input), 2 * check.channels(*output), "input channels")
         }
         Kernel::Silu { input, output } => check.alike(*input, *output),
+        Kernel::Gelu { .. } | Kernel::Lookup { .. } | Kernel::AddConstant { .. } | Kernel::CausalAttention(_) => {
+            check.only_on_devices(kernel)
+        }
         Kernel::Add { a, b, output } => {
             check.alike(*a, *output)?;
             check.residual(b.value, *output)
@@ -230,6 +233,61 @@ impl Check<'_> {
         }
     }
 
+    /// Kernels of the networks beside the denoiser.
+    fn only_on_devices(&self, kernel: &Kernel) -> Result<(), PlanError> {
+        if !self.plan.is_cuda() {
+            return self.fail("only devices have this kernel");
+        }
+        match kernel {
+            Kernel::Gelu { input, output, .. } => {
+                self.whole_vectors(*output)?;
+                self.alike(*input, *output)
+            }
+            Kernel::Lookup { ids, table, output } => self.lookup(*ids, *table, *output),
+            Kernel::AddConstant {
+                input,
+                constant,
+                output,
+            } => {
+                self.whole_vectors(*output)?;
+                let shape = &self.value(*output).shape;
+                self.weight(*constant, shape.get(1..).unwrap_or_default())?;
+                self.equal(shape.first().copied().unwrap_or(0), 1, "images")?;
+                self.alike(*input, *output)
+            }
+            Kernel::CausalAttention(attention) => self.causal(attention),
+            _ => Ok(()),
+        }
+    }
+
+    fn lookup(&self, ids: ValueId, table: WeightId, output: ValueId) -> Result<(), PlanError> {
+        self.whole_vectors(output)?;
+        let entries = self.plan.weights[table.index()].shape.first().copied().unwrap_or(0);
+        self.weight(table, &[entries, self.channels(output)])?;
+        let (ids, rows) = (self.value(ids), &self.value(output).shape);
+        if ids.dtype.is_float()
+            || ids.shape.dims() != &rows[..rows.len().saturating_sub(1)]
+            || ids.shape.first() != Some(&1)
+        {
+            return self.fail(format!("{}[{}] are no ids of [{rows}]", ids.dtype, ids.shape));
+        }
+        Ok(())
+    }
+
+    fn causal(&self, attention: &CausalKernel) -> Result<(), PlanError> {
+        [attention.k, attention.v, attention.output]
+            .into_iter()
+            .try_for_each(|other| self.alike(attention.q, other))?;
+        let (channels, tokens) = (self.channels(attention.q), self.value(attention.q).shape.get(1));
+        let dim = channels / attention.heads.max(1);
+        let fits =
+            attention.heads > 0 && dim * attention.heads == channels && cuda::has_causal(dim, *tokens.unwrap_or(&0));
+        match fits && self.value(attention.q).shape.len() == 3 {
+            true => Ok(()),
+            false => self.fail("there is no causal attention kernel for its heads"),
+        }
+    }
+
     fn norm(&self, norm: &NormKernel) -> Result<(), PlanError> {
         let channels = self.channels(norm.output);
         self.whole_vectors(norm.output)?;
@@ -400,6 +458,9 @@ impl Check<'_> {
         }
         self.equal(self.channels(k), self.channels(q), "key channels")?;
         self.heads(q, heads)?;
+        if !cuda::has_control(self.channels(q) / heads.max(1)) {
+            return self.fail("there is no kernel for probabilities of heads so wide");
+        }
         let (&[images, queries, _], &[key_images, tokens, _]) =
             (self.value(q).shape.dims(), self.value(k).shape.dims())
         else {

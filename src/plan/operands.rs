@@ -15,6 +15,10 @@ impl Kernel {
             Kernel::LayerNorm { .. } => "layer_norm",
             Kernel::Geglu { .. } => "geglu",
             Kernel::Silu { .. } => "silu",
+            Kernel::Gelu { .. } => "gelu",
+            Kernel::Lookup { .. } => "lookup",
+            Kernel::AddConstant { .. } => "add_constant",
+            Kernel::CausalAttention(_) => "causal_attention",
             Kernel::Add { .. } => "add",
             Kernel::GroupNormStats { .. } => "group_norm_stats",
             Kernel::GroupNormStatsUpdate(_) => "group_norm_stats_update",
@@ -57,8 +61,12 @@ impl Kernel {
             Kernel::LayerNorm { input, .. }
             | Kernel::Geglu { input, .. }
             | Kernel::Silu { input, .. }
+            | Kernel::Gelu { input, .. }
+            | Kernel::Lookup { ids: input, .. }
+            | Kernel::AddConstant { input, .. }
             | Kernel::WriteSlot { input, .. }
             | Kernel::Gather { input, .. } => vec![*input],
+            Kernel::CausalAttention(attention) => vec![attention.q, attention.k, attention.v],
             Kernel::Add { a, b, .. } => vec![*a, b.value],
             Kernel::GroupNormStats { input, .. } => vec![input.value],
             Kernel::GroupNormStatsUpdate(update) => vec![update.input],
@@ -83,11 +91,15 @@ impl Kernel {
             Kernel::Attention(attention) => vec![attention.output],
             Kernel::ControlledAttention(attention) => vec![attention.output],
             Kernel::AttentionMaps(maps) => vec![maps.output],
+            Kernel::CausalAttention(attention) => vec![attention.output],
             Kernel::GroupNormStatsUpdate(update) => vec![update.output],
             Kernel::NormCoefficients(norm) => vec![norm.output],
             Kernel::LayerNorm { output, .. }
             | Kernel::Geglu { output, .. }
             | Kernel::Silu { output, .. }
+            | Kernel::Gelu { output, .. }
+            | Kernel::Lookup { output, .. }
+            | Kernel::AddConstant { output, .. }
             | Kernel::Add { output, .. }
             | Kernel::GroupNormStats { output, .. }
             | Kernel::Affine { output, .. }
@@ -112,6 +124,7 @@ impl Kernel {
             }
             Kernel::LayerNorm { gamma, beta, .. } => vec![*gamma, *beta],
             Kernel::NormCoefficients(norm) => vec![norm.gamma, norm.beta],
+            Kernel::Lookup { table: weight, .. } | Kernel::AddConstant { constant: weight, .. } => vec![*weight],
             _ => vec![],
         }
     }

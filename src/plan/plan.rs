@@ -74,6 +74,9 @@ pub struct Plan {
     pub islands: Vec<Island>,
     /// the programs
     pub programs: Programs,
+    /// networks beside the denoiser that the target computes by itself; the others run in ONNX Runtime, see `pipeline`
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<NetworkKind, Program>,
     /// share of active latents above which a dense step is predicted to be faster, 0 to 1
     pub break_even: f64,
     /// kernels compiled for the target: name of the kernel to file
@@ -246,6 +249,21 @@ pub enum ProgramKind {
     Record,
     Guide,
     Edit,
+}
+
+/// A network beside the denoiser.
+///
+/// Its program has one input, `sample` (token ids `[N, tokens]`, or a map), and one output, `prediction`; all of it is of
+/// stage `step` and of full extent, and knows no slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkKind {
+    /// token ids to embeddings
+    TextEncoder,
+    /// latents to an image
+    VaeDecoder,
+    /// an image to latents
+    VaeEncoder,
 }
 
 /// Kernel calls in execution order.

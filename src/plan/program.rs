@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Node, Plan, Program, ProgramKind, Programs, SlotKind};
+use crate::{NetworkKind, Node, Plan, Program, ProgramKind, Programs, SlotKind};
 
 impl ProgramKind {
     /// All programs, in the order in which they are used.
@@ -15,6 +15,33 @@ impl ProgramKind {
             ProgramKind::Record => "record",
             ProgramKind::Guide => "guide",
             ProgramKind::Edit => "edit",
+        }
+    }
+}
+
+impl NetworkKind {
+    /// All of them, in the order in which an edit uses them.
+    pub const ALL: [NetworkKind; 3] = [
+        NetworkKind::TextEncoder,
+        NetworkKind::VaeEncoder,
+        NetworkKind::VaeDecoder,
+    ];
+
+    /// Name of its folder in a pipeline, and of its program.
+    pub const fn name(self) -> &'static str {
+        match self {
+            NetworkKind::TextEncoder => "text_encoder",
+            NetworkKind::VaeDecoder => "vae_decoder",
+            NetworkKind::VaeEncoder => "vae_encoder",
+        }
+    }
+
+    /// Its name in a sentence.
+    pub const fn title(self) -> &'static str {
+        match self {
+            NetworkKind::TextEncoder => "text encoder",
+            NetworkKind::VaeDecoder => "VAE decoder",
+            NetworkKind::VaeEncoder => "VAE encoder",
         }
     }
 }

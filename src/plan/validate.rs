@@ -9,7 +9,7 @@ use fisec_tensor::{DType, Shape};
 
 use crate::bundle::WEIGHTS;
 use crate::operand_shapes::check_operands;
-use crate::{Extent, Island, Kernel, Node, Plan, PlanError, Program, ProgramKind, SlotId, SlotKind, Value};
+use crate::{Extent, Island, Kernel, NetworkKind, Node, Plan, PlanError, Program, SlotId, SlotKind, Stage, Value};
 
 /// No value, slot or weight is larger: a larger one is a damaged number, not a tensor.
 const LARGEST_TENSOR: u64 = 64 << 30;
@@ -25,7 +25,10 @@ pub(crate) fn validate(plan: &Plan) -> Result<(), PlanError> {
     plan.islands.iter().try_for_each(|island| check_island(plan, island))?;
     check_pipeline(plan)?;
     for (kind, program) in plan.programs.iter() {
-        check_program(plan, kind, program)?;
+        check_program(plan, kind.name(), program)?;
+    }
+    for (kind, program) in &plan.networks {
+        check_network(plan, *kind, program)?;
     }
     check_recorded(plan)
 }
@@ -157,7 +160,28 @@ fn check_pipeline(plan: &Plan) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn check_program(plan: &Plan, kind: ProgramKind, program: &Program) -> Result<(), PlanError> {
+/// A network is dense, knows no slots, and runs on a device.
+fn check_network(plan: &Plan, kind: NetworkKind, program: &Program) -> Result<(), PlanError> {
+    check_program(plan, kind.name(), program)?;
+    let fail = |message: &str| Err(PlanError::invalid(kind.name(), message));
+    if !plan.is_cuda() {
+        return fail("its target does not compute it");
+    }
+    if program.inputs.len() != 1 || program.outputs.len() != 1 {
+        return fail("it should have one input and one output");
+    }
+    let is_dense = |value: &Value| value.extent == Extent::Full && value.stage == Stage::Step;
+    if !program.values.iter().all(is_dense) {
+        return fail("all of it should be dense and run every time");
+    }
+    let knows_slots = |node: &Node| node.kernel.slot_written().is_some() || !node.kernel.slots_read().is_empty();
+    match program.nodes.iter().any(knows_slots) {
+        true => fail("it names slots"),
+        false => Ok(()),
+    }
+}
+
+fn check_program(plan: &Plan, kind: &str, program: &Program) -> Result<(), PlanError> {
     for (index, value) in program.values.iter().enumerate() {
         check_value(plan, value, &format!("{kind}, value {index}"))?;
     }
@@ -186,7 +210,7 @@ fn check_value(plan: &Plan, value: &Value, place: &str) -> Result<(), PlanError>
 }
 
 /// Every node reads what an input or a node before it wrote, and nothing of a later stage.
-fn check_order(plan: &Plan, kind: ProgramKind, program: &Program) -> Result<(), PlanError> {
+fn check_order(plan: &Plan, kind: &str, program: &Program) -> Result<(), PlanError> {
     let mut written = vec![false; program.values.len()];
     for id in program.inputs.values() {
         written[id.index()] = true;

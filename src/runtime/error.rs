@@ -146,6 +146,9 @@ pub enum RuntimeError {
         /// step of the schedule
         step: usize,
     },
+    /// A network beside the denoiser gives values that are no numbers.
+    #[error("the {0} gives values that are not finite: it overflows half precision")]
+    Overflow(&'static str),
     /// Anything the slot store reports.
     #[error("slot store: {0}")]
     Store(String),
@@ -171,7 +174,7 @@ impl RuntimeError {
             RuntimeError::OtherDevice { .. } => Some("compile the model for this device, see `fisec compile --help`"),
             RuntimeError::NoKernel(_) => Some("compile the kernels with `cargo xtask kernels`, then the model again"),
             RuntimeError::DeviceMemory => Some("close what else uses the device, or compile for a smaller `--size`"),
-            RuntimeError::NotFinite { .. } => {
+            RuntimeError::NotFinite { .. } | RuntimeError::Overflow(_) => {
                 Some("the model overflows half precision: compile it with `--target cpu`")
             }
             _ => None,

@@ -10,6 +10,7 @@ mod cpu;
 mod cuda;
 mod error;
 mod executor;
+mod network;
 pub mod ort;
 mod slots;
 
@@ -19,4 +20,5 @@ pub use control::Control;
 pub use cuda::{DeviceMemory, describe as describe_cuda, device_memory};
 pub use error::RuntimeError;
 pub use executor::{Executor, NodeTime, StepReport};
+pub use network::Network;
 pub use slots::{SlotSink, SlotSource};

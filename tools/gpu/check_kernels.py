@@ -15,7 +15,7 @@ import sys
 import time
 
 import launch as la
-from cases.attention import attention_case, attention_extremes, control_case
+from cases.attention import attention_case, attention_extremes, causal_case, control_case
 from cases.bench import Bench, results
 from cases.conv import conv_case, linear_case
 from cases.pointwise import geglu_case, group_norm_case, latent_case, layer_norm_case, move_case
@@ -62,6 +62,11 @@ def small(b):
     attention_case(b, "d40", 20, 130, 1, splits=2, fresh=60)
     attention_case(b, "d64", 40, 130, 1, fresh=130)
     attention_case(b, "d64_wide", 130, 130, 1, splits=2)
+    for variant in la.ATTENTION_WIDE:
+        attention_case(b, variant, 70, 100, 1)
+        attention_case(b, variant, 37, 300, 1, splits=3, fresh=40)
+    causal_case(b, 77, 2, 64)
+    causal_case(b, 13, 3, 40)
     control_case(b, 8, 20, 5, 2)
     control_case(b, 40, 65, 77, 1, images=3)
     control_case(b, 160, 70, 80, 1, images=1)
@@ -118,6 +123,12 @@ def large(b):
         attention_case(b, variant, 461, 77, 5)
     for dim, queries, heads in [(64, 9216, 5), (64, 144, 20), (40, 4096, 8), (160, 256, 8)]:
         control_case(b, dim, queries, 77, heads)
+    for variant in la.ATTENTION_WIDE:
+        if variant == "wide_d512" and b.backend.architecture == "80":
+            continue  # its tiles take more shared memory than there is
+        attention_case(b, variant, 9216, 9216, 1, splits=6, images=1)
+        attention_case(b, variant, 461, 2304, 2, fresh=461)
+    causal_case(b, 77, 16, 64, images=1)
     for variant in la.ATTENTION_STREAM if b.backend.architecture == "90a" else []:
         for blocks in [132, 57]:
             attention_case(b, variant, 461, 1000, 3, blocks=blocks)

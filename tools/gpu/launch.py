@@ -72,6 +72,13 @@ ControlParams = struct(
     + [(n, i32) for n in "images heads queries keys dim".split()]
     + [("scale_log2", f32), ("reserved", i32)],
 )
+CausalParams = struct(
+    "CausalParams",
+    [(n, Address) for n in "query key value output".split()]
+    + [("slots", u64)]
+    + [(n, i32) for n in "images tokens heads dim query_stride key_stride value_stride output_stride".split()]
+    + [("scale_log2", f32), ("reserved", i32)],
+)
 MoveJob = struct(
     "MoveJob",
     [(n, Address) for n in "source addend affine output".split()]
@@ -162,6 +169,7 @@ CONV_STREAM = {
 # variant -> queries of a block; 64 where not named
 ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128, "d64_wgmma_wide": 192}
 ATTENTION_D64 = ["d64", "d64_wide", "d64_wgmma", "d64_wgmma_wide", "d64_wgmma_narrow"]
+ATTENTION_WIDE = ["wide_d256", "wide_d512", "wide_d512_small"]
 ATTENTION_STREAM = {"d64_stream_192": (192, 4), "d64_stream_128": (128, 5)}  # -> queries of a tile, stages
 
 
@@ -173,8 +181,17 @@ def conv_launch(entry, params, bucket_rows):
     return grid, threads, stages * (bm + bn) * 128 + barriers + bm * params.taps * 4
 
 
+def attention_dim(variant):
+    """d64_wide, wide_d512_small -> 64, 512"""
+    return next(int(part[1:]) for part in variant.split("_") if part[0] == "d" and part[1:].isdigit())
+
+
 def attention_launch(variant, params, bucket_queries):
-    dim = int(variant.split("_")[0][1:])
+    dim = attention_dim(variant)
+    if variant.startswith("wide"):
+        keys, pitch = 32 if variant.endswith("small") else 64, 16 * (dim // 8 + 1)
+        grid = (-(-bucket_queries // 64), params.images * params.heads, params.splits)
+        return grid, 256, 64 * (pitch + 16 * (keys // 8 + 1) + 8) + 2 * keys * pitch
     block = ATTENTION_QUERIES.get(variant, 64)
     grid = (-(-bucket_queries // block), params.images * params.heads, params.splits)
     if "wgmma" in variant:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Takes the weights out of an exported U-Net, so that it can travel, and writes how to make random ones in their place.
+"""Takes the weights out of an exported network, so that it can travel, and writes how to make random ones in their place.
 
-    structure.py unet/model.onnx OUT
+    structure.py unet/model.onnx OUT          (or text_encoder, vae_decoder, vae_encoder)
 
 OUT gets model.onnx (a few hundred KiB: large initializers point into weights.bin, which is not written) and
 weights.json: per tensor its place in weights.bin, its distribution, and the parameter of the PyTorch module that it is.
@@ -16,16 +16,23 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-SMALLEST = 4  # elements: shapes and scalars stay inline
+SMALLEST = 3  # elements: scalars stay inline
 TYPES = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+
+
+def without_wrapper(name):
+    """A name without what tools/export/components.py puts before it."""
+    for prefix in ("unet.", "vae.", "text_encoder."):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def parameter(name, uses):
     """(PyTorch name, transposed) of an initializer; anonymous ones are named by the product that reads them."""
     if not name.startswith("onnx::"):
-        return name.removeprefix("unet."), False
+        return without_wrapper(name), False
     node = uses[name]
-    module = node.name.removeprefix("/").rsplit("/", 1)[0].replace("/", ".").removeprefix("unet.")
+    module = without_wrapper(node.name.removeprefix("/").rsplit("/", 1)[0].replace("/", "."))
     return module + (".bias" if node.op_type == "Add" else ".weight"), node.op_type == "MatMul"
 
 

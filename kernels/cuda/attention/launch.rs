@@ -1,11 +1,11 @@
-//! Launching `attention`, `attention_wgmma` and `attention_stream`.
+//! Launching `attention`, `attention_wgmma`, `attention_stream` and `attention_wide`.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Address, Count, Gpu, Launch, Rows};
+use super::{Address, Arch, Count, Gpu, Launch, Rows};
 
 /// Head dimensions that have a kernel.
-pub const ATTENTION_DIMS: [usize; 11] = [8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160];
+pub const ATTENTION_DIMS: [usize; 13] = [8, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 256, 512];
 
 /// Keys of a tile.
 const KEYS: usize = 64;
@@ -76,7 +76,14 @@ enum Way {
     Wgmma,
     /// dealt out evenly to so many blocks
     Stream(usize),
+    /// so many keys of a tile, a row's columns by two warps
+    Wide(usize),
 }
+
+/// Widest head of the kernels whose warps hold whole rows.
+const WIDEST: usize = 160;
+/// What a split costs beside its share of the keys, in parts of a whole pass: it writes sums that are joined later.
+const WIDE_SPLIT: f64 = 0.02;
 
 /// Keys from which dealing out evenly pays.
 const STREAM_KEYS: usize = 300;
@@ -96,6 +103,9 @@ impl AttentionVariant {
             way: Way::Mma,
             splits: 1,
         };
+        if dim > WIDEST {
+            return Some(variant.wide(gpu, queries, keys, pairs));
+        }
         if dim == 64 && gpu.arch.has_wgmma() && keys > STREAM_KEYS {
             let (entry, queries) = match queries {
                 ..640 => ("attention_d64_stream_128", 128),
@@ -121,6 +131,27 @@ impl AttentionVariant {
         // a part takes at least four tiles of keys, or joining the parts costs more than it saves
         let splits = wanted.clamp(1, (keys / (4 * KEYS)).clamp(1, 16));
         Some(AttentionVariant { splits, ..variant })
+    }
+
+    /// One block per multiprocessor: splits that fill its rounds best.
+    fn wide(self, gpu: Gpu, queries: usize, keys: usize, pairs: usize) -> Self {
+        let (entry, tile) = match (self.dim, gpu.arch) {
+            (512, Arch::Sm80) => ("attention_wide_d512_small", 32),
+            _ => (self.entry, KEYS),
+        };
+        let blocks = queries.div_ceil(self.queries) * pairs;
+        let time = |splits: usize| {
+            let rounds = (blocks * splits).div_ceil(gpu.multiprocessors.max(1));
+            rounds as f64 / splits as f64 + WIDE_SPLIT * (splits - 1) as f64
+        };
+        let most = (keys / (4 * KEYS)).clamp(1, 16);
+        let best = (1..=most).min_by(|&a, &b| time(a).total_cmp(&time(b)));
+        AttentionVariant {
+            entry,
+            way: Way::Wide(tile),
+            splits: best.unwrap_or(1),
+            ..self
+        }
     }
 
     /// Bytes of the parts of at most `rows` query rows of all images.
@@ -151,6 +182,8 @@ fn entries(dim: usize) -> Option<(&'static str, &'static str)> {
         96 => ("attention_d96", "attention_combine_d96"),
         128 => ("attention_d128", "attention_combine_d128"),
         160 => ("attention_d160", "attention_combine_d160"),
+        256 => ("attention_wide_d256", "attention_combine_d256"),
+        512 => ("attention_wide_d512", "attention_combine_d512"),
         _ => return None,
     })
 }
@@ -170,6 +203,11 @@ pub fn attention(variant: &AttentionVariant, params: &AttentionParams, queries: 
         Way::Wgmma => {
             let shared = (8 * 64 + variant.queries) * 128 + 128;
             ("attention_wgmma", grid, 2 * variant.queries + 128, shared)
+        }
+        Way::Wide(keys) => {
+            let (pitch, shares) = (16 * (variant.dim / 8 + 1), 16 * (keys / 8 + 1));
+            let rows = variant.queries * (pitch + shares + 2 * size_of::<f32>());
+            ("attention_wide", grid, 256, rows + 2 * keys * pitch)
         }
         Way::Stream(blocks) => {
             let stages = if variant.queries == 192 { 4 } else { 5 };

@@ -38,6 +38,8 @@ FISEC_DEVICE void store8(float* p, const float (&v)[8]) {
 
 FISEC_DEVICE float silu(float x) { return x * reciprocal_fast(1.0f + exp2_fast(-1.44269504f * x)); }
 
+FISEC_DEVICE float quick_gelu(float x) { return x * reciprocal_fast(1.0f + exp2_fast(-1.702f * 1.44269504f * x)); }
+
 // The erf form of GELU, x * Phi(x). Phi(x) - 1/2 is x times a polynomial of x^2 fitted for the smallest greatest error of x * Phi(x) on |x| <= 4.25,
 // where Phi is 0 or 1 to 1.1e-5: within 8e-5 of GELU for all x up to 6, then 1.1e-5 of x. No special function: those are what an epilogue would wait for.
 FISEC_DEVICE float gelu(float x) {

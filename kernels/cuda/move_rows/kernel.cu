@@ -3,7 +3,7 @@
 #include "math.cuh"
 #include "ptx.cuh"
 
-enum MoveFlags { kSilu = 1 };
+enum MoveFlags { kSilu = 1, kGelu = 2, kQuickGelu = 4 };
 
 struct MoveJob {
   Address source;    // f16
@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(256) move_rows(const __grid_constan
     int image = r / rows, row = r - image * rows;
     size_t from = source_row(image, row) * job.source_stride + channel;
     Half8 moved = load8(source + from);
-    if (addend || affine) {
+    if (addend || affine || job.flags) {
       float v[8];
       unpack(moved, v);
       if (addend) {
@@ -56,6 +56,10 @@ extern "C" __global__ void __launch_bounds__(256) move_rows(const __grid_constan
       if (affine) {
         const float* scale = affine + size_t(image) * 2 * job.affine_channels + channel;
         apply_affine(v, scale, scale + job.affine_channels, job.flags & kSilu);
+      }
+      if (job.flags & (kGelu | kQuickGelu)) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] = job.flags & kGelu ? gelu(v[i]) : quick_gelu(v[i]);
       }
       moved = pack(v);
     }

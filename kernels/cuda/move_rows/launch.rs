@@ -6,6 +6,10 @@ use super::{Address, Count, Launch, Rows};
 
 /// Flag of a job: SiLU after scale and shift.
 pub const MOVE_SILU: i32 = 1;
+/// Flag of a job: GELU, exact.
+pub const MOVE_GELU: i32 = 2;
+/// Flag of a job: GELU as `x * sigmoid(1.702 x)`.
+pub const MOVE_QUICK_GELU: i32 = 4;
 
 /// One job of a launch, in device memory.
 #[repr(C)]
@@ -37,7 +41,7 @@ pub struct MoveJob {
     pub output_stride: i32,
     /// channels of `affine`
     pub affine_channels: i32,
-    /// [`MOVE_SILU`]
+    /// [`MOVE_SILU`], [`MOVE_GELU`] or [`MOVE_QUICK_GELU`]
     pub flags: i32,
 }
 

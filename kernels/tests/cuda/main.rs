@@ -102,6 +102,23 @@ fn structs_are_those_of_the_sources() {
         splits,
         epilogue,
     });
+    same_struct!(CausalParams {
+        query,
+        key,
+        value,
+        output,
+        slots,
+        images,
+        tokens,
+        heads,
+        dim,
+        query_stride,
+        key_stride,
+        value_stride,
+        output_stride,
+        scale_log2,
+        reserved,
+    });
     same_struct!(AttentionParams {
         query,
         key,

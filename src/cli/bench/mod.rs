@@ -1,6 +1,7 @@
 //! `fisec bench`: how long steps take.
 
 mod costs;
+mod networks;
 mod nodes;
 mod timing;
 
@@ -50,6 +51,9 @@ pub struct Arguments {
     /// Measure what work costs on this machine and print a table for `fisec compile --costs`
     #[arg(long)]
     calibrate: bool,
+    /// Time text encoder and VAE instead of steps, where the plan's device computes them
+    #[arg(long, conflicts_with = "calibrate")]
+    networks: bool,
     /// Also print where each program spends its time
     #[arg(long)]
     per_node: bool,
@@ -81,6 +85,9 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         Some(threads) => Executor::with_threads(bundle, Some(runtime), threads.max(1))?,
         None => Executor::new(bundle, Some(runtime))?,
     };
+    if arguments.networks {
+        return networks::run(&executor, arguments.runs, arguments.per_node, arguments.json);
+    }
     let mut bench = Bench::prepare(executor, &plan, &regions)?;
     let bar = console.progress("measuring", u64::from(arguments.runs));
     for run in 0..=arguments.runs {

@@ -3,6 +3,7 @@
 pub mod cubins;
 mod dump;
 mod model;
+mod networks;
 mod pipeline;
 mod summary;
 
@@ -18,7 +19,7 @@ use fisec_ir::{Graph, Op, text};
 use fisec_onnx::{Bindings, Import, import};
 use fisec_passes::canonical::canonicalize;
 use fisec_passes::cost::CostTable;
-use fisec_passes::{Module, Pipeline};
+use fisec_passes::{Module, Network, Pipeline};
 use fisec_plan::{BundleWriter, CompileOptions, Keys, Norm, Plan};
 use fisec_tensor::DType;
 
@@ -227,9 +228,13 @@ fn compile(
     let Some(module) = build(imported.graph, choices, table, watcher)? else {
         return Ok(None);
     };
-    let plan = module.lower(&choices.target, &choices.options(), table, &mut writer)?;
+    let networks = networks::build(model, &choices.target, module.latent(), watcher, console)?;
+    if watcher.is_stopped() {
+        return Ok(None);
+    }
+    let plan = module.lower(&choices.target, &choices.options(), table, &networks, &mut writer)?;
     let modules = cubins::add(&choices.target, &mut writer)?;
-    writer.add_file("graph.fir", programs_text(&module).as_bytes())?;
+    writer.add_file("graph.fir", programs_text(&module, &networks).as_bytes())?;
     let plan = Plan {
         model: model.name(),
         modules,
@@ -265,9 +270,15 @@ pub fn build(
 }
 
 /// The programs as IR text.
-pub fn programs_text(module: &Module) -> String {
+pub fn programs_text(module: &Module, networks: &[Network]) -> String {
     let programs = [Some(&module.record), Some(&module.guide), module.edit.as_ref()];
-    let texts: Vec<String> = programs.into_iter().flatten().map(text::print).collect();
+    let networks = networks.iter().map(|network| &network.graph);
+    let texts: Vec<String> = programs
+        .into_iter()
+        .flatten()
+        .chain(networks)
+        .map(text::print)
+        .collect();
     texts.join("\n")
 }
 

@@ -28,7 +28,8 @@ use costs::with_costs;
 pub struct Arguments {
     /// Pipeline folder, .onnx file, plan, or .fir file
     source: PathBuf,
-    /// The model before it is split, or one of its programs: model, record, guide, edit
+    /// The model before it is split, or one of its programs: model, record, guide, edit; of a plan for a GPU also
+    /// text_encoder, vae_decoder, vae_encoder
     #[arg(long)]
     program: Option<String>,
     #[arg(long, value_enum, default_value = "text")]
@@ -99,6 +100,10 @@ fn write(arguments: &Arguments, text: &str) -> Result<(), Failure> {
 }
 
 fn calls(plan: &Plan, program: Option<&str>) -> Result<String, Failure> {
+    let network = plan.networks.iter().find(|(kind, _)| Some(kind.name()) == program);
+    if let Some((_, network)) = network {
+        return Ok(fisec_plan::program_text(plan, network).trim_end().to_owned());
+    }
     let kind = match program {
         Some(name) => name.parse::<ProgramKind>().map_err(Failure::new)?,
         None if plan.programs.edit.is_some() => ProgramKind::Edit,

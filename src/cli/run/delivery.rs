@@ -1,6 +1,7 @@
 //! Where finished images go: files, and words or JSON about them.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use fisec_diffusion::Request;
 use serde_json::Value;
@@ -32,7 +33,9 @@ impl<'a> Delivery<'a> {
         let number = self.given.len() + 1;
         let place = |path: &Path| numbered(path, number);
         let image = place(&self.arguments.output);
+        let started = Instant::now();
         output::write_file(&image, &made.png(request)?)?;
+        let written = started.elapsed();
         let mask = self.arguments.mask_out.as_deref().map(place);
         if let (Some(path), Some(mask)) = (&mask, made.mask_png()?) {
             output::write_file(path, &mask)?;
@@ -51,7 +54,8 @@ impl<'a> Delivery<'a> {
             output::print(&image.display().to_string())?;
         }
         let settings = self.arguments.edit.described();
-        self.given.push(made.json(request, &image, report, mask, settings));
+        self.given
+            .push(made.json(request, (&image, written), report, mask, settings));
         Ok(())
     }
 

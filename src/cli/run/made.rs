@@ -1,6 +1,7 @@
 //! A finished image: its PNG, its figures, its report.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fisec_diffusion::denoise::Outcome;
 use fisec_diffusion::{EditedImage, Generated, Image, Request, Timings, mask_to_png};
@@ -11,6 +12,15 @@ use serde_json::{Value, json};
 use crate::cli::failure::Failure;
 use crate::cli::report::Report;
 use crate::cli::units;
+
+/// What an edit takes beside the edit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Around {
+    /// reading the base image
+    pub opened: Duration,
+    /// completing what is remembered of the new one
+    pub remembered: Duration,
+}
 
 /// What `run` made.
 pub struct Made {
@@ -31,6 +41,7 @@ pub struct Made {
     macs_dense: u64,
     bytes_read: u64,
     timings: Timings,
+    around: Around,
 }
 
 impl Made {
@@ -52,11 +63,19 @@ impl Made {
             macs_dense: generated.work.macs,
             bytes_read: generated.work.slot_bytes,
             timings: generated.timings,
+            around: Around::default(),
         }
     }
 
     /// An edit; the base itself where nothing changes.
-    pub fn edit(edited: EditedImage, key: ImageKey, base_image: Image, base: &Entry, entry: Option<Entry>) -> Self {
+    pub fn edit(
+        edited: EditedImage,
+        key: ImageKey,
+        base_image: Image,
+        base: &Entry,
+        entry: Option<Entry>,
+        around: Around,
+    ) -> Self {
         let EditedImage { image, edited } = edited;
         let mask_path = entry.as_ref().and_then(Entry::mask_path);
         let id = match edited.outcome.is_base() {
@@ -79,6 +98,7 @@ impl Made {
             macs_dense: edited.macs_dense,
             bytes_read: edited.work.slot_bytes,
             timings: edited.timings,
+            around,
         }
     }
 
@@ -124,11 +144,12 @@ impl Made {
         self.id.as_deref()
     }
 
-    /// Everything about the image: `image`, `report` and `mask` are the files written, `settings` how edits are made.
+    /// Everything about the image: `image`, `report` and `mask` are the files written, the image within `written`;
+    /// `settings` say how edits are made.
     pub fn json(
         &self,
         request: &Request,
-        image: &Path,
+        (image, written): (&Path, Duration),
         report: Option<PathBuf>,
         mask: Option<PathBuf>,
         settings: Value,
@@ -140,13 +161,18 @@ impl Made {
         if let (Some(fields), Value::Object(settings)) = (value.as_object_mut(), settings) {
             fields.extend(settings);
         }
+        let whole = self.around.opened + self.timings.total() + self.around.remembered + written;
         value["seconds"] = json!({
+            "open": self.around.opened.as_secs_f64(),
             "text": self.timings.text.as_secs_f64(),
             "guide": self.timings.guide.as_secs_f64(),
             "bind": self.timings.bind.as_secs_f64(),
             "edit": self.timings.edit.as_secs_f64(),
             "decode": self.timings.decode.as_secs_f64(),
             "total": self.timings.total().as_secs_f64(),
+            "remember": self.around.remembered.as_secs_f64(),
+            "write": written.as_secs_f64(),
+            "whole": whole.as_secs_f64(),
         });
         value
     }

@@ -41,7 +41,7 @@ pub struct Arguments {
     #[arg(short, long)]
     prompt: String,
     /// Edit the image just made to show this; can be given several times. What was recorded stays in memory in between
-    #[arg(long, value_name = "PROMPT", conflicts_with = "forget")]
+    #[arg(long, value_name = "PROMPT")]
     then: Vec<String>,
     /// What not to show
     #[arg(long, default_value = "")]
@@ -69,7 +69,7 @@ pub struct Arguments {
     source_prompt: Option<String>,
     #[command(flatten)]
     edit: EditSettings,
-    /// Do not remember the image
+    /// Do not remember the image; with `--then`, the last one
     #[arg(long)]
     forget: bool,
     /// Bytes of remembered images to keep, e.g. 20G [default: 43 GB]
@@ -104,14 +104,17 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         request,
         base: arguments.base.clone(),
         picture: arguments.image.clone(),
+        forgets: arguments.forget && arguments.then.is_empty(),
         arguments,
         console,
     };
     let mut delivery = Delivery::new(arguments, console);
     let mut made = studio.make()?;
     delivery.give(&made, &studio.request)?;
-    for prompt in &arguments.then {
+    for (number, prompt) in arguments.then.iter().enumerate() {
         studio.go_on_from(&made, prompt)?;
+        // nothing goes on from the last one
+        studio.forgets = arguments.forget && number + 1 == arguments.then.len();
         made = studio.make()?;
         delivery.give(&made, &studio.request)?;
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use fisec_diffusion::denoise::{EditOptions, Method, Region};
 use fisec_diffusion::mask::Convergence;
@@ -13,7 +14,7 @@ use fisec_tensor::Mask;
 
 use super::Arguments;
 use super::base::{self, BaseChoice};
-use super::made::Made;
+use super::made::{Around, Made};
 use super::progress::Progress;
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
@@ -27,6 +28,8 @@ pub(super) struct Studio<'a> {
     pub(super) base: BaseChoice,
     /// a picture from elsewhere to edit
     pub(super) picture: Option<PathBuf>,
+    /// the next image is not remembered
+    pub(super) forgets: bool,
     pub(super) arguments: &'a Arguments,
     pub(super) console: &'a Console,
 }
@@ -91,6 +94,7 @@ impl Studio<'_> {
     }
 
     fn edit(&mut self, key: ImageKey, base: &Entry, options: &EditOptions) -> Result<Made, EditError> {
+        let started = Instant::now();
         let base_image = Image::from_png(&base.image()?)?;
         let trajectory = Trajectory::from_tensor(&base.latents()?)?.with_drift(base.drift()?.as_ref())?;
         let method = self.arguments.edit.method.method;
@@ -106,6 +110,7 @@ impl Studio<'_> {
             map_calls: base.map_calls(),
             image: Some(&base_image),
         };
+        let opened = started.elapsed();
         let mut progress = Progress::new(self.console);
         let sink = recording.as_mut().map(|recording| recording as &mut dyn SlotSink);
         let observer = &mut |event| progress.on(event);
@@ -114,6 +119,7 @@ impl Studio<'_> {
             other => self.pipeline.edit_by(other, &self.request, source, options, observer)?,
         };
         drop(progress);
+        let started = Instant::now();
         let entry = match &edited.image {
             Some(image) => {
                 let mask = mask_to_png(&edited.edited.mask)?;
@@ -121,7 +127,11 @@ impl Studio<'_> {
             }
             None => None,
         };
-        Ok(Made::edit(edited, key, base_image, base, entry))
+        let around = Around {
+            opened,
+            remembered: started.elapsed(),
+        };
+        Ok(Made::edit(edited, key, base_image, base, entry, around))
     }
 
     pub(super) fn key(&self) -> Result<ImageKey, Failure> {
@@ -201,7 +211,7 @@ impl Studio<'_> {
 
     /// What cannot be remembered is made all the same.
     fn begin(&self, key: ImageKey, parent: Option<&str>, settings: &str) -> Result<Option<Recording>, DiffusionError> {
-        let Some(store) = self.store.as_ref().filter(|_| !self.arguments.forget) else {
+        let Some(store) = self.store.as_ref().filter(|_| !self.forgets) else {
             return Ok(None);
         };
         match self.begin_in(store, key, parent, settings)? {

@@ -73,7 +73,7 @@ pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tens
         return Err(Failure::new("interrupted"));
     };
     let mut writer = BundleWriter::create(&target)?;
-    let plan = module.lower(choices.target(), &choices.options(), &table, &mut writer)?;
+    let plan = module.lower(choices.target(), &choices.options(), &table, &[], &mut writer)?;
     let modules = cubins::add(choices.target(), &mut writer)?;
     writer.finish(Plan { modules, ..plan })?;
     let mut executor = Executor::new(Bundle::open(&target)?, Some(OnnxRuntime::load()?))?;
@@ -96,7 +96,7 @@ pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tens
     Ok(Tensors::from([(name.clone(), prediction)]))
 }
 
-fn scratch() -> Result<ScratchFolder, Failure> {
+pub fn scratch() -> Result<ScratchFolder, Failure> {
     let place = env::temp_dir().join("fisec-verify");
     ScratchFolder::beside(&place).map_err(Failure::file(&place))
 }

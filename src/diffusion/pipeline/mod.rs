@@ -6,7 +6,7 @@ mod prompt;
 
 use std::time::Instant;
 
-use fisec_plan::{Bundle, PipelineFiles, Plan};
+use fisec_plan::{Bundle, NetworkKind, PipelineFiles, Plan};
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
@@ -82,6 +82,8 @@ pub struct Pipeline {
     tokenizer: Tokenizer,
     text_encoder: TextEncoder,
     decoder: VaeDecoder,
+    /// opened for the first picture
+    encoder: Option<VaeEncoder>,
     scheduler: SamplerConfig,
     files: PipelineFiles,
     bundle: Bundle,
@@ -94,11 +96,15 @@ impl Pipeline {
         let plan = bundle.plan();
         let files = plan.pipeline.clone().ok_or(DiffusionError::NoPipeline)?;
         let denoiser = PlanDenoiser::open(bundle, runtime)?;
+        let network = |file: &str, kind| denoiser.network(runtime, &bundle.path(file), kind);
+        let text_encoder = TextEncoder::of(network(&files.text_encoder, NetworkKind::TextEncoder)?);
+        let decoder = network(&files.vae_decoder, NetworkKind::VaeDecoder)?;
         Ok(Pipeline {
             denoiser,
             tokenizer: Tokenizer::open(&bundle.path(&files.tokenizer), plan.context[0])?,
-            text_encoder: TextEncoder::open(runtime, &bundle.path(&files.text_encoder))?,
-            decoder: VaeDecoder::open(runtime, &bundle.path(&files.vae_decoder), files.scaling_factor)?,
+            text_encoder,
+            decoder: VaeDecoder::of(decoder, files.scaling_factor),
+            encoder: None,
             scheduler: SamplerConfig::read(&bundle.path(&files.scheduler))?,
             files,
             bundle: bundle.clone(),
@@ -227,7 +233,7 @@ impl Pipeline {
     }
 
     /// The latents `[1, C, H, W]` of a picture of [`Pipeline::image_size`].
-    pub fn encode(&self, image: &Image) -> Result<HostTensor, DiffusionError> {
+    pub fn encode(&mut self, image: &Image) -> Result<HostTensor, DiffusionError> {
         let (height, width) = self.image_size();
         if (image.height, image.width) != (height, width) {
             let found = format!("{}x{}", image.width, image.height);
@@ -238,14 +244,26 @@ impl Pipeline {
         let Some(encoder) = &self.files.vae_encoder else {
             return Err(DiffusionError::Image("the plan has no VAE encoder".into()));
         };
-        let mut encoder = VaeEncoder::open(&self.runtime, &self.bundle.path(encoder), self.files.scaling_factor)?;
-        encoder.encode(image, self.plan().latent[0])
+        if self.encoder.is_none() {
+            let file = self.bundle.path(encoder);
+            let network = self.denoiser.network(&self.runtime, &file, NetworkKind::VaeEncoder)?;
+            self.encoder = Some(VaeEncoder::of(network, self.files.scaling_factor));
+        }
+        let channels = self.plan().latent[0];
+        let encoder = self.encoder.as_mut().expect("opened above");
+        encoder.encode(image, channels)
     }
 
     /// The image of latents `[1, C, H, W]`.
     pub fn decode(&mut self, latents: &HostTensor, observer: &mut Observer<'_>) -> Result<Image, DiffusionError> {
         tell(observer, Event::Decode)?;
-        self.decoder.decode(latents)
+        let image = self.decoder.decode(latents)?;
+        for network in [self.text_encoder.network(), self.decoder.network()] {
+            if let Some(notice) = network.take_overflow() {
+                tell(observer, Event::Notice(notice))?;
+            }
+        }
+        Ok(image)
     }
 
     fn sampler(&self, request: &Request) -> Result<Sampler, DiffusionError> {

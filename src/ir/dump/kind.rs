@@ -36,7 +36,7 @@ impl Kind {
             Op::Onnx(_) => Kind::Opaque,
             Op::Conv(_) => Kind::Conv,
             Op::Linear(_) => Kind::Linear,
-            Op::Attention { .. } | Op::AttentionMaps { .. } => Kind::Attention,
+            Op::Attention { .. } | Op::CausalAttention { .. } | Op::AttentionMaps { .. } => Kind::Attention,
             Op::GroupNorm(_)
             | Op::GroupNormStats { .. }
             | Op::GroupNormStatsUpdate { .. }

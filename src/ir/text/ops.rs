@@ -32,7 +32,9 @@ pub(super) fn attributes(op: &Op) -> String {
             format!("heads={heads} scale={scale:?}"),
             flag("control", control.is_some()),
         ]),
-        Op::AttentionMaps { heads, scale } => format!("heads={heads} scale={scale:?}"),
+        Op::CausalAttention { heads, scale } | Op::AttentionMaps { heads, scale } => {
+            format!("heads={heads} scale={scale:?}")
+        }
         Op::Concat(concat) => format!("axis={}", concat.axis),
         Op::TimestepEmbedding(embedding) => words([
             format!("rows={} width={}", embedding.rows, embedding.width),
@@ -303,6 +305,10 @@ fn operator(name: &str, bag: &mut Bag) -> Result<Op, String> {
             heads: bag.required("heads")?,
             scale: bag.required("scale")?,
             control: bag.flag("control").then_some(Control),
+        },
+        "causal_attention" => Op::CausalAttention {
+            heads: bag.required("heads")?,
+            scale: bag.required("scale")?,
         },
         "attention_maps" => Op::AttentionMaps {
             heads: bag.required("heads")?,

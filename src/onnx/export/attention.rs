@@ -9,12 +9,24 @@ use crate::element::onnx_number;
 
 /// `softmax(q k^T * scale) v` per head.
 pub fn attention(builder: &mut Builder<'_>, id: NodeId, heads: usize, scale: f64) -> String {
+    multi_head(builder, id, heads, scale, false)
+}
+
+/// The same, a query seeing no key behind its own place.
+pub fn causal_attention(builder: &mut Builder<'_>, id: NodeId, heads: usize, scale: f64) -> String {
+    multi_head(builder, id, heads, scale, true)
+}
+
+fn multi_head(builder: &mut Builder<'_>, id: NodeId, heads: usize, scale: f64, causal: bool) -> String {
     let inputs = [0, 1, 2].map(|position| builder.operand(id, position));
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-    let attributes = [
+    let mut attributes = vec![
         ("num_heads", Attribute::Int(heads as i64)),
         ("scale", Attribute::Float(scale as f32)),
     ];
+    if causal {
+        attributes.push(("unidirectional", Attribute::Int(1)));
+    }
     builder.op_of(MICROSOFT, "MultiHeadAttention", &inputs, &attributes)
 }
 

@@ -5,7 +5,7 @@ use fisec_ir::{
 };
 use fisec_tensor::{DType, HostTensor, Shape};
 
-use super::attention::{attention, attention_maps, controlled_attention};
+use super::attention::{attention, attention_maps, causal_attention, controlled_attention};
 use super::attributes::attribute;
 use super::builder::{Builder, NodeParts};
 use super::norms::{activate, affine, group_norm, group_norm_stats, norm_coefficients};
@@ -62,6 +62,7 @@ pub fn emit(builder: &mut Builder<'_>, id: NodeId) -> Result<(), ExportError> {
             scale,
             control: None,
         } => attention(builder, id, heads, scale),
+        Op::CausalAttention { heads, scale } => causal_attention(builder, id, heads, scale),
         Op::Attention {
             heads,
             scale,

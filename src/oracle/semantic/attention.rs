@@ -36,6 +36,12 @@ pub(super) fn attention(
     Ok(attend(q, k, v, heads, &restrict, &mix))
 }
 
+/// A query sees no key behind its own place.
+pub(super) fn causal(operands: &[&Tensor], heads: Heads) -> Tensor {
+    let hide = |[_, _, query]: [usize; 3], row: &mut [f64]| row[query + 1..].fill(f64::NEG_INFINITY);
+    attend(operands[0], operands[1], operands[2], heads, &hide, &|_, _| {})
+}
+
 /// Probabilities of the conditioned images, `[conditioned * heads, L, S]`.
 pub(super) fn maps(q: &Tensor, k: &Tensor, heads: Heads, keys: Option<&Mask>) -> Result<Tensor, String> {
     let restrict = restriction(k, keys)?;

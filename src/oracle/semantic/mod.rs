@@ -48,6 +48,13 @@ pub(crate) fn evaluate(op: &Op, operands: &[&Tensor], active: &[Option<&Mask>]) 
                 keys,
             )?
         }
+        Op::CausalAttention { heads, scale } => attention::causal(
+            operands,
+            Heads {
+                count: *heads,
+                scale: *scale,
+            },
+        ),
         Op::AttentionMaps { heads, scale } => attention::maps(
             x,
             operands[1],

@@ -64,6 +64,7 @@ pub fn plan(writer: &mut BundleWriter) -> Plan {
             guide: dense(false),
             edit: Some(sparse(weight, bias)),
         },
+        networks: Default::default(),
         break_even: 0.4,
         modules: Default::default(),
         pipeline: None,

@@ -161,6 +161,9 @@ impl Backend for CpuBackend {
             Kernel::ControlledAttention(_) | Kernel::AttentionMaps(_) => {
                 Err(call.error("control on the CPU is part of an island"))
             }
+            Kernel::Gelu { .. } | Kernel::Lookup { .. } | Kernel::AddConstant { .. } | Kernel::CausalAttention(_) => {
+                Err(call.error("only devices have this kernel"))
+            }
             Kernel::WriteSlot { .. } => Err(call.error("slots are written by the walker")),
         }
     }

@@ -1,5 +1,6 @@
 //! A program's launches as graphs, and the lists that a mask fills.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fisec_kernels::cuda::MoveJob;
@@ -14,7 +15,8 @@ use crate::executor::HostStages;
 
 /// One program for one bucket, ready to run at any step.
 pub(super) struct Captured {
-    pub(super) kind: ProgramKind,
+    /// `None`: a network beside the denoiser
+    pub(super) kind: Option<ProgramKind>,
     pub(super) remember: bool,
     pub(super) maps: bool,
     pub(super) prediction: Prediction,
@@ -23,6 +25,8 @@ pub(super) struct Captured {
     lists: Buffer,
     _jobs: Buffer,
     mask: Option<Mask>,
+    /// by node
+    islands: HashMap<usize, IslandCall>,
 }
 
 enum Segment {
@@ -37,7 +41,7 @@ impl Captured {
         device: &Arc<Device>,
         functions: &Functions,
         context: &Context<'_>,
-        kind: ProgramKind,
+        kind: Option<ProgramKind>,
         measured: &Assembled,
         values: u64,
     ) -> Result<Self, RuntimeError> {
@@ -60,6 +64,7 @@ impl Captured {
             lists,
             _jobs: jobs,
             mask: None,
+            islands: islands(context.program),
         };
         captured.segments = captured.capture(device, functions)?;
         if context.levels.is_empty() {
@@ -197,8 +202,7 @@ impl Captured {
         let Item::Island(node, inputs, outputs) = &self.assembled.items[item] else {
             unreachable!("an island's index")
         };
-        let program = plan.programs.get(self.kind).expect("captured from this plan");
-        let call = island_of(program, *node);
+        let call = &self.islands[node];
         let description = &plan.islands[call.island.index()];
         let mut tensors = Vec::new();
         for (rows, port) in inputs.iter().zip(&description.inputs) {
@@ -217,11 +221,14 @@ impl Captured {
     }
 }
 
-fn island_of(program: &Program, node: usize) -> &IslandCall {
-    match &program.nodes[node].kernel {
-        Kernel::Island(call) => call,
-        _ => unreachable!("assembled from an island"),
-    }
+/// The islands of a program by node.
+fn islands(program: &Program) -> HashMap<usize, IslandCall> {
+    let nodes = program.nodes.iter().enumerate();
+    let islands = nodes.filter_map(|(index, node)| match &node.kernel {
+        Kernel::Island(call) => Some((index, call.clone())),
+        _ => None,
+    });
+    islands.collect()
 }
 
 /// Puts one item that is no island on the stream.

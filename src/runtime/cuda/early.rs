@@ -129,14 +129,21 @@ pub(crate) enum EarlyInput<'a> {
 pub(super) struct Schedule {
     buffer: Buffer,
     pub(super) steps: usize,
+    pub(super) timesteps: Vec<f32>,
     stride: usize,
 }
 
 impl Schedule {
-    pub(super) fn upload(device: &Arc<Device>, blocks: &[Vec<u8>], stride: usize) -> Result<Self, RuntimeError> {
+    pub(super) fn upload(
+        device: &Arc<Device>,
+        timesteps: &[f32],
+        blocks: &[Vec<u8>],
+        stride: usize,
+    ) -> Result<Self, RuntimeError> {
         Ok(Schedule {
             buffer: device.upload(&blocks.concat())?,
             steps: blocks.len(),
+            timesteps: timesteps.to_vec(),
             stride,
         })
     }

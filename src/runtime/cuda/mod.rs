@@ -10,6 +10,7 @@ mod driver;
 mod early;
 mod lists;
 mod memory;
+mod network;
 mod predict;
 mod slots;
 mod step;
@@ -20,7 +21,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fisec_kernels::cuda::{Arch, Gpu};
-use fisec_plan::{Bundle, ControlInput, Plan, ProgramKind, SlotKind, Stage};
+use fisec_plan::{Bundle, ControlInput, NetworkKind, Plan, ProgramKind, SlotKind, Stage};
 use fisec_tensor::{DType, HostTensor};
 
 use crate::RuntimeError;
@@ -31,6 +32,8 @@ use captured::Captured;
 use driver::{Buffer, Device, Event, Functions};
 pub(crate) use early::EarlyInput;
 use early::{EarlyValues, Schedule};
+pub(crate) use network::NetworkProgram;
+use network::Shared;
 pub use predict::{DeviceMemory, device_memory};
 use slots::{SlotBlock, half_rows_bytes};
 use step::Variant;
@@ -48,7 +51,9 @@ pub(crate) struct Engine {
     host: HostStages,
     // graphs go before the memory that they use
     captured: Vec<Captured>,
-    functions: Functions,
+    functions: Arc<Functions>,
+    /// what networks beside the denoiser are opened with
+    shared: Shared,
     weights: Weights,
     slots: SlotBlock,
     tier: Tier,
@@ -120,8 +125,18 @@ impl Engine {
                 std::fs::read(&path).map_err(|error| RuntimeError::Store(format!("{}: {error}", path.display())))?;
             Ok((name.clone(), image))
         });
-        let functions = Functions::load(&device, cubins)?;
-        let weights = Weights::upload(&device, &bundle)?;
+        let functions = Arc::new(Functions::load(&device, cubins)?);
+        let nodes = plan.programs.iter().flat_map(|(_, program)| &program.nodes);
+        let weights = Weights::upload(&device, &bundle, nodes)?;
+        let gpu = Gpu { arch, multiprocessors };
+        let shared = Shared {
+            bundle: bundle.clone(),
+            onnx_runtime: onnx_runtime.clone(),
+            threads,
+            gpu,
+            functions: Arc::clone(&functions),
+            device: Arc::clone(&device),
+        };
         let slots = SlotBlock::new(&plan);
         let prompt_values = EarlyValues::new(&plan, &prepared, Stage::Prompt);
         let timestep_values = EarlyValues::new(&plan, &prepared, Stage::Timestep);
@@ -133,6 +148,7 @@ impl Engine {
             prepared,
             captured: Vec::new(),
             functions,
+            shared,
             weights,
             tier: Tier::new(&device)?,
             slots,
@@ -151,13 +167,18 @@ impl Engine {
             measures_nodes: false,
             report: StepReport::default(),
             host: HostStages::new(CpuBackend::new(bundle, onnx_runtime, threads)?),
-            gpu: Gpu { arch, multiprocessors },
+            gpu,
             plan,
         })
     }
 
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// A network beside the denoiser; `None` where the plan has no program for it.
+    pub(crate) fn network(&self, kind: NetworkKind) -> Result<Option<NetworkProgram>, RuntimeError> {
+        NetworkProgram::open(&self.shared, kind)
     }
 
     pub(crate) fn measure_nodes(&mut self, on: bool) {
@@ -169,6 +190,9 @@ impl Engine {
     }
 
     pub(crate) fn set_timesteps(&mut self, timesteps: &[f32]) -> Result<(), RuntimeError> {
+        if self.schedule.as_ref().is_some_and(|known| known.timesteps == timesteps) {
+            return Ok(());
+        }
         self.device.enter()?;
         self.schedule = None;
         let blocks = timesteps.iter().map(|&timestep| {
@@ -178,7 +202,7 @@ impl Engine {
         });
         let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
         let stride = self.timestep_values.bytes();
-        self.schedule = Some(Schedule::upload(&self.device, &blocks, stride)?);
+        self.schedule = Some(Schedule::upload(&self.device, timesteps, &blocks, stride)?);
         Ok(())
     }
 

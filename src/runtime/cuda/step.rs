@@ -78,7 +78,7 @@ impl Engine {
         levels: &[ActiveSet],
     ) -> Result<usize, RuntimeError> {
         for (index, captured) in self.captured.iter_mut().enumerate() {
-            if captured.kind != kind || captured.remember != variant.remember || captured.maps != variant.maps {
+            if captured.kind != Some(kind) || captured.remember != variant.remember || captured.maps != variant.maps {
                 continue;
             }
             if levels.is_empty() || captured.is_near(levels[0].len()) && captured.bind(levels)? {
@@ -123,11 +123,11 @@ impl Engine {
             let oldest = self
                 .captured
                 .iter()
-                .position(|captured| captured.kind == ProgramKind::Edit);
+                .position(|captured| captured.kind == Some(ProgramKind::Edit));
             self.captured.remove(oldest.unwrap_or(0));
         }
         let values = self.values.address();
-        let mut captured = Captured::new(&self.device, &self.functions, &context, kind, &measured, values)?;
+        let mut captured = Captured::new(&self.device, &self.functions, &context, Some(kind), &measured, values)?;
         if !levels.is_empty() && !captured.bind(levels)? {
             return Err(RuntimeError::plan(
                 "edit",

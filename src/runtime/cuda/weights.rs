@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use fisec_plan::{Bundle, Stage, WeightId};
+use fisec_plan::{Bundle, Node, Stage, WeightId};
 
 use super::driver::{Buffer, Device};
 use crate::RuntimeError;
@@ -18,10 +18,14 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    pub(super) fn upload(device: &Arc<Device>, bundle: &Bundle) -> Result<Self, RuntimeError> {
+    /// Those of the given nodes that run at every step.
+    pub(super) fn upload<'a>(
+        device: &Arc<Device>,
+        bundle: &Bundle,
+        nodes: impl Iterator<Item = &'a Node>,
+    ) -> Result<Self, RuntimeError> {
         let plan = bundle.plan();
-        let programs = plan.programs.iter().flat_map(|(_, program)| &program.nodes);
-        let steps = programs.filter(|node| node.stage == Stage::Step);
+        let steps = nodes.filter(|node| node.stage == Stage::Step);
         let used: BTreeSet<WeightId> = steps.flat_map(|node| node.kernel.weights()).collect();
         let mut offsets = Vec::with_capacity(used.len());
         let mut bytes = 0usize;

@@ -10,7 +10,7 @@ mod walker;
 use std::num::NonZero;
 use std::thread;
 
-use fisec_plan::{Bundle, Plan, ProgramKind};
+use fisec_plan::{Bundle, NetworkKind, Plan, ProgramKind};
 use fisec_tensor::HostTensor;
 
 pub(crate) use backend::{Active, Backend, Call, recorded};
@@ -22,7 +22,7 @@ pub use report::{NodeTime, StepReport};
 use crate::cpu::CpuBackend;
 use crate::cuda::Engine;
 use crate::ort::OnnxRuntime;
-use crate::{Binding, Control, RuntimeError, SlotSink, SlotSource};
+use crate::{Binding, Control, Network, RuntimeError, SlotSink, SlotSource};
 use walker::Walker;
 
 /// The three programs of a plan, ready to run.
@@ -158,6 +158,17 @@ impl Executor {
             control: None,
         };
         on_device!(self, device => device.step(ProgramKind::Edit, input))
+    }
+
+    /// A network beside the denoiser, weights on the device; `None` where the plan leaves it to ONNX Runtime.
+    ///
+    /// # Errors
+    /// Fails when the device's memory does not hold it.
+    pub fn network(&self, kind: NetworkKind) -> Result<Option<Network>, RuntimeError> {
+        match &self.device {
+            Device::Cpu(_) => Ok(None),
+            Device::Cuda(engine) => Ok(engine.network(kind)?.map(|network| Network(Box::new(network)))),
+        }
     }
 
     /// Opens what a program needs (ONNX Runtime sessions), so that its first step takes no longer than the others.

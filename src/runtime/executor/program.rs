@@ -54,6 +54,19 @@ impl Prepared {
         }
     }
 
+    /// A network beside the denoiser: nothing is recorded, nothing is computed earlier. Its tables are made on the device.
+    pub(crate) fn network(program: &Program) -> Self {
+        Prepared {
+            stages: [Stage::Timestep, Stage::Prompt, Stage::Step].map(|stage| of_stage(program, stage)),
+            release: Vec::new(),
+            tables: Vec::new(),
+            remembered: vec![Vec::new(); program.nodes.len()],
+            untouched: Vec::new(),
+            recorded_only: HashMap::new(),
+            kept: read_later(program),
+        }
+    }
+
     pub(crate) fn stage(&self, stage: Stage) -> &[usize] {
         &self.stages[stage as usize]
     }

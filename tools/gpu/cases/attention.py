@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0, fresh=0, blocks=0):
     """Keys of a map, `fresh` of them replaced by packed rows; then queries are picked from a map too."""
-    dim = int(variant.split("_")[0][1:])
+    dim = la.attention_dim(variant)
     width = heads * dim
     kv = b.tensor(images, keys + room, 2 * width)  # values beside keys: strides differ from widths
     new = b.tensor(images, fresh, 2 * width)
@@ -47,6 +47,7 @@ def attention_case(b, variant, queries, keys, heads, splits=1, images=2, room=0,
         scale_log2=dim**-0.5 * math.log2(math.e),
     )
     kernel = "attention_stream" if blocks else "attention_wgmma" if "wgmma" in variant else "attention"
+    kernel = "attention_wide" if variant.startswith("wide") else kernel
     shape = la.stream_attention_launch(variant, blocks) if blocks else la.attention_launch(variant, p, queries)
     launches = [(kernel, f"attention_{variant}", *shape, p)]
     if splits > 1:
@@ -127,6 +128,33 @@ def control_case(b, dim, queries, keys, heads, images=2):
             (output, (own @ values).transpose(1, 2).reshape(images * queries, width)),
         ],
     )
+
+
+def causal_case(b, tokens, heads, dim, images=2):
+    """Queries, keys and values beside each other in one row."""
+    width = heads * dim
+    rows = b.tensor(images * tokens, 3 * width, scale=1.5)
+    output = b.poison(images * tokens, width)
+    p = la.CausalParams(
+        query=la.at(rows),
+        key=la.at(rows, width),
+        value=la.at(rows, 2 * width),
+        output=la.at(output),
+        images=images,
+        tokens=tokens,
+        heads=heads,
+        dim=dim,
+        query_stride=3 * width,
+        key_stride=3 * width,
+        value_stride=3 * width,
+        output_stride=width,
+        scale_log2=dim**-0.5 * math.log2(math.e),
+    )
+    q, k, v = (t.double().reshape(images, tokens, heads, dim).transpose(1, 2) for t in rows.chunk(3, 1))
+    reference = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(images * tokens, width)
+    shape = (-(-tokens // 4), images * heads, 1), 128, 16 * (dim + tokens)
+    name = f"causal_attention tokens {tokens} heads {heads} dim {dim}"
+    b.check(name, [("causal_attention", "causal_attention", *shape, p)], [(output, reference)])
 
 
 def attention_extremes(b):

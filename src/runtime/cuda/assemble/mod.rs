@@ -9,6 +9,7 @@ mod gathered;
 mod norms;
 mod products;
 mod rows;
+mod text;
 
 use std::collections::HashMap;
 
@@ -268,6 +269,14 @@ impl<'a> Assembler<'a> {
             }
             Kernel::Geglu { input, output } => self.geglu(*input, *output),
             Kernel::Silu { input, output } => self.silu(*input, *output),
+            Kernel::Gelu { input, quick, output } => self.gelu(*input, *quick, *output),
+            Kernel::Lookup { ids, table, output } => self.lookup(*ids, *table, *output),
+            Kernel::AddConstant {
+                input,
+                constant,
+                output,
+            } => self.add_constant(*input, *constant, *output),
+            Kernel::CausalAttention(attention) => self.causal_attention(attention),
             Kernel::Add { a, b, output } => self.add(*a, b.value, *output),
             Kernel::GroupNormStats { output, .. } => {
                 self.values.insert(*output, Held::Sums(self.node));

@@ -78,6 +78,7 @@ impl Assembler<'_> {
                     channels: halves,
                     scaled: None,
                     addend: Address::ABSENT,
+                    flags: 0,
                 }]);
                 Ok(())
             }

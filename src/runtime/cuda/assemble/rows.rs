@@ -30,6 +30,8 @@ pub(super) struct Move {
     pub(super) channels: usize,
     pub(super) scaled: Option<Scaled>,
     pub(super) addend: Address,
+    /// applied last
+    pub(super) flags: i32,
 }
 
 impl Assembler<'_> {
@@ -60,6 +62,7 @@ impl Assembler<'_> {
             channels: self.stride(id),
             scaled: None,
             addend: Address::ABSENT,
+            flags: 0,
         }
     }
 
@@ -300,7 +303,7 @@ impl Move {
             source_stride: self.from.stride as i32,
             output_stride: self.to.stride as i32,
             affine_channels: scaled.map_or(0, |scaled| scaled.channels as i32),
-            flags: scaled.map_or(0, |scaled| if scaled.silu { MOVE_SILU } else { 0 }),
+            flags: self.flags | scaled.map_or(0, |scaled| if scaled.silu { MOVE_SILU } else { 0 }),
         }
     }
 }

@@ -475,6 +475,7 @@ impl Unet {
                 guide: identity,
                 edit: Some(edit),
             },
+            networks: Default::default(),
             break_even: 0.5,
             modules: Default::default(),
             pipeline: None,

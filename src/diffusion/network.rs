@@ -1,0 +1,160 @@
+//! A network beside the denoiser: computed by the plan's device, or by ONNX Runtime.
+
+use std::path::{Path, PathBuf};
+
+use fisec_plan::NetworkKind;
+use fisec_runtime::ort::{OnnxRuntime, Outlet, Session};
+use fisec_runtime::{Network as Native, RuntimeError};
+use fisec_tensor::{DType, HostTensor};
+
+use crate::{DiffusionError, Image, Notice};
+
+/// One tensor in, one out.
+pub(crate) struct Network {
+    kind: NetworkKind,
+    /// gone once it has overflowed
+    native: Option<Native>,
+    runtime: OnnxRuntime,
+    model: PathBuf,
+    /// opened when it is first needed
+    session: Option<Model>,
+    overflowed: bool,
+}
+
+/// The ONNX model.
+struct Model {
+    session: Session,
+    input: Outlet,
+    output: String,
+}
+
+impl Network {
+    /// The ONNX file `model`, checked.
+    pub(crate) fn open(runtime: &OnnxRuntime, model: &Path, kind: NetworkKind) -> Result<Self, DiffusionError> {
+        let mut network = Network::native(runtime, model, kind, None);
+        network.model()?;
+        Ok(network)
+    }
+
+    /// What the device has, else the ONNX file; `model` also takes over when the device overflows.
+    pub(crate) fn of(
+        runtime: &OnnxRuntime,
+        model: &Path,
+        kind: NetworkKind,
+        native: Option<Native>,
+    ) -> Result<Self, DiffusionError> {
+        match native {
+            None => Network::open(runtime, model, kind),
+            native => Ok(Network::native(runtime, model, kind, native)),
+        }
+    }
+
+    fn native(runtime: &OnnxRuntime, model: &Path, kind: NetworkKind, native: Option<Native>) -> Self {
+        Network {
+            kind,
+            native,
+            runtime: runtime.clone(),
+            model: model.to_owned(),
+            session: None,
+            overflowed: false,
+        }
+    }
+
+    /// Runs it on a map, f32, or on token ids `[1, L]`, i64; the result is f32.
+    pub(crate) fn run(&mut self, input: &HostTensor) -> Result<HostTensor, DiffusionError> {
+        if let Some(output) = self.on_device(|native| native.run(input))? {
+            return Ok(output);
+        }
+        let Model {
+            session,
+            input: outlet,
+            output,
+        } = self.model()?;
+        let value = batched(input, outlet).cast(outlet.dtype);
+        let mut outputs = session.run(&[(&outlet.name, &value)], &[output])?;
+        Ok(outputs.swap_remove(0).cast(DType::F32))
+    }
+
+    /// The image of latents.
+    pub(crate) fn image(&mut self, latents: &HostTensor) -> Result<Image, DiffusionError> {
+        match self.on_device(|native| native.run_rows(latents))? {
+            Some(rows) => Image::from_rows(&rows),
+            None => Image::from_tensor(&self.run(latents)?),
+        }
+    }
+
+    /// What the device computes; `None` where there is none, or when it overflows: from then on there is none.
+    fn on_device<T>(
+        &mut self,
+        run: impl FnOnce(&mut Native) -> Result<T, RuntimeError>,
+    ) -> Result<Option<T>, DiffusionError> {
+        let Some(native) = &mut self.native else {
+            return Ok(None);
+        };
+        match run(native) {
+            Err(RuntimeError::Overflow(_)) => {
+                self.native = None;
+                self.overflowed = true;
+                Ok(None)
+            }
+            other => Ok(Some(other?)),
+        }
+    }
+
+    /// What to say when the device has overflowed since this was last asked.
+    pub(crate) fn take_overflow(&mut self) -> Option<Notice> {
+        std::mem::take(&mut self.overflowed).then(|| Notice::Overflow(self.kind.title()))
+    }
+
+    fn model(&mut self) -> Result<&mut Model, DiffusionError> {
+        if self.session.is_none() {
+            let session = self.runtime.session(&self.model, 0)?;
+            self.session = Some(Model::checked(session, self.kind)?);
+        }
+        Ok(self.session.as_mut().expect("opened above"))
+    }
+}
+
+impl Model {
+    fn checked(session: Session, kind: NetworkKind) -> Result<Self, DiffusionError> {
+        let refuse = |reason: &str| DiffusionError::Network {
+            network: kind.title(),
+            reason: reason.into(),
+        };
+        let is_text = kind == NetworkKind::TextEncoder;
+        let what = if is_text { "token ids" } else { "floats" };
+        let [input] = session.inputs() else {
+            return Err(refuse(&format!("it should have one input, {what}")));
+        };
+        let fits = match is_text {
+            true => matches!(input.dtype, DType::I32 | DType::I64),
+            false => input.dtype.is_float(),
+        };
+        if !fits {
+            return Err(refuse(&format!("its one input should be {what}")));
+        }
+        let outputs = session.outputs();
+        let output = match is_text {
+            true => outputs
+                .iter()
+                .find(|output| output.name == "last_hidden_state")
+                .or_else(|| outputs.iter().find(|output| output.dims.len() == 3)),
+            false => outputs.first(),
+        };
+        let output = output.ok_or_else(|| refuse("it has no output that fits"))?;
+        Ok(Model {
+            input: input.clone(),
+            output: output.name.clone(),
+            session,
+        })
+    }
+}
+
+/// Ids repeated for the images of a model whose batch is fixed.
+fn batched(input: &HostTensor, outlet: &Outlet) -> HostTensor {
+    let batch = outlet.dims.first().copied().flatten().unwrap_or(1).max(1);
+    match **input.shape() {
+        [1, tokens] if batch > 1 => HostTensor::from_i64([batch, tokens], input.to_i64_vec().repeat(batch)),
+        _ => input.clone(),
+    }
+}

@@ -1,0 +1,202 @@
+//! The networks beside the denoiser, compiled for a CUDA device, compute what ONNX Runtime does with their files: on a
+//! GPU, or on the emulated driver (see `cuda.rs`). Skipped aloud where there is neither.
+
+mod support;
+
+use std::env;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use fisec_ir::{Graph, text};
+use fisec_onnx::{Bindings, import};
+use fisec_oracle::{Oracle, Tensor};
+use fisec_passes::canonical::canonicalize;
+use fisec_passes::cost::CostTable;
+use fisec_passes::{Module, Network, Pipeline};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, Kernel, Keys, NetworkKind, Norm};
+use fisec_runtime::ort::OnnxRuntime;
+use fisec_runtime::{Executor, RuntimeError};
+use fisec_tensor::{DType, HostTensor};
+use support::compare::relative_error;
+use support::unet::{Random, Shape, random_unet};
+
+/// f16 rounds every value that leaves a kernel by 2^-11 of itself; some forty of them follow each other.
+const TOLERANCE: f64 = 1e-2;
+
+const TARGET: &str = "cuda:sm_90a";
+
+fn cubins() -> PathBuf {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cubins");
+    env::var_os("FISEC_CUBINS").map_or(default, PathBuf::from)
+}
+
+fn ready() -> Option<OnnxRuntime> {
+    let found = fisec_runtime::describe_cuda().map_err(|error| error.to_string());
+    let runtime = found.and_then(|_| {
+        let cubin = cubins().join("causal_attention.sm_90a.cubin");
+        let there = cubin.is_file().then_some(()).ok_or(format!("no {}", cubin.display()));
+        there.and_then(|()| OnnxRuntime::load().map_err(|error| error.to_string()))
+    });
+    runtime.map_err(|error| eprintln!("SKIPPED: {error}")).ok()
+}
+
+fn demo(kind: NetworkKind) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("models/demo")
+        .join(kind.name())
+        .join("model.onnx")
+}
+
+fn raised(kind: NetworkKind, bindings: &Bindings) -> Graph {
+    let mut graph = import(&demo(kind), bindings).expect("imports").graph;
+    canonicalize(&mut graph, &mut |_, _| ControlFlow::Continue(())).expect("raises");
+    graph
+}
+
+/// A plan on the device whose denoiser does not matter.
+struct Device {
+    executor: Executor,
+    bundle: Bundle,
+    _folder: tempfile::TempDir,
+}
+
+impl Device {
+    fn with(graphs: Vec<(NetworkKind, Graph)>, runtime: &OnnxRuntime) -> Self {
+        let table = CostTable::shipped(TARGET).expect("shipped");
+        let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
+        let mut pipeline = Pipeline::new(&mut listener);
+        let options = CompileOptions {
+            keys: Keys::Full,
+            norm: Norm::Frozen,
+            sparse_levels: Some(1),
+            cache_dtype: DType::F16,
+            control_levels: Some(0),
+        };
+        let module = Module::build(random_unet(&Shape::default()), &options, &table, &mut pipeline);
+        let mut module = module.expect("compiles").expect("not stopped");
+        module.make_native(&mut pipeline).expect("native");
+        let networks: Vec<Network> = graphs
+            .into_iter()
+            .map(|(kind, graph)| {
+                Network::build(kind, graph, &mut pipeline)
+                    .expect("native")
+                    .expect("of its form")
+            })
+            .collect();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let target = folder.path().join("plan");
+        let mut writer = BundleWriter::create(&target).expect("a new folder");
+        let mut plan = module
+            .lower(TARGET, &options, &table, &networks, &mut writer)
+            .expect("lowers");
+        for entry in fs::read_dir(cubins()).expect("cubins").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if let Some(kernel) = name.strip_suffix(".sm_90a.cubin") {
+                writer.copy_file(&name, &entry.path()).expect("copies");
+                plan.modules.insert(kernel.to_owned(), name.clone());
+            }
+        }
+        writer.finish(plan).expect("a valid plan");
+        let bundle = Bundle::open(&target).expect("opens");
+        Device {
+            executor: Executor::with_threads(bundle.clone(), Some(runtime.clone()), 1).expect("loads"),
+            bundle,
+            _folder: folder,
+        }
+    }
+
+    fn run(&self, kind: NetworkKind, input: &HostTensor) -> Result<HostTensor, RuntimeError> {
+        let mut network = self.executor.network(kind)?.expect("compiled");
+        let first = network.run(input)?;
+        assert_eq!(first, network.run(input)?, "{}: other bits", kind.name());
+        Ok(first)
+    }
+
+    fn islands(&self, kind: NetworkKind) -> usize {
+        let nodes = &self.bundle.plan().networks[&kind].nodes;
+        nodes
+            .iter()
+            .filter(|node| matches!(node.kernel, Kernel::Island(_)))
+            .count()
+    }
+}
+
+fn expected(runtime: &OnnxRuntime, kind: NetworkKind, input: &HostTensor) -> Tensor {
+    let mut session = runtime.session(&demo(kind), 1).expect("opens");
+    let (name, output) = (session.inputs()[0].name.clone(), session.outputs()[0].name.clone());
+    let mut outputs = session.run(&[(&name, input)], &[&output]).expect("runs");
+    Tensor::from_host(&outputs.swap_remove(0))
+}
+
+fn check(kind: NetworkKind, bindings: &Bindings, input: &HostTensor) {
+    let Some(runtime) = ready() else { return };
+    let device = Device::with(vec![(kind, raised(kind, bindings))], &runtime);
+    assert_eq!(device.islands(kind), 0, "{}: a node has no kernel", kind.name());
+    let reference = expected(&runtime, kind, input);
+    let output = device.run(kind, input).expect("runs");
+    assert_eq!(output.shape(), &reference.shape, "{}", kind.name());
+    let error = relative_error(&reference, &output.to_f32_vec());
+    assert!(error < TOLERANCE, "{}: off by {error:e}", kind.name());
+}
+
+#[test]
+fn words_become_the_embedding_that_onnx_runtime_gives() {
+    let mut random = Random(3);
+    let ids = (0..77)
+        .map(|_| ((random.signed() / 2.0 + 0.5) * 1134.0) as i64)
+        .collect();
+    let ids = HostTensor::from_i64([1, 77], ids);
+    check(NetworkKind::TextEncoder, &Bindings::text_encoder(1, 77), &ids);
+}
+
+/// Sizes that nobody tuned for: tails of tiles everywhere, other rows than columns.
+#[test]
+fn latents_of_any_size_become_the_image_that_onnx_runtime_gives() {
+    let mut random = Random(4);
+    for [height, width] in [[3, 5], [8, 2]] {
+        let latents = random.tensor(&[1, 4, height, width], 0.0, 1.5);
+        check(NetworkKind::VaeDecoder, &Bindings::vae(1, 4, height, width), &latents);
+    }
+}
+
+#[test]
+fn images_of_any_size_become_the_latents_that_onnx_runtime_gives() {
+    let mut random = Random(5);
+    for [height, width] in [[24, 40], [64, 16]] {
+        let image = random.tensor(&[1, 3, height, width], 0.0, 1.0);
+        check(NetworkKind::VaeEncoder, &Bindings::vae(1, 3, height, width), &image);
+    }
+}
+
+/// No image is better than a black one.
+#[test]
+fn what_half_precision_does_not_hold_is_an_error() {
+    let Some(runtime) = ready() else { return };
+    let kind = NetworkKind::VaeDecoder;
+    let device = Device::with(vec![(kind, raised(kind, &Bindings::vae(1, 4, 2, 2)))], &runtime);
+    let huge = HostTensor::from_f32([1, 4, 2, 2], vec![6e4; 16]);
+    assert!(matches!(
+        device.run(kind, &huge),
+        Err(RuntimeError::Overflow("VAE decoder"))
+    ));
+}
+
+/// An operator without a kernel is computed on the host, between two parts of the graph.
+#[test]
+fn an_operator_without_a_kernel_is_an_island() {
+    let Some(runtime) = ready() else { return };
+    let kind = NetworkKind::VaeDecoder;
+    let graph = text::parse(
+        "graph any\n\n%0 = input \"x\" : f32[1,8,4,4]\n%1 = add %0, %0 : f32[1,8,4,4]\n%2 = onnx Sin %1, opset=17 : f32[1,8,4,4]\n%3 = add %2, %0 : f32[1,8,4,4]\noutput %3, \"y\"\n",
+    )
+    .expect("parses");
+    let device = Device::with(vec![(kind, graph.clone())], &runtime);
+    assert_eq!(device.islands(kind), 1);
+    let input = Random(6).tensor(&[1, 8, 4, 4], 0.0, 1.0);
+    let inputs = [("x".to_owned(), Tensor::from_host(&input))];
+    let reference = Oracle::new(&graph).inputs(inputs).run().expect("runs");
+    let output = device.run(kind, &input).expect("runs");
+    let error = relative_error(&reference.outputs["y"], &output.to_f32_vec());
+    assert!(error < TOLERANCE, "off by {error:e}");
+}
