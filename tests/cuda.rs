@@ -3,14 +3,13 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use fisec_ir::{Graph, SlotId as IrSlot};
-use fisec_oracle::{Oracle, Tensor, levels};
+use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
 use fisec_plan::{Bundle, BundleWriter, CompileOptions, ControlInput, Kernel, Keys, Norm, Plan, SlotId, Stage};
@@ -19,14 +18,13 @@ use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Binding, Control, Executor, RuntimeError, SlotSink, SlotSource};
 use fisec_tensor::{DType, HostTensor, Mask};
 use support::compare::relative_error;
+use support::image::{Image, STEP, TIMESTEPS, channels_last, oracle_edit};
 use support::masks::masks;
-use support::unet::{BATCH, Random, Shape, random_unet};
+use support::unet::{Random, Shape, random_unet};
 
 /// f16 rounds every value that leaves a kernel by 2^-11 of itself; some fifty of them follow each other.
 const TOLERANCE: f64 = 1e-2;
 
-const STEP: usize = 1;
-const TIMESTEPS: [f32; 2] = [700.0, 321.0];
 const TARGET: &str = "cuda:sm_90a";
 
 struct Compiled {
@@ -37,11 +35,9 @@ struct Compiled {
 
 fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
     CompileOptions {
-        keys,
-        norm,
-        sparse_levels: Some(sparse_levels),
         cache_dtype: DType::F16,
         control_levels: Some(0),
+        ..support::options::options(keys, norm, sparse_levels)
     }
 }
 
@@ -99,37 +95,6 @@ fn write(module: &Module, options: &CompileOptions, table: &CostTable, target: &
     Bundle::open(target).expect("opens")
 }
 
-/// What one image is made of.
-struct Image {
-    sample: HostTensor,
-    context: HostTensor,
-}
-
-impl Image {
-    fn random(shape: &Shape, seed: u64) -> Self {
-        let mut random = Random(seed);
-        let ([height, width], [tokens, text]) = (shape.size, shape.context);
-        let sample = random.tensor(&[BATCH, 4, height, width], 0.0, 1.5);
-        Image {
-            sample,
-            context: random.tensor(&[BATCH, tokens, text], 0.0, 1.0),
-        }
-    }
-
-    fn values(&self) -> Vec<f32> {
-        self.sample.to_f32_vec()
-    }
-
-    fn oracle_inputs(&self) -> BTreeMap<String, Tensor> {
-        let timestep = Tensor::new([BATCH], vec![f64::from(TIMESTEPS[STEP]); BATCH]);
-        BTreeMap::from([
-            ("sample".to_owned(), Tensor::from_host(&self.sample)),
-            ("timestep".to_owned(), timestep),
-            ("context".to_owned(), Tensor::from_host(&self.context)),
-        ])
-    }
-}
-
 impl Compiled {
     fn plan(&self) -> &Plan {
         self.executor.plan()
@@ -157,17 +122,6 @@ impl Compiled {
         let made = self.executor.edit(STEP, &edited.values(), &binding, slots, None);
         made.expect("edits")
     }
-}
-
-fn oracle_edit(module: &Module, base: &Image, edited: &Image, mask: &Mask) -> Tensor {
-    let recorded = Oracle::new(&module.record).inputs(base.oracle_inputs()).run();
-    let edit = module.edit.as_ref().expect("sparse levels were asked for");
-    let run = Oracle::new(edit)
-        .inputs(edited.oracle_inputs())
-        .slots(recorded.expect("record runs").slots)
-        .masks(&levels(mask, 4))
-        .run();
-    run.expect("edit runs").outputs["prediction"].clone()
 }
 
 fn check_masks(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
@@ -338,21 +292,6 @@ fn maps_that_were_not_recorded_are_missed() {
     let idle = Control::idle(shape.context[0]);
     let guided = compiled.executor.guide(STEP, &base.values(), &idle, &slots, None);
     assert!(matches!(guided, Err(RuntimeError::MissingSlot { .. })), "{guided:?}");
-}
-
-fn channels_last(tensor: &Tensor) -> Tensor {
-    let [batch, channels, height, width] = tensor.shape[..] else {
-        return tensor.clone();
-    };
-    let pixels = height * width;
-    let value = |index: usize| {
-        let (image, pixel, channel) = (index / channels / pixels, index / channels % pixels, index % channels);
-        tensor.data[(image * channels + channel) * pixels + pixel]
-    };
-    Tensor::new(
-        [batch, height, width, channels],
-        (0..tensor.data.len()).map(value).collect(),
-    )
 }
 
 /// The slots of an edited image are the base's with what the edit computed in place: an edit of the edited image with

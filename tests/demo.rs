@@ -13,13 +13,14 @@ use fisec_passes::analysis::representative_mask;
 use fisec_passes::canonical::canonicalize;
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm};
+use fisec_plan::{Bundle, BundleWriter, Keys, Norm};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Binding, Executor};
-use fisec_tensor::{DType, HostTensor, Mask};
+use fisec_tensor::{HostTensor, Mask};
 use support::compare::relative_error;
 use support::masks::masks;
+use support::options::options;
 use support::unet::{BATCH, Random};
 
 const UNET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo/unet/model.onnx");
@@ -33,13 +34,7 @@ fn compile(side: usize, sparse_levels: usize, target: &Path) -> (Module, Bundle)
     let bindings = Bindings::unet(BATCH, side, side, TOKENS);
     let mut graph = import(Path::new(UNET), &bindings).expect("imports").graph;
     canonicalize(&mut graph, &mut |_, _| ControlFlow::Continue(())).expect("raises");
-    let options = CompileOptions {
-        keys: Keys::Full,
-        norm: Norm::Frozen,
-        sparse_levels: Some(sparse_levels),
-        cache_dtype: DType::F32,
-        control_levels: None,
-    };
+    let options = options(Keys::Full, Norm::Frozen, sparse_levels);
     let table = CostTable::shipped("cpu").expect("shipped");
     let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
     let module = Module::build(graph, &options, &table, &mut Pipeline::new(&mut listener));

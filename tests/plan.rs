@@ -2,45 +2,32 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use fisec_ir::{Graph, SlotId as IrSlot};
-use fisec_oracle::{Oracle, Tensor, levels};
+use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
 use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, SlotId};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Binding, Executor, SlotSource};
-use fisec_tensor::{DType, HostTensor, Mask};
+use fisec_tensor::Mask;
 use proptest::prelude::*;
 use support::compare::relative_error;
+use support::image::{Image, STEP, TIMESTEPS, channels_last, oracle_edit};
 use support::masks::{blob, masks};
-use support::unet::{BATCH, Random, Shape, random_unet};
+use support::options::options;
+use support::unet::{Random, Shape, random_unet};
 
 /// f32 against f64 over sums of up to a few thousand terms.
 const TOLERANCE: f64 = 1e-4;
-
-/// Step that everything runs at.
-const STEP: usize = 1;
-const TIMESTEPS: [f32; 2] = [700.0, 321.0];
 
 struct Compiled {
     module: Module,
     executor: Executor,
     _folder: tempfile::TempDir,
-}
-
-fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
-    CompileOptions {
-        keys,
-        norm,
-        sparse_levels: Some(sparse_levels),
-        cache_dtype: DType::F32,
-        control_levels: None,
-    }
 }
 
 /// `None`, said aloud, where there is no ONNX Runtime.
@@ -72,52 +59,6 @@ fn write(module: &Module, options: &CompileOptions, table: &CostTable, target: &
     let plan = module.lower("cpu", options, table, &[], &mut writer).expect("lowers");
     writer.finish(plan).expect("a valid plan");
     Bundle::open(target).expect("opens")
-}
-
-/// What one image is made of.
-struct Image {
-    sample: HostTensor,
-    context: HostTensor,
-}
-
-impl Image {
-    fn random(shape: &Shape, seed: u64) -> Self {
-        let mut random = Random(seed);
-        let ([height, width], [tokens, text]) = (shape.size, shape.context);
-        let sample = random.tensor(&[BATCH, 4, height, width], 0.0, 1.5);
-        Image {
-            sample,
-            context: random.tensor(&[BATCH, tokens, text], 0.0, 1.0),
-        }
-    }
-
-    fn values(&self) -> Vec<f32> {
-        self.sample.to_f32_vec()
-    }
-
-    fn oracle_inputs(&self) -> BTreeMap<String, Tensor> {
-        let timestep = Tensor::new([BATCH], vec![f64::from(TIMESTEPS[STEP]); BATCH]);
-        BTreeMap::from([
-            ("sample".to_owned(), Tensor::from_host(&self.sample)),
-            ("timestep".to_owned(), timestep),
-            ("context".to_owned(), Tensor::from_host(&self.context)),
-        ])
-    }
-}
-
-fn oracle_edit(module: &Module, base: &Image, edited: &Image, mask: &Mask) -> Tensor {
-    let recorded = Oracle::new(&module.record)
-        .inputs(base.oracle_inputs())
-        .run()
-        .expect("record runs")
-        .slots;
-    let edit = module.edit.as_ref().expect("sparse levels were asked for");
-    let run = Oracle::new(edit)
-        .inputs(edited.oracle_inputs())
-        .slots(recorded)
-        .masks(&levels(mask, 4))
-        .run();
-    run.expect("edit runs").outputs["prediction"].clone()
 }
 
 fn record(compiled: &mut Compiled, base: &Image) -> MemoryCache {
@@ -236,21 +177,6 @@ fn recorded_slots_equal_the_oracle() {
         let error = relative_error(&reference, &stored.to_f32_vec());
         assert!(error < TOLERANCE, "{}: off by {error:e}", slot.name);
     }
-}
-
-fn channels_last(tensor: &Tensor) -> Tensor {
-    let [batch, channels, height, width] = tensor.shape[..] else {
-        return tensor.clone();
-    };
-    let pixels = height * width;
-    let value = |index: usize| {
-        let (image, pixel, channel) = (index / channels / pixels, index / channels % pixels, index % channels);
-        tensor.data[(image * channels + channel) * pixels + pixel]
-    };
-    Tensor::new(
-        [batch, height, width, channels],
-        (0..tensor.data.len()).map(value).collect(),
-    )
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Convolution over listed output pixels: gather rows, one product per layer, epilogue.
 
+use fisec_tensor::{PARITIES, tap_of_parity};
 use rayon::prelude::*;
 
 use super::map::Map;
@@ -19,7 +20,7 @@ pub struct Conv<'a> {
     pub sources: &'a [Map<'a>],
     /// what is read and computed
     pub table: &'a ConvTable,
-    /// `[kh, kw, Cin, Cout]`
+    /// `[kh, kw, Cin, Cout]`, or [`sum_weights_by_parity`] of it for a table by parity
     pub weight: &'a [f32],
     /// `[Cout]`
     pub bias: Option<&'a [f32]>,
@@ -62,7 +63,7 @@ fn conv_rows(call: &Conv<'_>, output: &mut [f32]) {
     let channels: usize = call.sources.iter().map(|source| source.channels).sum();
     let per_image = table.outputs().len();
     let rows = call.images * per_image;
-    if rows == 0 {
+    if rows == 0 || output.is_empty() {
         return;
     }
     let columns = output.len() / rows;
@@ -71,6 +72,9 @@ fn conv_rows(call: &Conv<'_>, output: &mut [f32]) {
     with_scratch(call.images * read * channels, |input| {
         gather_input(call, channels, input);
         let input = &*input;
+        if let Some(parities) = table.by_parity() {
+            return product_by_parity(call, parities, input, channels, output);
+        }
         let fill = |row: usize, into: &mut [f32]| {
             let image = &input[row / per_image * read * channels..][..read * channels];
             copy_taps(image, table.taps(row % per_image), channels, into);
@@ -90,6 +94,60 @@ fn conv_rows(call: &Conv<'_>, output: &mut [f32]) {
             finish_row(call, row / per_image, table.outputs()[row % per_image] as usize, values);
         });
     });
+}
+
+/// One product for the outputs of each parity, whose rows then go where they belong.
+fn product_by_parity(
+    call: &Conv<'_>,
+    parities: &[Vec<u32>; PARITIES],
+    input: &[f32],
+    channels: usize,
+    output: &mut [f32],
+) {
+    let (table, images) = (call.table, call.images);
+    let (per_image, read) = (table.outputs().len(), table.reads().len());
+    let columns = output.len() / (images * per_image);
+    let inner = table.taps_per_output() * channels;
+    for (positions, weight) in parities.iter().zip(call.weight.chunks_exact(inner * columns)) {
+        if positions.is_empty() {
+            continue;
+        }
+        let place = |row: usize| (row / positions.len(), positions[row % positions.len()] as usize);
+        let fill = |row: usize, into: &mut [f32]| {
+            let (image, position) = place(row);
+            let image = &input[image * read * channels..][..read * channels];
+            copy_taps(image, table.taps(position), channels, into);
+        };
+        let product = RowProduct {
+            rows: images * positions.len(),
+            inner,
+            columns,
+            left: Left::Computed(&fill),
+            weight,
+        };
+        with_scratch(product.rows * columns, |computed| {
+            product.run(computed, &|row, values| {
+                let (image, position) = place(row);
+                finish_row(call, image, table.outputs()[position] as usize, values);
+            });
+            for (row, values) in computed.chunks_exact(columns).enumerate() {
+                let (image, position) = place(row);
+                output[(image * per_image + position) * columns..][..columns].copy_from_slice(values);
+            }
+        });
+    }
+}
+
+/// `[3, 3, Cin, Cout]` as `[4, 2, 2, Cin, Cout]`: for each parity of an output behind a doubling, the weights whose taps
+/// fall on one pixel summed.
+pub fn sum_weights_by_parity(weight: &[f32]) -> Vec<f32> {
+    let plane = weight.len() / 9;
+    let mut sums = Vec::with_capacity(4 * PARITIES * plane);
+    for (parity, tap) in (0..PARITIES).flat_map(|parity| (0..4).map(move |tap| (parity, tap))) {
+        let kernel = |at: usize| std::array::from_fn(|tap| weight[tap * plane + at]);
+        sums.extend((0..plane).map(|at| tap_of_parity(kernel(at), parity, tap)));
+    }
+    sums
 }
 
 /// Every input row that is read, once, after scale, shift and activation: `[N, reads, Cin]`.

@@ -17,7 +17,7 @@ mod simd;
 mod table;
 
 pub use attention::{Attention, attention};
-pub use conv::{Conv, conv};
+pub use conv::{Conv, conv, sum_weights_by_parity};
 pub use group_norm::{GroupNormUpdate, group_norm_stats, norm_coefficients, update_group_norm_stats};
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{Linear, Residual, linear};

@@ -1,5 +1,7 @@
 //! Index tables of a convolution: which input pixels are read, and where each output finds them.
 
+use fisec_tensor::{PARITIES, first_source, parity};
+
 /// Sizes of a convolution that do not depend on the mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvGeometry {
@@ -15,6 +17,15 @@ pub struct ConvGeometry {
     pub stride: [usize; 2],
     /// zero rows above and zero columns to the left
     pub padding: [usize; 2],
+    /// 2×2 taps by the parity of the output instead of 3×3: `upsample` is exactly twice the input
+    pub by_parity: bool,
+}
+
+impl ConvGeometry {
+    /// Rows and columns of an output's taps.
+    pub fn taps(&self) -> [usize; 2] {
+        if self.by_parity { [2, 2] } else { self.kernel }
+    }
 }
 
 /// The pixels that one convolution reads and writes under one mask. The same for every image.
@@ -25,6 +36,7 @@ pub struct ConvTable {
     taps: Vec<i32>,
     outputs: Vec<u32>,
     kept: Option<Vec<u32>>,
+    by_parity: Option<[Vec<u32>; PARITIES]>,
     is_pointwise: bool,
 }
 
@@ -37,7 +49,8 @@ impl ConvTable {
     pub fn new(geometry: &ConvGeometry, outputs: Vec<u32>, kept: Option<Vec<u32>>) -> Self {
         let rows = tap_sources(geometry, 0);
         let columns = tap_sources(geometry, 1);
-        let taps_per_output = geometry.kernel[0] * geometry.kernel[1];
+        let [tap_rows, tap_columns] = geometry.taps();
+        let taps_per_output = tap_rows * tap_columns;
         let mut taps = Vec::with_capacity(outputs.len() * taps_per_output);
         let mut is_read = vec![false; geometry.input[0] * geometry.input[1]];
         for &output in &outputs {
@@ -45,8 +58,8 @@ impl ConvTable {
                 output as usize / geometry.output[1],
                 output as usize % geometry.output[1],
             );
-            let columns = &columns[column * geometry.kernel[1]..][..geometry.kernel[1]];
-            for &y in &rows[row * geometry.kernel[0]..][..geometry.kernel[0]] {
+            let columns = &columns[column * tap_columns..][..tap_columns];
+            for &y in &rows[row * tap_rows..][..tap_rows] {
                 for &x in columns {
                     let pixel = if y < 0 || x < 0 {
                         Self::ZERO
@@ -74,6 +87,7 @@ impl ConvTable {
             taps_per_output,
             reads,
             taps,
+            by_parity: geometry.by_parity.then(|| parities(&outputs, geometry.output[1])),
             outputs,
             kept,
             is_pointwise,
@@ -101,12 +115,17 @@ impl ConvTable {
         self.kept.as_deref()
     }
 
+    /// For a convolution by parity the positions among the outputs of those of each parity, ascending.
+    pub fn by_parity(&self) -> Option<&[Vec<u32>; PARITIES]> {
+        self.by_parity.as_ref()
+    }
+
     /// For one output its taps, in kernel order, as positions among [`ConvTable::reads`] or [`ConvTable::ZERO`].
     pub fn taps(&self, output: usize) -> &[i32] {
         &self.taps[output * self.taps_per_output..(output + 1) * self.taps_per_output]
     }
 
-    /// Kernel rows times kernel columns.
+    /// Rows times columns of taps.
     pub fn taps_per_output(&self) -> usize {
         self.taps_per_output
     }
@@ -133,9 +152,24 @@ impl ConvTable {
     }
 }
 
-/// For every output index of an axis and every kernel index the input index, or -1 outside the image.
+/// Positions of the outputs of each parity.
+fn parities(outputs: &[u32], width: usize) -> [Vec<u32>; PARITIES] {
+    let mut positions: [Vec<u32>; PARITIES] = Default::default();
+    for (position, &output) in outputs.iter().enumerate() {
+        let (row, column) = (output as usize / width, output as usize % width);
+        positions[parity(row, column)].push(position as u32);
+    }
+    positions
+}
+
+/// For every output index of an axis and every tap the input index, or -1 outside the image.
 fn tap_sources(geometry: &ConvGeometry, axis: usize) -> Vec<i32> {
     let input = geometry.input[axis];
+    if geometry.by_parity {
+        let taps = (0..geometry.output[axis]).flat_map(|output| [first_source(output), first_source(output) + 1]);
+        let inside = |tap: isize| if tap < input as isize { tap as i32 } else { -1 };
+        return taps.map(inside).collect();
+    }
     let size = geometry.upsample.map_or(input, |size| size[axis]);
     let mut sources = Vec::with_capacity(geometry.output[axis] * geometry.kernel[axis]);
     for output in 0..geometry.output[axis] {

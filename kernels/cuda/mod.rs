@@ -39,7 +39,7 @@ pub use launch::{Arch, Gpu, KERNELS, Launch};
 pub use layer_norm::{LARGEST_LAYER_NORM, LayerNormParams, layer_norm};
 pub use move_rows::{MOVE_GELU, MOVE_QUICK_GELU, MOVE_SILU, MoveJob, MoveParams, move_rows};
 pub use sparse_conv::{
-    CONV_GEGLU, CONV_NORMED_SILU, ConvParams, ConvTile, ConvWork, Epilogue, Splits, conv_choice, k_tiles, sparse_conv,
-    sparse_conv_reduce,
+    BLOCK_ROWS, CONV_GEGLU, CONV_NORMED_SILU, ConvChoice, ConvParams, ConvTile, ConvWork, Epilogue, Splits,
+    conv_choice, k_tiles, sparse_conv, sparse_conv_reduce,
 };
 pub use types::{Address, Count, Rows};

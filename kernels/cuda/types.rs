@@ -103,6 +103,11 @@ impl Rows {
         Rows { map: 0, image_rows }
     }
 
+    /// The same rows found through the i32 list at device address `map`.
+    pub fn through(self, map: u64) -> Self {
+        Rows { map, ..self }
+    }
+
     /// Row `i` is the row that the i32 list at device address `map` names, of an image of `image_rows`.
     pub fn listed(map: u64, image_rows: Count) -> Self {
         Rows { map, image_rows }

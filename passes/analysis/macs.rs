@@ -5,6 +5,8 @@
 use fisec_ir::{Conv, ConvOperand, Extent, Graph, Linear, LinearOperand, NodeId, Op};
 use fisec_tensor::Mask;
 
+use super::{input_size, multiplied_taps};
+
 /// Multiply-accumulates when every pixel and token is computed.
 pub fn dense_macs(graph: &Graph, id: NodeId) -> u64 {
     let rows = |id: NodeId| graph.node(id).outputs()[0].shape.elements() as u64;
@@ -34,7 +36,8 @@ pub fn dense_macs(graph: &Graph, id: NodeId) -> u64 {
     }
 }
 
-/// Multiply-accumulates when only the pixels and tokens of `active` (one mask per level) are computed, by pixel list.
+/// Multiply-accumulates when only the pixels and tokens of `active` (one mask per level) are computed, by pixel list, and
+/// doubled maps by parity.
 pub fn sparse_macs(graph: &Graph, id: NodeId, active: &[Mask]) -> u64 {
     let dense = dense_macs(graph, id);
     let share = |level: fisec_ir::LevelId| active[level.0 as usize].share();
@@ -48,7 +51,17 @@ pub fn sparse_macs(graph: &Graph, id: NodeId, active: &[Mask]) -> u64 {
         },
         _ => 1.0,
     };
-    (dense as f64 * share(level) * keys).round() as u64
+    (dense as f64 * taps_share(graph, id) * share(level) * keys).round() as u64
+}
+
+/// Taps that are multiplied, of those that a convolution has.
+fn taps_share(graph: &Graph, id: NodeId) -> f64 {
+    match (graph.op(id), input_size(graph, id)) {
+        (Op::Conv(conv), Some(input)) => {
+            multiplied_taps(conv, input) as f64 / conv.kernel.iter().product::<usize>() as f64
+        }
+        _ => 1.0,
+    }
 }
 
 fn operand_shape(graph: &Graph, id: NodeId, position: usize) -> Option<fisec_tensor::Shape> {

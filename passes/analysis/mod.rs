@@ -1,10 +1,12 @@
 //! Facts about a graph that several passes need. Nothing here changes a graph.
 
+mod doubled;
 mod levels;
 mod macs;
 mod masks;
 mod stages;
 
+pub use doubled::{input_size, is_doubled, multiplied_taps};
 pub use levels::Levels;
 pub use macs::{dense_macs, sparse_macs};
 pub use masks::{REFERENCE_SHARES, representative_mask};

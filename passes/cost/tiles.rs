@@ -8,7 +8,7 @@ use fisec_plan::TileCandidate;
 use fisec_tensor::{Mask, TileSize, active_tiles};
 
 use super::CostTable;
-use crate::analysis::representative_mask;
+use crate::analysis::{multiplied_taps, representative_mask};
 
 /// Sides of a tile that the paper searches, per axis.
 pub const TILE_SIDES: [usize; 5] = [2, 4, 8, 16, 32];
@@ -93,7 +93,8 @@ fn candidate(conv: &Conv, input: &ValueType, output: &ValueType, tile: TileSize,
         }
     };
     let gathered = batch * span(tile.height, 0) * span(tile.width, 1) * channels_in * input.dtype.size();
-    let macs = batch * tile.height * tile.width * conv.kernel[0] * conv.kernel[1] * channels_in * channels_out;
+    let taps = multiplied_taps(conv, [input.shape[2], input.shape[3]]);
+    let macs = batch * tile.height * tile.width * taps * channels_in * channels_out;
     let cost = if tile == TileSize::PIXEL {
         table.pixels
     } else {

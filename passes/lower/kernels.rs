@@ -13,6 +13,7 @@ use super::LowerError;
 use super::native::Embedding;
 use super::program::Lowering;
 use super::weights::{WeightLayout, WeightTarget};
+use crate::analysis::is_doubled;
 use crate::cost::candidates;
 
 type Lowered<T> = Result<T, LowerError>;
@@ -152,13 +153,24 @@ impl Lowering<'_, '_> {
             }
             _ => Vec::new(),
         };
-        let weight = self.weight(id, weight_at, self.conv_layout(&sources))?;
+        let channels: Vec<usize> = sources
+            .iter()
+            .map(|source| self.values.channels(source.value))
+            .collect();
+        let weight = self.weight(id, weight_at, WeightLayout::ConvRows(channels.clone()))?;
+        let input_size = [input_type.shape[2], input_type.shape[3]];
+        let by_parity = match (is_doubled(conv, input_size), self.context.target) {
+            (false, _) => None,
+            (true, WeightTarget::Cpu) => Some(weight),
+            (true, WeightTarget::Cuda) => Some(self.weight(id, weight_at, WeightLayout::ByParity(channels))?),
+        };
         Ok(Kernel::Conv(ConvKernel {
             sources,
-            input_size: [input_type.shape[2], input_type.shape[3]],
+            input_size,
             upsample: conv.upsample,
             output_size: [output_type.shape[2], output_type.shape[3]],
             weight,
+            by_parity,
             bias: self.optional_weight(id, at(ConvOperand::Bias), WeightLayout::Vector)?,
             kernel: conv.kernel,
             stride: conv.stride,
@@ -391,12 +403,6 @@ impl Lowering<'_, '_> {
         position
             .map(|position| self.weight(id, position, layout.clone()))
             .transpose()
-    }
-
-    /// The rows of a convolution's weights, source by source.
-    fn conv_layout(&self, sources: &[ConvSource]) -> WeightLayout {
-        let channels = sources.iter().map(|source| self.values.channels(source.value));
-        WeightLayout::ConvRows(channels.collect())
     }
 
     fn slot_of(&self, id: NodeId, position: usize) -> Lowered<SlotId> {

@@ -4,13 +4,16 @@
 //! channel's 64 weights; its chunk `j` of eight stands at `j ^ (line % 8)`. Output channels are padded to multiples of 8.
 
 use fisec_plan::cuda::{CHANNELS, TILE_CHANNELS, packed_shape};
-use fisec_tensor::{Constant, DType, HostTensor, Transform};
+use fisec_tensor::{Constant, DType, HostTensor, PARITIES, Transform, tap_of_parity};
 use half::f16;
 
 use super::weights::WeightLayout;
 
 /// A weight in f16 in kernel layout.
 pub(super) fn pack(data: &Constant, layout: &WeightLayout) -> HostTensor {
+    if let WeightLayout::ByParity(sources) = layout {
+        return by_parity(data, sources);
+    }
     let tensor = data.transformed(Transform::Cast(DType::F16)).materialize();
     let values = tensor.as_pod::<f16>(DType::F16).expect("just cast");
     match layout {
@@ -29,6 +32,7 @@ pub(super) fn pack(data: &Constant, layout: &WeightLayout) -> HostTensor {
                 values[channel * columns + column_of(column)]
             })
         }
+        WeightLayout::ByParity(_) => unreachable!("summed before it is rounded"),
         WeightLayout::ConvRows(sources) => {
             let [columns, depth, height, width] = tensor.shape()[..] else {
                 unreachable!("verified: a convolution's weight has four axes")
@@ -39,6 +43,23 @@ pub(super) fn pack(data: &Constant, layout: &WeightLayout) -> HostTensor {
             })
         }
     }
+}
+
+/// A 3×3 convolution's weights summed by parity, rounded once: four convolutions of 2×2 taps one behind the other.
+fn by_parity(data: &Constant, sources: &[usize]) -> HostTensor {
+    let [columns, depth, _, _] = data.shape()[..] else {
+        unreachable!("verified: a convolution's weight has four axes")
+    };
+    let values = data.unwidened().unwrap_or(data.clone()).materialize().to_f32_vec();
+    let kernels = values.as_chunks::<9>().0;
+    let block = |parity: usize| {
+        tiles(sources, 4, columns, |channel, tap, column| {
+            f16::from_f32(tap_of_parity(kernels[column * depth + channel], parity, tap))
+        })
+    };
+    let bytes: Vec<u8> = (0..PARITIES).flat_map(|parity| block(parity).data().to_vec()).collect();
+    let shape = packed_shape(4 * PARITIES, sources, columns);
+    HostTensor::new(DType::F16, shape, bytes.into()).expect("four blocks")
 }
 
 /// Columns `[a | g]` as 8 values, 8 gates, 8 values, …: which column of the original stands at a place.

@@ -45,6 +45,8 @@ pub enum WeightLayout {
     },
     /// `[Cout, Cin, kh, kw]` to `[kh, kw, Cin, Cout]`; the channels of each source
     ConvRows(Vec<usize>),
+    /// `[Cout, Cin, 3, 3]` to `[4, 2, 2, Cin, Cout]`: summed by the parity of the output; the channels of each source
+    ByParity(Vec<usize>),
 }
 
 impl WeightLayout {

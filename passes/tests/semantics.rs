@@ -13,34 +13,17 @@ use fisec_passes::cost::CostTable;
 use fisec_passes::sparse::{Sparsity, freeze_norm, mark_sparse};
 use fisec_passes::{Module, Pipeline, Roles, analysis::Levels, fuse::fold_upsample, programs::record};
 use fisec_plan::{CompileOptions, ControlInput, Keys, Norm};
-use fisec_tensor::{DType, Mask};
+use fisec_tensor::Mask;
+use support::image::Image;
 use support::masks::masks;
-use support::unet::{BATCH, Random, Shape, random_unet};
+use support::options::options;
+use support::unet::{Shape, random_unet};
 
 /// Rounding of f64 sums in another order: thousands of terms of size one.
 const ROUNDING: f64 = 1e-9;
 
-fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
-    CompileOptions {
-        keys,
-        norm,
-        sparse_levels: Some(sparse_levels),
-        cache_dtype: DType::F32,
-        control_levels: None,
-    }
-}
-
 fn inputs(shape: &Shape, seed: u64) -> BTreeMap<String, Tensor> {
-    let mut random = Random(seed);
-    let [height, width] = shape.size;
-    let [tokens, text] = shape.context;
-    let sample = random.tensor(&[BATCH, 4, height, width], 0.0, 1.5);
-    let context = random.tensor(&[BATCH, tokens, text], 0.0, 1.0);
-    BTreeMap::from([
-        ("sample".to_owned(), Tensor::from_host(&sample)),
-        ("timestep".to_owned(), Tensor::new([BATCH], vec![321.0; BATCH])),
-        ("context".to_owned(), Tensor::from_host(&context)),
-    ])
+    Image::random(shape, seed).oracle_inputs()
 }
 
 fn record_slots(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> BTreeMap<SlotId, Tensor> {

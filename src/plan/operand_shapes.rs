@@ -338,6 +338,7 @@ impl Check<'_> {
         let [kh, kw] = conv.kernel;
         let parts: Vec<usize> = conv.sources.iter().map(|source| self.channels(source.value)).collect();
         self.product(conv.weight, [kh, kw], &parts, outputs)?;
+        self.by_parity(conv, &parts, outputs)?;
         conv.bias.map_or(Ok(()), |bias| self.vector(bias, outputs))?;
         conv.coefficients.map_or(Ok(()), |id| self.coefficients(id, channels))?;
         conv.residual
@@ -354,6 +355,24 @@ impl Check<'_> {
             return self.fail("a tile size is zero");
         }
         Ok(())
+    }
+
+    /// Weights by parity are for a 3×3 window over a map of exactly twice the size.
+    fn by_parity(&self, conv: &ConvKernel, parts: &[usize], outputs: usize) -> Result<(), PlanError> {
+        let Some(weight) = conv.by_parity else { return Ok(()) };
+        let doubled = conv.input_size.map(|side| side.saturating_mul(2));
+        let window = ([3; 2], [1; 2], [1; 2]);
+        if (conv.kernel, conv.stride, conv.padding) != window
+            || conv.upsample != Some(doubled)
+            || conv.output_size != doubled
+        {
+            return self.fail("weights by parity are for a 3x3 window over a doubled map");
+        }
+        match self.plan.is_cuda() {
+            true => self.product(weight, [4, 4], parts, outputs),
+            false if weight == conv.weight => Ok(()),
+            false => self.fail("its weights by parity are not its weights"),
+        }
     }
 
     /// The last output pixel's window begins inside the padded input.

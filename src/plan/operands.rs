@@ -114,7 +114,10 @@ impl Kernel {
     /// Constants read.
     pub fn weights(&self) -> Vec<WeightId> {
         match self {
-            Kernel::Conv(conv) => std::iter::once(conv.weight).chain(conv.bias).collect(),
+            Kernel::Conv(conv) => std::iter::once(conv.weight)
+                .chain(conv.by_parity)
+                .chain(conv.bias)
+                .collect(),
             Kernel::Linear(linear) => {
                 let norm = linear.layer_norm.map(|(gamma, beta, _)| [gamma, beta]);
                 std::iter::once(linear.weight)

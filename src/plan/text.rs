@@ -107,6 +107,9 @@ fn conv_call(plan: &Plan, conv: &ConvKernel) -> String {
     if let Some([height, width]) = conv.upsample {
         text += &format!(" upsample={height}x{width}");
     }
+    if conv.by_parity.is_some() {
+        text += " by_parity";
+    }
     if let Some(id) = conv.coefficients {
         text += &format!(" norm=%{}", id.0);
     }

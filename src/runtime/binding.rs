@@ -200,6 +200,7 @@ pub(crate) fn geometry(conv: &ConvKernel) -> ConvGeometry {
         kernel: conv.kernel,
         stride: conv.stride,
         padding: conv.padding,
+        by_parity: conv.by_parity.is_some(),
     }
 }
 

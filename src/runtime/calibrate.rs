@@ -111,6 +111,7 @@ fn conv((side, channels, columns): (usize, usize, usize), share: f64, tile: Tile
         kernel: [3, 3],
         stride: [1, 1],
         padding: [1, 1],
+        by_parity: false,
     };
     let covered = ActiveSet::new(tile_pixels(active.mask(), tile));
     let kept = active

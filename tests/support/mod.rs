@@ -2,5 +2,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub mod compare;
+pub mod image;
 pub mod masks;
+pub mod options;
 pub mod unet;

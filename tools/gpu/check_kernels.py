@@ -18,6 +18,7 @@ import launch as la
 from cases.attention import attention_case, attention_extremes, causal_case, control_case
 from cases.bench import Bench, results
 from cases.conv import conv_case, linear_case
+from cases.parity import parity_case
 from cases.pointwise import geglu_case, group_norm_case, latent_case, layer_norm_case, move_case
 
 
@@ -31,6 +32,8 @@ def small(b):
     conv_case(b, "sparse_conv_64x160", 12, [128], 168, splits=2)
     conv_case(b, "sparse_conv_128x160", 14, [64], 320, share=0.4)
     conv_case(b, "sparse_conv_128x128", 12, [64], 136, splits=4)
+    parity_case(b, "sparse_conv_64x64", 12, [72, 40], 72, 64, share=0.6)
+    parity_case(b, "sparse_conv_64x160", 2, [64], 168, 128, share=0.2, splits=2)
     linear_case(b, "sparse_conv_64x64", 33, 72, 40)
     linear_case(b, "sparse_conv_64x160", 33, 128, 80, splits=2)
     if b.backend.architecture == "90a":
@@ -42,6 +45,9 @@ def small(b):
         conv_case(b, "sparse_conv_wgmma_192x160", 18, [64], 168, share=0.5)
         conv_case(b, "sparse_conv_stream_192x160", 18, [64], 168, share=0.7, blocks=5)
         conv_case(b, "sparse_conv_stream_128x160", 9, [72, 40], 168, share=0.5, blocks=7)
+        parity_case(b, "sparse_conv_wgmma_64x160", 12, [64], 168, 64)
+        parity_case(b, "sparse_conv_wgmma_128x160", 9 * 2, [72], 168, 128, splits=2)
+        parity_case(b, "sparse_conv_stream_192x160", 28, [64], 168, 192, share=1.0, blocks=7)
         linear_case(b, "sparse_conv_stream_192x160", 150, 72, 168, blocks=3)
         linear_case(b, "sparse_conv_stream_128x160", 33, 328, 40, blocks=9)
         conv_case(b, "sparse_conv_stream_64x160", 9, [72, 40], 168, share=0.9, blocks=7)

@@ -46,6 +46,7 @@ ConvParams = struct(
         ("source_rows", Rows),
         ("live", Count),
         ("weights", u64),
+        ("blocks", u64),
         ("workspace", u64),
         ("slots", u64),
         ("images", i32),

@@ -11,6 +11,7 @@ struct ConvParams {
   Rows source_rows;        // rows of one image in the sources (map unused)
   Count live;              // output rows of one image
   uint64_t weights;        // f16 [k_tiles][cout][64], swizzled: README.md
+  uint64_t blocks;         // i32: which block of weights every 64 rows of an image take; 0: there is one
   uint64_t workspace;      // f32 [splits][images * live][cout], used where splits > 1; 0: the splits are one cluster (sm_90 on)
   uint64_t slots;          // const uint64_t*: this step's slot addresses
   int32_t images;
@@ -19,7 +20,7 @@ struct ConvParams {
   int32_t splits;          // thread blocks along K = gridDim.z
   Epilogue epilogue;
 };
-static_assert(sizeof(ConvParams) == 328);
+static_assert(sizeof(ConvParams) == 336);
 
 constexpr int kTileK = 64;  // one 128-byte line of f16: the swizzle's span
 constexpr int kLine = kTileK * 2;
@@ -41,6 +42,13 @@ FISEC_DEVICE void load_lines(unsigned char* tile, const __half* anywhere, At at)
 
 FISEC_DEVICE int tiles_of(int channels) { return (channels + kTileK - 1) / kTileK; }
 FISEC_DEVICE int k_tiles(const ConvParams& p) { return p.taps * (tiles_of(p.channels[0]) + tiles_of(p.channels[1])); }
+
+// The tile of K at which the weights of a tile of rows begin. Blocks of weights follow one another; no tile of rows has two of them.
+constexpr int kBlockRows = 64;
+FISEC_DEVICE int first_k_tile(const ConvParams& p, int live, int first_row) {
+  const int32_t* blocks = reinterpret_cast<const int32_t*>(p.blocks);
+  return blocks ? blocks[ImageRow(first_row, live).row / kBlockRows] * k_tiles(p) : 0;
+}
 
 // The 128 threads that gather take 16 rows at once, eight lanes a row.
 constexpr int kGatherRows = 16;

@@ -5,7 +5,7 @@
 //! every tile and split that was timed on an H100 (`kernels/cuda/h100.md`): on the products timed there, the choice
 //! takes 3 % longer than the best.
 
-use super::{ConvTile, ConvWork, Gpu, MMA_64X64, STREAM_64X160, STREAM_128X160, STREAM_192X160, Splits};
+use super::{ConvChoice, ConvTile, ConvWork, Gpu, MMA_64X64, STREAM_64X160, STREAM_128X160, STREAM_192X160, Splits};
 use super::{TILE_K, WGMMA_64X160, WGMMA_128X160, WGMMA_192X160};
 
 /// What a tile's blocks take, in microseconds.
@@ -53,9 +53,9 @@ const MOST_PARTS: usize = 16;
 const STREAM_K_TILES: usize = 40;
 
 /// The quickest tile and splits for `work`.
-pub fn quickest(gpu: Gpu, work: ConvWork) -> (ConvTile, Splits) {
+pub fn quickest(gpu: Gpu, work: ConvWork) -> ConvChoice {
     // a tile that is mostly empty is never the quickest
-    let fits = |rates: &&Rates| rates.tile.rows < 2 * work.rows || rates.tile.rows <= 64;
+    let fits = |rates: &&Rates| rates.tile.rows < 2 * work.part_rows() || rates.tile.rows <= 64;
     let parts = PARTS.iter().filter(fits).flat_map(|rates| {
         (1..=(work.k_tiles / 3).clamp(1, MOST_PARTS))
             .map(move |parts| (rates, parts_time(gpu, work, rates, parts), parts))
@@ -66,27 +66,29 @@ pub fn quickest(gpu: Gpu, work: ConvWork) -> (ConvTile, Splits) {
         } else {
             Splits::Workspace(parts)
         };
-        (time, rates.tile, splits)
+        ConvChoice {
+            tile: rates.tile,
+            splits,
+            time,
+        }
     });
     // short products without gates wait for their residuals longer than dealing out evenly saves
     let streams = STREAMS.iter().filter(|_| work.gated || work.k_tiles >= STREAM_K_TILES);
     let streams = streams.filter(fits).flat_map(|rates| {
-        stream_blocks(gpu, work, rates).map(move |blocks| {
-            (
-                stream_time(gpu, work, rates, blocks),
-                rates.tile,
-                Splits::Stream(blocks),
-            )
+        stream_blocks(gpu, work, rates).map(move |blocks| ConvChoice {
+            tile: rates.tile,
+            splits: Splits::Stream(blocks),
+            time: stream_time(gpu, work, rates, blocks),
         })
     });
-    let best = parts.chain(streams).min_by(|a, b| a.0.total_cmp(&b.0));
-    best.map_or((MMA_64X64, Splits::None), |(_, tile, splits)| (tile, splits))
+    let best = parts.chain(streams).min_by(|a, b| a.time.total_cmp(&b.time));
+    best.expect("the smallest tile fits everything")
 }
 
 /// As many blocks as run at once, and whole numbers of them for every tile.
 fn stream_blocks(gpu: Gpu, work: ConvWork, rates: &Rates) -> impl Iterator<Item = usize> {
     let full = gpu.multiprocessors * rates.tile.per_multiprocessor();
-    let tiles = tiles(work, rates.tile);
+    let tiles = work.tiles(rates.tile);
     let whole = (1..=4).map(move |cuts| tiles * cuts);
     let most = tiles * work.k_tiles;
     let enough = gpu.multiprocessors / 3;
@@ -94,13 +96,9 @@ fn stream_blocks(gpu: Gpu, work: ConvWork, rates: &Rates) -> impl Iterator<Item 
         .chain(whole.filter(move |&blocks| (enough..full).contains(&blocks) && blocks <= most))
 }
 
-fn tiles(work: ConvWork, tile: ConvTile) -> usize {
-    work.rows.div_ceil(tile.rows) * work.cout.div_ceil(tile.columns)
-}
-
 /// Time of all weights from memory, which bounds products of few rows.
 fn weights_time(work: ConvWork) -> f32 {
-    (work.k_tiles * TILE_K * work.cout * 2) as f32 * WEIGHT_BYTE
+    (work.blocks * work.k_tiles * TILE_K * work.cout * 2) as f32 * WEIGHT_BYTE
 }
 
 fn epilogue(work: ConvWork, rates: &Rates) -> f32 {
@@ -117,7 +115,7 @@ fn sharing(gpu: Gpu, tile: ConvTile, blocks: f32) -> f32 {
 }
 
 fn parts_time(gpu: Gpu, work: ConvWork, rates: &Rates, parts: usize) -> f32 {
-    let blocks = tiles(work, rates.tile) * parts;
+    let blocks = work.tiles(rates.tile) * parts;
     let waves = blocks.div_ceil(gpu.multiprocessors * rates.tile.per_multiprocessor()) as f32;
     let block = work.k_tiles.div_ceil(parts) as f32 * rates.k_tile + epilogue(work, rates);
     let busy = waves * block * sharing(gpu, rates.tile, blocks as f32 / waves);
@@ -129,7 +127,7 @@ fn parts_time(gpu: Gpu, work: ConvWork, rates: &Rates, parts: usize) -> f32 {
 }
 
 fn stream_time(gpu: Gpu, work: ConvWork, rates: &Rates, blocks: usize) -> f32 {
-    let tiles = tiles(work, rates.tile);
+    let tiles = work.tiles(rates.tile);
     let each = tiles as f32 / blocks as f32;
     let block = each * work.k_tiles as f32 * rates.k_tile + each.max(1.0) * epilogue(work, rates);
     let mut busy = block * sharing(gpu, rates.tile, blocks as f32);

@@ -51,19 +51,19 @@ struct Conv {
     if (first_row >= live * p.images) return wait_for_previous_kernel();
 
     int32_t* rows = reinterpret_cast<int32_t*>(memory + STAGES * kStage);
-    int total = k_tiles(p);
+    int total = k_tiles(p), weights = first_k_tile(p, live, first_row);
     int begin = int(int64_t(total) * blockIdx.z / p.splits), end = int(int64_t(total) * (blockIdx.z + 1) / p.splits);
     const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
     Walk walk(p, begin);
     // weights and tables do not depend on the kernel before this one: fetch them while it drains
     for (int s = 0; s < STAGES - 1; ++s)
-      if (begin + s < end) load_stage(p, Sources{}, walk, begin + s, first_column, rows, memory + s * kStage, false, true);
+      if (begin + s < end) load_stage(p, Sources{}, walk, weights + begin + s, first_column, rows, memory + s * kStage, false, true);
     load_row_table<BM, kThreads>(p, live, first_row, rows);
     wait_for_previous_kernel();
     Sources source = {resolve<const __half>(p.source[0], slots), resolve<const __half>(p.source[1], slots)};
     __syncthreads();
     for (int s = 0; s < STAGES - 1; ++s) {
-      if (begin + s < end) load_stage(p, source, walk, begin + s, first_column, rows, memory + s * kStage, true, false), walk.next();
+      if (begin + s < end) load_stage(p, source, walk, weights + begin + s, first_column, rows, memory + s * kStage, true, false), walk.next();
       cp_async_commit();
     }
 
@@ -74,7 +74,7 @@ struct Conv {
       cp_async_wait<STAGES - 2>();
       __syncthreads();  // stage s has arrived for all, and all have left the stage that is refilled now
       int ahead = k + STAGES - 1, refill = s == 0 ? STAGES - 1 : s - 1;
-      if (ahead < end) load_stage(p, source, walk, ahead, first_column, rows, memory + refill * kStage, true, true), walk.next();
+      if (ahead < end) load_stage(p, source, walk, weights + ahead, first_column, rows, memory + refill * kStage, true, true), walk.next();
       cp_async_commit();
       multiply(memory + s * kStage, warp_m, warp_n, lane, sums);
       s = s == STAGES - 1 ? 0 : s + 1;

@@ -12,6 +12,9 @@ pub const CONV_GEGLU: i32 = 1;
 /// SiLU in the second output.
 pub const CONV_NORMED_SILU: i32 = 2;
 
+/// Rows of an image that take the same block of weights.
+pub const BLOCK_ROWS: usize = 64;
+
 /// Channels of a tile of K.
 const TILE_K: usize = 64;
 
@@ -69,6 +72,8 @@ pub struct ConvParams {
     pub live: Count,
     /// packed weights
     pub weights: u64,
+    /// i32: which block of weights every [`BLOCK_ROWS`] rows of an image take; 0: there is one
+    pub blocks: u64,
     /// f32 `[splits][images * live][cout]`; 0: the splits are one cluster
     pub workspace: u64,
     /// this step's table
@@ -123,6 +128,11 @@ const fn stream(tile: ConvTile) -> ConvTile {
 }
 
 impl ConvTile {
+    /// Output rows of a block.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Blocks that run on one multiprocessor at once.
     fn per_multiprocessor(&self) -> usize {
         match (self.rows, self.columns) {
@@ -200,6 +210,33 @@ pub struct ConvWork {
     pub k_tiles: usize,
     /// whether columns are values and gates
     pub gated: bool,
+    /// equal parts that the rows come in, each filled up to whole tiles of rows
+    pub parts: usize,
+    /// blocks of weights
+    pub blocks: usize,
+}
+
+impl ConvWork {
+    /// Rows of a part.
+    fn part_rows(&self) -> usize {
+        self.rows.div_ceil(self.parts)
+    }
+
+    /// Blocks of outputs.
+    fn tiles(&self, tile: ConvTile) -> usize {
+        self.parts * self.part_rows().div_ceil(tile.rows) * self.cout.div_ceil(tile.columns)
+    }
+}
+
+/// How a product is launched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ConvChoice {
+    /// block size
+    pub tile: ConvTile,
+    /// blocks along K
+    pub splits: Splits,
+    /// predicted time, comparable on one GPU
+    pub time: f32,
 }
 
 /// Tiles of K: per source and tap, 64 channels each.
@@ -208,22 +245,27 @@ pub fn k_tiles(taps: usize, channels: &[usize]) -> usize {
 }
 
 /// Tile and splits for a product.
-pub fn conv_choice(gpu: Gpu, work: ConvWork) -> (ConvTile, Splits) {
+pub fn conv_choice(gpu: Gpu, work: ConvWork) -> ConvChoice {
     if gpu.arch.has_wgmma() && work.cout >= WGMMA_64X160.columns {
         return choice::quickest(gpu, work);
     }
-    let blocks = |tile: ConvTile| work.rows.div_ceil(tile.rows) * work.cout.div_ceil(tile.columns);
     let tile = match work.cout {
         ..160 => MMA_64X64,
-        _ if blocks(MMA_128X160) >= gpu.multiprocessors => MMA_128X160,
+        _ if work.tiles(MMA_128X160) >= gpu.multiprocessors => MMA_128X160,
         _ => MMA_64X160,
     };
     let slots = gpu.multiprocessors * tile.per_multiprocessor();
     // every part keeps enough tiles of K to hide the loads of its first ones
     let most = (work.k_tiles / 5).clamp(1, 16);
-    match (slots / blocks(tile).max(1)).clamp(1, most) {
-        1 => (tile, Splits::None),
-        splits => (tile, Splits::Workspace(splits)),
+    let splits = match (slots / work.tiles(tile).max(1)).clamp(1, most) {
+        1 => Splits::None,
+        splits => Splits::Workspace(splits),
+    };
+    let products = work.tiles(tile) * work.k_tiles * tile.rows * tile.columns;
+    ConvChoice {
+        tile,
+        splits,
+        time: products as f32,
     }
 }
 

@@ -54,10 +54,11 @@ struct StreamConv {
     Ring ring;
     for (Segment segment; share.next(segment);) {
       Place place(segment.tile, column_tiles);
+      int weights = first_k_tile(p, live, place.first_row);
       int early = waited ? segment.begin : min(segment.end, segment.begin + STAGES);
       // weights and tables do not depend on the kernel before this one: fetch them while it drains
       if (leader)
-        for (int k = segment.begin; k < early; ++k) fetch_weights(p, shared, k - segment.begin, k, place.first_column);
+        for (int k = segment.begin; k < early; ++k) fetch_weights(p, shared, k - segment.begin, weights + k, place.first_column);
       sync_fetching();  // everybody has read the tile before's rows
       load_row_table<BM, kFetch>(p, live, place.first_row, shared.rows);
       sync_fetching();
@@ -69,7 +70,7 @@ struct StreamConv {
       Walk walk(p, segment.begin);
       for (int k = segment.begin; k < segment.end; ++k, walk.next(), ring.next()) {
         barrier_wait(shared.empty + ring.stage, ring.parity ^ 1);
-        if (leader && k >= early) fetch_weights(p, shared, ring.stage, k, place.first_column);
+        if (leader && k >= early) fetch_weights(p, shared, ring.stage, weights + k, place.first_column);
         gather_tile<BM>(p, source, walk, shared.rows, shared.tiles + ring.stage * kStage);
         barrier_arrive_after_copies(shared.full + ring.stage);
       }

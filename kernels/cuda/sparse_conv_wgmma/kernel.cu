@@ -32,18 +32,18 @@ struct WarpgroupConv {
     bulk_copy(shared.tiles + stage * kStage + kTileA, lines, bytes, shared.full + stage);
   }
 
-  __device__ static void fetch(const ConvParams& p, const Shared& shared, int first_column, int begin, int end) {
+  __device__ static void fetch(const ConvParams& p, const Shared& shared, int first_column, int weights, int begin, int end) {
     bool leader = threadIdx.x == kMultiply;
     // weights do not depend on the kernel before this one: fetch them while it drains
     if (leader)
-      for (int s = 0; s < STAGES && begin + s < end; ++s) fetch_weights(p, shared, s, begin + s, first_column);
+      for (int s = 0; s < STAGES && begin + s < end; ++s) fetch_weights(p, shared, s, weights + begin + s, first_column);
     wait_for_previous_kernel();
     const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
     Sources source = {resolve<const __half>(p.source[0], slots), resolve<const __half>(p.source[1], slots)};
     Walk walk(p, begin);
     for (int k = begin, s = 0, parity = 1; k < end; ++k, walk.next()) {
       barrier_wait(shared.empty + s, parity);
-      if (leader && k >= begin + STAGES) fetch_weights(p, shared, s, k, first_column);
+      if (leader && k >= begin + STAGES) fetch_weights(p, shared, s, weights + k, first_column);
       gather_tile<BM>(p, source, walk, shared.rows, shared.tiles + s * kStage);
       barrier_arrive_after_copies(shared.full + s);
       if (++s == STAGES) s = 0, parity ^= 1;
@@ -106,7 +106,7 @@ struct WarpgroupConv {
     int begin = int(int64_t(total) * blockIdx.z / p.splits), end = int(int64_t(total) * (blockIdx.z + 1) / p.splits);
 
     if (threadIdx.x >= kMultiply) {
-      fetch(p, shared, first_column, begin, end);
+      fetch(p, shared, first_column, first_k_tile(p, live, first_row), begin, end);
       if (p.splits > 1 && !p.workspace) cluster_barrier(), cluster_barrier();  // those of store_tile
       return;
     }

@@ -1,6 +1,6 @@
 //! Sparse convolution against `where(active, fresh, recorded)` and a dense convolution in f64.
 
-use fisec_kernels::cpu::{Conv, ConvGeometry, ConvTable, Map, RecordedRows, conv};
+use fisec_kernels::cpu::{Conv, ConvGeometry, ConvTable, Map, RecordedRows, conv, sum_weights_by_parity};
 use fisec_tensor::{ActiveSet, Mask, TileSize, tile_pixels};
 use half::f16;
 use proptest::prelude::*;
@@ -27,7 +27,7 @@ struct Case {
 
 fn geometry() -> impl Strategy<Value = ConvGeometry> {
     let size = (1usize..10, 1usize..10);
-    (size, 0..4).prop_map(|((height, width), kind)| {
+    (size, 0..5).prop_map(|((height, width), kind)| {
         let input = [height, width];
         let base = ConvGeometry {
             input,
@@ -36,6 +36,7 @@ fn geometry() -> impl Strategy<Value = ConvGeometry> {
             kernel: [3, 3],
             stride: [1, 1],
             padding: [1, 1],
+            by_parity: false,
         };
         match kind {
             0 => base,
@@ -51,10 +52,11 @@ fn geometry() -> impl Strategy<Value = ConvGeometry> {
             },
             // an odd size: the last pixel of the coarse level is used once
             _ => {
-                let finer = [2 * height - height % 2, 2 * width];
+                let finer = [2 * height - usize::from(kind == 3) * (height % 2), 2 * width];
                 ConvGeometry {
                     upsample: Some(finer),
                     output: finer,
+                    by_parity: kind == 4,
                     ..base
                 }
             }
@@ -213,11 +215,12 @@ fn check(case: &Case) -> f64 {
         .collect();
     let kept = (computed.len() != active_out.len()).then_some(kept);
     let table = ConvTable::new(geometry, computed.pixels().to_vec(), kept);
+    let by_parity = geometry.by_parity.then(|| sum_weights_by_parity(&weight));
     let call = Conv {
         images,
         sources: &sources,
         table: &table,
-        weight: &weight,
+        weight: by_parity.as_deref().unwrap_or(&weight),
         bias: Some(&bias),
         coefficients: case.norm.then_some(&coefficients),
         silu: case.silu,
@@ -316,6 +319,7 @@ fn parallel_schedules_agree_with_the_dense_convolution() {
                 kernel: [3, 3],
                 stride: [1, 1],
                 padding: [1, 1],
+                by_parity: false,
             },
             tile: TileSize::PIXEL,
             images: 2,
@@ -343,6 +347,7 @@ fn reads_outside_the_active_set_are_counted() {
         kernel: [3, 3],
         stride: [1, 1],
         padding: [1, 1],
+        by_parity: false,
     };
     let table = ConvTable::new(&geometry, vec![12], None);
     assert_eq!(table.reads().len(), 9);

@@ -94,6 +94,7 @@ fn structs_are_those_of_the_sources() {
         source_rows,
         live,
         weights,
+        blocks,
         workspace,
         slots,
         images,
@@ -308,8 +309,8 @@ proptest! {
         which in 0usize..3,
     ) {
         let (gpu, cout) = (GPUS[which], columns * 8);
-        let work = ConvWork { rows, cout, k_tiles: k_tiles(taps, &[inputs * 64]), gated: rows % 2 == 0 };
-        let (tile, splits) = conv_choice(gpu, work);
+        let work = ConvWork { rows, cout, k_tiles: k_tiles(taps, &[inputs * 64]), gated: rows % 2 == 0, parts: 1, blocks: 1 };
+        let ConvChoice { tile, splits, .. } = conv_choice(gpu, work);
         let params = ConvParams { cout: cout as i32, taps: taps as i32, splits: splits.count() as i32, ..ConvParams::default() };
         let launch = sparse_conv(tile, splits, &params, rows);
         prop_assert!(is_launchable(&launch, gpu), "{launch:?}");

@@ -142,6 +142,7 @@ fn sparse(weight: WeightId, bias: WeightId) -> Program {
         upsample: None,
         output_size: [4, 4],
         weight,
+        by_parity: None,
         bias: Some(bias),
         kernel: [3, 3],
         stride: [1, 1],

@@ -2,6 +2,7 @@
 
 use fisec_kernels::cpu::{self as kernel, Conv, LayerNorm, Linear, Map, Residual};
 use fisec_plan::{ConvKernel, LinearKernel};
+use fisec_tensor::PARITIES;
 
 use super::recorded::{Recorded, halo_bytes, map_of};
 use super::{CpuBackend, CpuCall, Made};
@@ -34,8 +35,11 @@ impl CpuBackend {
         let output = call.elements(conv.output)?;
         let macs = &mut report.macs;
         self.compute(output, |weights, output| {
-            let weight = weights.get(conv.weight)?;
-            *macs += (images * table.outputs().len() * weight.len()) as u64;
+            let (weight, products) = match conv.by_parity {
+                Some(weight) => (weights.by_parity(weight)?, PARITIES),
+                None => (weights.get(conv.weight)?, 1),
+            };
+            *macs += (images * table.outputs().len() * weight.len() / products) as u64;
             let conv = Conv {
                 images,
                 sources: &sources,

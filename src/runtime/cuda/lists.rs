@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use fisec_kernels::cpu::{ConvGeometry, ConvTable};
-use fisec_tensor::ActiveSet;
+use fisec_kernels::cuda::BLOCK_ROWS;
+use fisec_tensor::{ActiveSet, PARITIES};
 
 /// A list's count stands in front of its entries, in bytes of its own: entries are 16-byte aligned.
 const HEADER: usize = 16;
@@ -24,6 +25,12 @@ pub(super) enum List {
     GatheredTaps(Window),
     /// source pixel of every tap; `None`: every output
     PixelTaps(Option<u32>, ConvGeometry),
+    /// outputs of a convolution by parity: which of them every row computes
+    ParityRows(Parities),
+    /// source row of every tap of such rows
+    ParityTaps(Parities, Taps),
+    /// which parity every [`BLOCK_ROWS`] of such rows have
+    ParityBlocks(Parities),
     /// scale 1 and shift 0 for so many images and channels, f32
     Identity(usize, usize),
 }
@@ -34,6 +41,25 @@ pub(super) struct Window {
     pub(super) input: u32,
     pub(super) output: u32,
     pub(super) geometry: ConvGeometry,
+}
+
+/// Rows of a convolution by parity: the outputs of each parity in whole tiles, filled up with the last of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Parities {
+    /// level of the outputs; `None`: every output
+    pub(super) output: Option<u32>,
+    pub(super) geometry: ConvGeometry,
+    /// rows of a tile, a multiple of [`BLOCK_ROWS`]
+    pub(super) tile_rows: usize,
+}
+
+/// What taps count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Taps {
+    /// pixels of a whole map
+    Pixels,
+    /// rows of a gathered source, as in [`List::Gathered`] of this level
+    Gathered(u32),
 }
 
 /// A list in the block of lists.
@@ -136,8 +162,19 @@ impl<'a> Contents<'a> {
             List::Gathered(window) => self.most(List::Active(window.input)) + self.most(List::Ring(window)),
             List::GatheredTaps(window) => self.most(List::Active(window.output)),
             List::PixelTaps(Some(level), _) => self.most(List::Active(level)),
+            List::ParityRows(rows) | List::ParityTaps(rows, _) => self.most_by_parity(rows),
+            List::ParityBlocks(rows) => self.most_by_parity(rows) / BLOCK_ROWS,
             List::PixelTaps(None, _) | List::Identity(..) => count,
         }
+    }
+
+    /// Every parity may need a tile that it does not fill.
+    fn most_by_parity(&mut self, rows: Parities) -> usize {
+        let outputs = match rows.output {
+            Some(level) => self.most(List::Active(level)),
+            None => rows.geometry.output.iter().product(),
+        };
+        (outputs + PARITIES * (rows.tile_rows - 1)) / rows.tile_rows * rows.tile_rows
     }
 
     fn pixels(&self, level: u32) -> usize {
@@ -167,18 +204,17 @@ impl<'a> Contents<'a> {
                 (self.levels[window.input as usize].len() + ring, Vec::new())
             }
             List::GatheredTaps(window) => self.gathered_taps(window),
-            List::PixelTaps(output, geometry) => {
-                let table = self.table(output, geometry);
-                let outputs = table.outputs().len();
-                let pixel = |tap: i32| {
-                    if tap < 0 {
-                        tap
-                    } else {
-                        table.reads()[tap as usize] as i32
-                    }
-                };
-                let entries = (0..outputs).flat_map(|output| table.taps(output).iter().map(|&tap| pixel(tap)));
-                (outputs, entries.collect())
+            List::PixelTaps(output, geometry) => self.pixel_taps(output, geometry),
+            List::ParityRows(rows) => {
+                let numbers: Vec<i32> = self.by_parity(rows).into_iter().flatten().collect();
+                (numbers.len(), numbers)
+            }
+            List::ParityTaps(rows, taps) => self.parity_taps(rows, taps),
+            List::ParityBlocks(rows) => {
+                let parities = self.by_parity(rows).into_iter().zip(0..);
+                let blocks = parities.flat_map(|(rows, parity)| vec![parity; rows.len() / BLOCK_ROWS]);
+                let blocks: Vec<i32> = blocks.collect();
+                (blocks.len(), blocks)
             }
             List::Identity(images, channels) => {
                 let one = 1f32.to_bits() as i32;
@@ -204,6 +240,48 @@ impl<'a> Contents<'a> {
         outside.map(|&pixel| pixel as i32).collect()
     }
 
+    fn pixel_taps(&mut self, output: Option<u32>, geometry: ConvGeometry) -> (usize, Vec<i32>) {
+        let table = self.table(output, geometry);
+        let outputs = table.outputs().len();
+        let pixel = |tap: i32| {
+            if tap < 0 {
+                tap
+            } else {
+                table.reads()[tap as usize] as i32
+            }
+        };
+        let entries = (0..outputs).flat_map(|output| table.taps(output).iter().map(|&tap| pixel(tap)));
+        (outputs, entries.collect())
+    }
+
+    /// Numbers of the outputs of each parity, in whole tiles.
+    fn by_parity(&mut self, rows: Parities) -> [Vec<i32>; PARITIES] {
+        let table = self.table(rows.output, rows.geometry);
+        let parities = table.by_parity().expect("a convolution by parity");
+        std::array::from_fn(|parity| {
+            let mut numbers: Vec<i32> = parities[parity].iter().map(|&number| number as i32).collect();
+            if let Some(&last) = numbers.last() {
+                numbers.resize(numbers.len().next_multiple_of(rows.tile_rows), last);
+            }
+            numbers
+        })
+    }
+
+    fn parity_taps(&mut self, rows: Parities, taps: Taps) -> (usize, Vec<i32>) {
+        let (_, of_outputs) = match (taps, rows.output) {
+            (Taps::Gathered(input), Some(output)) => self.gathered_taps(Window {
+                input,
+                output,
+                geometry: rows.geometry,
+            }),
+            (_, output) => self.pixel_taps(output, rows.geometry),
+        };
+        let width = rows.geometry.taps().iter().product();
+        let numbers: Vec<i32> = self.by_parity(rows).into_iter().flatten().collect();
+        let taps = |&number: &i32| of_outputs[number as usize * width..][..width].to_vec();
+        (numbers.len(), numbers.iter().flat_map(taps).collect())
+    }
+
     fn gathered_taps(&mut self, window: Window) -> (usize, Vec<i32>) {
         let active = &self.levels[window.input as usize];
         let table = self.table(Some(window.output), window.geometry);
@@ -227,9 +305,10 @@ impl<'a> Contents<'a> {
 }
 
 fn width(list: List) -> usize {
-    let taps = |geometry: ConvGeometry| geometry.kernel[0] * geometry.kernel[1];
+    let taps = |geometry: ConvGeometry| geometry.taps().iter().product();
     match list {
-        List::Active(_) | List::Inactive(_) | List::Ring(_) => 1,
+        List::Active(_) | List::Inactive(_) | List::Ring(_) | List::ParityRows(_) | List::ParityBlocks(_) => 1,
+        List::ParityTaps(rows, _) => taps(rows.geometry),
         List::Gathered(_) => 0,
         List::GatheredTaps(window) => taps(window.geometry),
         List::PixelTaps(_, geometry) => taps(geometry),
@@ -257,6 +336,7 @@ mod tests {
             kernel: [3, 3],
             stride: [stride; 2],
             padding: [1, 1],
+            by_parity: false,
         }
     }
 
@@ -290,6 +370,48 @@ mod tests {
             for list in [active, ring, gathered] {
                 prop_assert!(read(&block, list).0 <= list.most);
             }
+        }
+    }
+
+    proptest! {
+        /// Every active output is in a tile of its parity, with its four pixels.
+        #[test]
+        fn rows_by_parity_are_the_active_outputs((height, width) in (1usize..6, 1usize..6), tile in 1usize..3, seed: u64) {
+            let doubled = [2 * height, 2 * width];
+            let geometry = ConvGeometry { upsample: Some(doubled), output: doubled, by_parity: true, ..same_3x3([height, width], 1) };
+            let fine = Mask::from_fn(doubled[0], doubled[1], |y, x| (seed >> ((y * doubled[1] + x) % 64)) & 1 == 1);
+            let coarse = fine.pooled();
+            let levels = [ActiveSet::new(fine), ActiveSet::new(coarse)];
+            let window = Window { input: 1, output: 0, geometry };
+            let rows = Parities { output: Some(0), geometry, tile_rows: tile * BLOCK_ROWS };
+            let mut lists = Lists::default();
+            let mut contents = Contents::new(&levels);
+            let wanted = [
+                List::ParityRows(rows), List::ParityBlocks(rows), List::ParityTaps(rows, Taps::Gathered(1)), List::ParityTaps(rows, Taps::Pixels),
+                List::GatheredTaps(window),
+            ];
+            let [numbers, blocks, gathered, pixels, whole] = wanted.map(|list| lists.place(list, &mut contents));
+            let block = lists.fill(&levels).unwrap();
+            let (count, numbers) = read(&block, numbers);
+            prop_assert!(count.is_multiple_of(tile * BLOCK_ROWS));
+            let blocks = read(&block, blocks).1;
+            let [gathered, pixels, whole] = [gathered, pixels, whole].map(|list| read(&block, list).1);
+            for (row, &number) in numbers.iter().enumerate() {
+                let output = levels[0].pixels()[number as usize] as usize;
+                let (y, x) = (output / doubled[1], output % doubled[1]);
+                prop_assert_eq!(blocks[row / BLOCK_ROWS] as usize, fisec_tensor::parity(y, x));
+                prop_assert_eq!(&gathered[row * 4..][..4], &whole[number as usize * 4..][..4]);
+                for tap in 0..4 {
+                    let (y, x) = ((y + 1) / 2 + tap / 2, (x + 1) / 2 + tap % 2);
+                    let inside = (1..=height).contains(&y) && (1..=width).contains(&x);
+                    let pixel = if inside { ((y - 1) * width + x - 1) as i32 } else { -1 };
+                    prop_assert_eq!(pixels[row * 4 + tap], pixel);
+                }
+            }
+            let mut computed = numbers;
+            computed.sort_unstable();
+            computed.dedup();
+            prop_assert_eq!(computed.len(), levels[0].len());
         }
     }
 

@@ -12,7 +12,6 @@ use fisec_plan::{ConvKernel, Extent, Kernel, SlotId, SlotKind, Stage, ValueId};
 use super::rows::{Move, Scaled};
 use super::{Assembler, Context, Rowed};
 use crate::RuntimeError;
-use crate::binding::geometry;
 use crate::cuda::lists::{List, Window};
 
 /// A convolution's source: node and position.
@@ -121,7 +120,7 @@ fn window(context: &Context<'_>, conv: &ConvKernel) -> Option<Window> {
         Extent::Full => None,
     };
     let (output, input) = (level(conv.output)?, level(conv.sources[0].value)?);
-    let geometry = geometry(conv);
+    let geometry = super::products::whole_window(conv);
     let gathers = conv.coefficients.is_some() || !super::products::is_pointwise(&geometry);
     let same = conv.sources.iter().all(|source| level(source.value) == Some(input));
     (same && gathers).then_some(Window {

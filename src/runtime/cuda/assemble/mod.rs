@@ -7,6 +7,7 @@ mod attention;
 mod control;
 mod gathered;
 mod norms;
+mod parity;
 mod products;
 mod rows;
 mod text;

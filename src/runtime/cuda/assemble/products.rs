@@ -2,7 +2,7 @@
 
 use fisec_kernels::cpu::ConvGeometry;
 use fisec_kernels::cuda::{
-    self as kernel, Address, CONV_GEGLU, ConvParams, ConvWork, Epilogue, Rows, conv_choice, k_tiles,
+    self as kernel, Address, CONV_GEGLU, ConvChoice, ConvParams, ConvWork, Epilogue, Rows, conv_choice, k_tiles,
 };
 use fisec_plan::cuda::{TILE_CHANNELS, padded};
 use fisec_plan::{ConvKernel, ConvSource, Extent, LinearKernel, ResidualSource, ValueId};
@@ -14,12 +14,12 @@ use crate::binding::geometry;
 use crate::cuda::lists::{List, Window};
 
 /// Where a product reads.
-struct Sources {
+pub(super) struct Sources {
     rows: Vec<Rowed>,
-    widths: Vec<usize>,
+    pub(super) widths: Vec<usize>,
     image_rows: Rows,
-    /// 0: row `i` reads row `i`
-    table: u64,
+    /// taps of every row; none: row `i` reads row `i`
+    pub(super) taps: Option<List>,
 }
 
 impl Assembler<'_> {
@@ -37,6 +37,9 @@ impl Assembler<'_> {
             ..Epilogue::default()
         };
         let epilogue = self.residual(epilogue, conv.residual, conv.output)?;
+        if self.conv_by_parity(conv, &sources, epilogue)? {
+            return Ok(());
+        }
         let weight = self.weight(conv.weight)?;
         let taps = conv.kernel[0] * conv.kernel[1];
         let cout = padded(self.channels(conv.output));
@@ -58,7 +61,7 @@ impl Assembler<'_> {
             rows: vec![source],
             widths: vec![self.channels(linear.input)],
             image_rows: Rows::PACKED,
-            table: 0,
+            taps: None,
         };
         let epilogue = Epilogue {
             bias: self.optional_weight(linear.bias)?,
@@ -151,17 +154,17 @@ impl Assembler<'_> {
         if !moves.is_empty() {
             self.moves(&moves);
         }
-        let geometry = geometry(conv);
-        let table = match self.extent(conv.output) {
-            Extent::Full if is_pointwise(&geometry) => 0,
-            Extent::Full => self.table_of(List::PixelTaps(None, geometry)),
-            Extent::Active(level) => self.table_of(List::PixelTaps(Some(level), geometry)),
+        let geometry = whole_window(conv);
+        let taps = match self.extent(conv.output) {
+            Extent::Full if is_pointwise(&geometry) => None,
+            Extent::Full => Some(List::PixelTaps(None, geometry)),
+            Extent::Active(level) => Some(List::PixelTaps(Some(level), geometry)),
         };
         Ok(Sources {
             rows,
             widths: inputs.iter().map(|source| self.stride(source.value)).collect(),
             image_rows: self.whole(inputs[0].value),
-            table,
+            taps,
         })
     }
 
@@ -179,19 +182,16 @@ impl Assembler<'_> {
         if levels.iter().any(|&other| other != input) {
             return Err(self.error("its sources are of different levels"));
         }
-        let geometry = geometry(conv);
+        let geometry = whole_window(conv);
         let scaled = self.scaled(conv)?;
         let widths = inputs.iter().map(|source| self.stride(source.value)).collect();
-        let table_of = |assembler: &mut Self, window| match is_pointwise(&geometry) {
-            true => 0,
-            false => assembler.table_of(List::GatheredTaps(window)),
-        };
+        let taps_of = |window| (!is_pointwise(&geometry)).then_some(List::GatheredTaps(window));
         if let Some((rows, window)) = self.gathered(conv, scaled)? {
             return Ok(Sources {
                 rows,
                 widths,
                 image_rows: self.rows_of_window(window),
-                table: table_of(self, window),
+                taps: taps_of(window),
             });
         }
         if levels.len() == inputs.len() {
@@ -203,7 +203,7 @@ impl Assembler<'_> {
                 rows,
                 widths,
                 image_rows: Rows::PACKED,
-                table: 0,
+                taps: None,
             });
         }
         let window = Window {
@@ -234,7 +234,7 @@ impl Assembler<'_> {
             rows,
             widths,
             image_rows: rows_to,
-            table: table_of(self, window),
+            taps: taps_of(window),
         })
     }
 
@@ -295,7 +295,7 @@ impl Assembler<'_> {
         }))
     }
 
-    fn table_of(&mut self, list: List) -> u64 {
+    pub(super) fn table_of(&mut self, list: List) -> u64 {
         let placed = self.list(list);
         self.entries_of(placed)
     }
@@ -330,19 +330,22 @@ impl Assembler<'_> {
         epilogue: Epilogue,
         output: ValueId,
     ) -> Result<(), RuntimeError> {
-        let epilogue = self.taken(output, epilogue);
-        let epilogue = match self.is_only_taken(output) {
-            true => epilogue,
-            false => {
-                let to = self.make_rows(output);
-                Epilogue {
-                    output: to.address,
-                    output_stride: to.stride as i32,
-                    ..epilogue
-                }
-            }
-        };
+        let epilogue = self.leaving(output, epilogue);
         self.multiply(sources, weights, (taps, cout), epilogue, output)
+    }
+
+    /// An epilogue that writes a value's rows wherever they are wanted.
+    pub(super) fn leaving(&mut self, output: ValueId, epilogue: Epilogue) -> Epilogue {
+        let epilogue = self.taken(output, epilogue);
+        if self.is_only_taken(output) {
+            return epilogue;
+        }
+        let to = self.make_rows(output);
+        Epilogue {
+            output: to.address,
+            output_stride: to.stride as i32,
+            ..epilogue
+        }
     }
 
     /// A product whose epilogue says where everything goes; `like` has its rows.
@@ -360,9 +363,28 @@ impl Assembler<'_> {
             cout,
             k_tiles: k_tiles(taps, &sources.widths),
             gated: epilogue.flags & CONV_GEGLU != 0,
+            parts: 1,
+            blocks: 1,
         };
-        let (tile, splits) = conv_choice(self.context.gpu, work);
-        let workspace = match splits.workspace_bytes(tile, rows, cout) {
+        let params = ConvParams {
+            table: sources.taps.map_or(0, |list| self.table_of(list)),
+            live: live.count,
+            weights,
+            images: images as i32,
+            taps: taps as i32,
+            cout: cout as i32,
+            epilogue,
+            ..ConvParams::default()
+        };
+        let choice = conv_choice(self.context.gpu, work);
+        self.launch_product(sources, params, choice, rows);
+        Ok(())
+    }
+
+    /// Launches a product of at most `rows` rows of all images, with what `params` lacks.
+    pub(super) fn launch_product(&mut self, sources: &Sources, params: ConvParams, choice: ConvChoice, rows: usize) {
+        let ConvChoice { tile, splits, .. } = choice;
+        let workspace = match splits.workspace_bytes(tile, rows, params.cout as usize) {
             0 => 0,
             bytes => self.scratch(bytes),
         };
@@ -380,23 +402,24 @@ impl Assembler<'_> {
                 sources.rows[0].stride as i32,
                 second.map_or(0, |rows| rows.stride as i32),
             ],
-            table: sources.table,
             source_rows: sources.image_rows,
-            live: live.count,
-            weights,
             workspace,
             slots: self.context.table,
-            images: images as i32,
-            taps: taps as i32,
-            cout: cout as i32,
             splits: splits.count() as i32,
-            epilogue,
+            ..params
         };
         self.launch(kernel::sparse_conv(tile, splits, &params, rows));
         if splits.is_reduced_later() {
             self.launch(kernel::sparse_conv_reduce(&params, rows));
         }
-        Ok(())
+    }
+}
+
+/// A convolution's sizes with all its taps.
+pub(super) fn whole_window(conv: &ConvKernel) -> ConvGeometry {
+    ConvGeometry {
+        by_parity: false,
+        ..geometry(conv)
     }
 }
 

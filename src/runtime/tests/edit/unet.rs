@@ -78,12 +78,16 @@ impl Unet {
     fn conv(&mut self, sources: Vec<ConvSource>, levels: [u32; 2], columns: usize) -> ConvKernel {
         let channels: usize = sources.iter().map(|source| self.channels(source.value)).sum();
         let output = self.active(levels[1], columns);
+        let weight = self.maker.weight(&[3, 3, channels, columns]);
+        let upsample = (levels[0] > levels[1]).then(|| self.size(levels[1]));
+        let is_doubled = upsample == Some(self.size(levels[0]).map(|side| 2 * side));
         ConvKernel {
             sources,
             input_size: self.size(levels[0]),
-            upsample: (levels[0] > levels[1]).then(|| self.size(levels[1])),
+            upsample,
             output_size: self.size(levels[1]),
-            weight: self.maker.weight(&[3, 3, channels, columns]),
+            weight,
+            by_parity: is_doubled.then_some(weight),
             bias: Some(self.maker.weight(&[columns])),
             kernel: [3, 3],
             stride: if levels[0] < levels[1] { [2, 2] } else { [1, 1] },

@@ -1,0 +1,15 @@
+//! What random U-Nets are compiled with.
+
+use fisec_plan::{CompileOptions, Keys, Norm};
+use fisec_tensor::DType;
+
+/// Exact slots, and every cross-attention under control.
+pub fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
+    CompileOptions {
+        keys,
+        norm,
+        sparse_levels: Some(sparse_levels),
+        cache_dtype: DType::F32,
+        control_levels: None,
+    }
+}
