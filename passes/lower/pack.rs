@@ -156,6 +156,42 @@ mod tests {
         }
     }
 
+    /// A parity's block is what packing its 2×2 convolution gives.
+    #[test]
+    fn parities_are_convolutions_one_behind_the_other() {
+        let (columns, sources) = (5usize, [9usize, 3]);
+        let values: Vec<f32> = (0..columns * 12 * 9)
+            .map(|at| ((at * 37) % 101) as f32 / 64.0)
+            .collect();
+        let weight = Constant::from(HostTensor::from_f32([columns, 12, 3, 3], values.clone()));
+        let packed = pack(&weight, &WeightLayout::ByParity(sources.to_vec()));
+        let merged = |odd: usize, tap: usize| match (odd, tap) {
+            (0, 0) => vec![0],
+            (0, _) => vec![1, 2],
+            (_, 0) => vec![0, 1],
+            _ => vec![2],
+        };
+        let bytes = packed.data().len() / PARITIES;
+        for parity in 0..PARITIES {
+            let expected = tiles(&sources, 4, columns, |channel, tap, column| {
+                let kernel = &values[(column * 12 + channel) * 9..][..9];
+                let rows = merged(parity / 2, tap / 2).into_iter();
+                let sum = rows.flat_map(|row| {
+                    merged(parity % 2, tap % 2)
+                        .into_iter()
+                        .map(move |at| kernel[row * 3 + at])
+                });
+                f16::from_f32(sum.sum())
+            });
+            assert_eq!(
+                packed.data()[parity * bytes..][..bytes],
+                expected.data()[..],
+                "{parity}"
+            );
+        }
+        assert_eq!(packed.shape()[0], 4 * PARITIES * 2);
+    }
+
     #[test]
     fn gates_follow_their_values() {
         let order: Vec<usize> = (0..32).map(gated(32)).collect();

@@ -6,7 +6,7 @@ use fisec_oracle::{Oracle, Tensor, levels};
 use fisec_passes::Module;
 use fisec_tensor::{HostTensor, Mask};
 
-use super::unet::{BATCH, Random, Shape};
+use super::unet::{BATCH, Random, Shape, disturbed};
 
 /// Step that everything runs at.
 pub const STEP: usize = 1;
@@ -30,6 +30,14 @@ impl Image {
         Image {
             sample,
             context: random.tensor(&[BATCH, tokens, text], 0.0, 1.0),
+        }
+    }
+
+    /// Every value off by its own share of at most `error`.
+    pub fn disturbed(&self, error: f32, random: &mut Random) -> Self {
+        Image {
+            sample: disturbed(&self.sample, error, random),
+            context: disturbed(&self.context, error, random),
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Shape {
     pub context: [usize; 2],
     /// seed of the weights
     pub seed: u64,
+    /// largest relative error that every weight is given
+    pub error: f32,
 }
 
 impl Default for Shape {
@@ -35,6 +37,7 @@ impl Default for Shape {
             depth: 1,
             context: [5, 12],
             seed: 0,
+            error: 0.0,
         }
     }
 }
@@ -73,11 +76,19 @@ impl Random {
     }
 }
 
+/// The same values, each off by its own share of at most `error`.
+pub fn disturbed(tensor: &HostTensor, error: f32, random: &mut Random) -> HostTensor {
+    let values = tensor.to_f32_vec().into_iter();
+    let values = values.map(|value| value * (1.0 + error * random.signed()));
+    HostTensor::from_f32(tensor.shape().clone(), values.collect())
+}
+
 /// Builds the U-Net. Inputs `sample`, `timestep`, `context`; output `prediction`.
 pub fn random_unet(shape: &Shape) -> Graph {
     let mut builder = Builder {
         graph: Graph::new("unet"),
         random: Random(shape.seed),
+        errors: Random(!shape.seed),
         count: 0,
         shape: shape.clone(),
     };
@@ -88,6 +99,7 @@ pub fn random_unet(shape: &Shape) -> Graph {
 struct Builder {
     graph: Graph,
     random: Random,
+    errors: Random,
     count: usize,
     shape: Shape,
 }
@@ -159,7 +171,8 @@ impl Builder {
     }
 
     fn weight(&mut self, shape: &[usize], centre: f32, spread: f32) -> WeightId {
-        let data = self.random.tensor(shape, centre, spread).into();
+        let data = self.random.tensor(shape, centre, spread);
+        let data = disturbed(&data, self.shape.error, &mut self.errors).into();
         self.count += 1;
         let name = format!("w{}", self.count);
         self.graph.add_weight(WeightInfo { name, data })

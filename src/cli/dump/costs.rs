@@ -30,6 +30,7 @@ pub fn with_costs<'g>(graph: &'g Graph, plan: &'g Plan) -> Dump<'g> {
         let mut notes = Vec::new();
         if let Some((program, node)) = call {
             notes.extend(slots(plan, node));
+            notes.extend(taps(node));
             notes.extend(binding.iter().flat_map(|binding| candidates(program, node, binding)));
         }
         Details {
@@ -47,6 +48,13 @@ fn slots(plan: &Plan, node: &Node) -> impl Iterator<Item = String> {
         let slot = &plan.slots[slot.index()];
         format!("reads slot {}, {} per step", slot.name, units::bytes(slot.bytes))
     })
+}
+
+/// How a convolution of a doubled map is computed.
+fn taps(node: &Node) -> Option<String> {
+    let Kernel::Conv(conv) = &node.kernel else { return None };
+    conv.by_parity?;
+    Some("4 taps by the parity of the output, of 9 that the model has".into())
 }
 
 /// Tile sizes that a convolution may use and what each is predicted to take.

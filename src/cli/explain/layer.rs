@@ -2,6 +2,7 @@
 
 use fisec_plan::{Extent, Kernel, Node, Stage, TileCandidate};
 use fisec_runtime::LayerChoice;
+use fisec_tensor::PARITIES;
 use serde_json::{Value, json};
 
 use super::Explained;
@@ -40,7 +41,7 @@ impl<'a> Explained<'a> {
             (Some(level), None) => self.binding.active(level).len() as f64 / self.pixels(level),
             (None, _) => 1.0,
         };
-        let macs = (node.macs_dense as f64 * share).round() as u64;
+        let macs = (node.macs_dense as f64 * share * self.share_of_terms(node, level)).round() as u64;
         let slots = node.kernel.slots_read();
         let slots = slots.iter().map(|slot| &self.plan.slots[slot.index()]);
         Layer {
@@ -53,6 +54,25 @@ impl<'a> Explained<'a> {
             predicted_ns: self.predicted_ns(node, level, choice, macs),
             slot_bytes: slots.clone().map(|slot| slot.bytes).sum(),
             slots: slots.map(|slot| slot.name.clone()).collect(),
+        }
+    }
+
+    /// Of the products that an active output takes in a dense step, those that it takes here: summed taps of a doubled map,
+    /// active keys.
+    fn share_of_terms(&self, node: &Node, level: Option<u32>) -> f64 {
+        let Some(level) = level else { return 1.0 };
+        match &node.kernel {
+            Kernel::Conv(conv) if conv.by_parity.is_some() => {
+                PARITIES as f64 / conv.kernel.iter().product::<usize>() as f64
+            }
+            Kernel::Attention(attention) => {
+                let keys = self.program.values[attention.k.index()].extent;
+                match attention.k_outside.is_none() && keys == Extent::Active(level) {
+                    true => self.binding.active(level).mask().share(),
+                    false => 1.0,
+                }
+            }
+            _ => 1.0,
         }
     }
 
@@ -93,9 +113,16 @@ impl Layer<'_> {
         }
     }
 
+    fn is_by_parity(&self) -> bool {
+        matches!(&self.node.kernel, Kernel::Conv(conv) if conv.by_parity.is_some())
+    }
+
     fn computes(&self) -> String {
         match (self.level, self.choice) {
-            (Some(level), Some(choice)) => format!("level {level}, {} tiles of {}", choice.tiles, choice.tile),
+            (Some(level), Some(choice)) => {
+                let how = if self.is_by_parity() { ", by parity" } else { "" };
+                format!("level {level}, {} tiles of {}{how}", choice.tiles, choice.tile)
+            }
             (Some(level), None) => format!("level {level}, active rows"),
             (None, _) => match self.stage {
                 Stage::Step => "everything".into(),

@@ -96,6 +96,11 @@ fn a_contradictory_plan_is_not_published() {
                 conv.candidates[0].tile.width = 0;
             }
         }),
+        ("by parity are for a 3x3 window over a doubled map", |plan| {
+            if let Kernel::Conv(conv) = &mut plan.programs.edit.as_mut().unwrap().nodes[1].kernel {
+                conv.by_parity = Some(conv.weight);
+            }
+        }),
         ("of an island must be full", |plan| {
             plan.programs.guide.values[1].extent = Extent::Active(0)
         }),
