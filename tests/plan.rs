@@ -312,14 +312,11 @@ proptest! {
     }
 }
 
-/// A network that stretches errors: the prediction is off by more than others', and not by more than f32 must be.
+/// A network that stretches errors eight hundredfold: off by more than others, and not by more than f32 must be.
 #[test]
-fn ill_conditioned_networks_are_as_good_as_f32_can_be() {
-    for (keys, depth) in [(Keys::Full, 1), (Keys::Full, 2), (Keys::Masked, 1), (Keys::Masked, 2)] {
-        let shape = drawn([7, 14], [true, true], depth, 4_575_909_675_852_849_431);
-        if let Some((error, bound)) = error_and_bound(&shape, keys, 1) {
-            eprintln!("ill {keys:?} {depth} {error:e} {bound:e}");
-            assert!(error < bound, "off by {error:e} instead of {bound:e}");
-        }
+fn an_ill_conditioned_network_is_as_good_as_f32_can_be() {
+    let shape = drawn([7, 14], [true, true], 2, 4_575_909_675_852_849_431);
+    if let Some((error, bound)) = error_and_bound(&shape, Keys::Full, 1) {
+        assert!(error < bound, "off by {error:e} instead of {bound:e}");
     }
 }

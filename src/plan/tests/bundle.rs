@@ -77,7 +77,7 @@ fn a_folder_that_is_no_plan_is_never_replaced() {
 #[test]
 fn a_contradictory_plan_is_not_published() {
     type Break = fn(&mut Plan);
-    let breaks: [(&str, Break); 9] = [
+    let breaks: [(&str, Break); 10] = [
         ("before it is computed", |plan| {
             plan.programs.edit.as_mut().unwrap().nodes.swap(0, 1)
         }),
