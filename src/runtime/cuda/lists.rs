@@ -402,7 +402,7 @@ mod tests {
                 prop_assert_eq!(blocks[row / BLOCK_ROWS] as usize, fisec_tensor::parity(y, x));
                 prop_assert_eq!(&gathered[row * 4..][..4], &whole[number as usize * 4..][..4]);
                 for tap in 0..4 {
-                    let (y, x) = ((y + 1) / 2 + tap / 2, (x + 1) / 2 + tap % 2);
+                    let (y, x) = (y.div_ceil(2) + tap / 2, x.div_ceil(2) + tap % 2);
                     let inside = (1..=height).contains(&y) && (1..=width).contains(&x);
                     let pixel = if inside { ((y - 1) * width + x - 1) as i32 } else { -1 };
                     prop_assert_eq!(pixels[row * 4 + tap], pixel);
