@@ -237,6 +237,10 @@ impl State<'_> {
             }
             Kernel::Island(_)
             | Kernel::WriteSlot { .. }
+            | Kernel::Gelu { .. }
+            | Kernel::Lookup { .. }
+            | Kernel::AddConstant { .. }
+            | Kernel::CausalAttention(_)
             | Kernel::ControlledAttention(_)
             | Kernel::AttentionMaps(_) => {
                 unreachable!("not in these plans")
