@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{NetworkKind, Node, Plan, Program, ProgramKind, Programs, SlotKind};
+use fisec_tensor::PARITIES;
+
+use crate::{Extent, Kernel, NetworkKind, Node, Plan, Program, ProgramKind, Programs, SlotKind, ValueId};
 
 impl ProgramKind {
     /// All programs, in the order in which they are used.
@@ -83,6 +85,22 @@ impl Program {
     /// The node of a name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// Of the products that an active output takes in a dense step, the share that it takes here: taps of a doubled map that
+    /// are summed, keys that are active. `active`: share of a level's pixels.
+    pub fn share_of_terms(&self, kernel: &Kernel, active: impl Fn(u32) -> f64) -> f64 {
+        let level = |id: ValueId| match self.values[id.index()].extent {
+            Extent::Active(level) => Some(level),
+            Extent::Full => None,
+        };
+        match kernel {
+            Kernel::Conv(conv) if conv.by_parity.is_some() && level(conv.output).is_some() => {
+                PARITIES as f64 / conv.kernel.iter().product::<usize>() as f64
+            }
+            Kernel::Attention(attention) if attention.k_outside.is_none() => level(attention.k).map_or(1.0, active),
+            _ => 1.0,
+        }
     }
 
     /// Multiply-accumulates per step when everything is computed.

@@ -2,7 +2,6 @@
 
 use fisec_plan::{Extent, Kernel, Node, Stage, TileCandidate};
 use fisec_runtime::LayerChoice;
-use fisec_tensor::PARITIES;
 use serde_json::{Value, json};
 
 use super::Explained;
@@ -41,7 +40,9 @@ impl<'a> Explained<'a> {
             (Some(level), None) => self.binding.active(level).len() as f64 / self.pixels(level),
             (None, _) => 1.0,
         };
-        let macs = (node.macs_dense as f64 * share * self.share_of_terms(node, level)).round() as u64;
+        let active = |level| self.binding.active(level).mask().share();
+        let terms = self.program.share_of_terms(&node.kernel, active);
+        let macs = (node.macs_dense as f64 * share * terms).round() as u64;
         let slots = node.kernel.slots_read();
         let slots = slots.iter().map(|slot| &self.plan.slots[slot.index()]);
         Layer {
@@ -54,25 +55,6 @@ impl<'a> Explained<'a> {
             predicted_ns: self.predicted_ns(node, level, choice, macs),
             slot_bytes: slots.clone().map(|slot| slot.bytes).sum(),
             slots: slots.map(|slot| slot.name.clone()).collect(),
-        }
-    }
-
-    /// Of the products that an active output takes in a dense step, those that it takes here: summed taps of a doubled map,
-    /// active keys.
-    fn share_of_terms(&self, node: &Node, level: Option<u32>) -> f64 {
-        let Some(level) = level else { return 1.0 };
-        match &node.kernel {
-            Kernel::Conv(conv) if conv.by_parity.is_some() => {
-                PARITIES as f64 / conv.kernel.iter().product::<usize>() as f64
-            }
-            Kernel::Attention(attention) => {
-                let keys = self.program.values[attention.k.index()].extent;
-                match attention.k_outside.is_none() && keys == Extent::Active(level) {
-                    true => self.binding.active(level).mask().share(),
-                    false => 1.0,
-                }
-            }
-            _ => 1.0,
         }
     }
 

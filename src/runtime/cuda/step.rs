@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fisec_kernels::cuda::Address;
 use fisec_plan::cuda::padded;
-use fisec_plan::{ControlInput, Extent, Kernel, ProgramKind, SlotId, SlotKind, Stage, ValueId};
+use fisec_plan::{ControlInput, Extent, ProgramKind, SlotId, SlotKind, Stage, ValueId};
 use fisec_tensor::ActiveSet;
 use half::f16;
 
@@ -343,18 +343,18 @@ impl Engine {
 
     fn report(&self, kind: ProgramKind, levels: &[ActiveSet], nodes: Vec<(usize, f64)>) -> StepReport {
         let program = self.plan.programs.get(kind).expect("it has just run");
-        let share = |extent: Extent| match extent {
-            Extent::Full => 1.0,
-            Extent::Active(level) => levels.get(level as usize).map_or(1.0, |set| set.mask().share()),
-        };
+        let active = |level: u32| levels.get(level as usize).map_or(1.0, |set| set.mask().share());
         let macs = |node: &fisec_plan::Node| {
-            let extent = |id: fisec_plan::ValueId| program.values[id.index()].extent;
-            let output = node.kernel.outputs().first().map_or(1.0, |&id| share(extent(id)));
-            let keys = match &node.kernel {
-                Kernel::Attention(attention) if attention.k_outside.is_none() => share(extent(attention.k)),
-                _ => 1.0,
-            };
-            (node.macs_dense as f64 * output * keys).round() as u64
+            let output = node
+                .kernel
+                .outputs()
+                .first()
+                .map_or(1.0, |&id| match program.values[id.index()].extent {
+                    Extent::Full => 1.0,
+                    Extent::Active(level) => active(level),
+                });
+            let terms = program.share_of_terms(&node.kernel, active);
+            (node.macs_dense as f64 * output * terms).round() as u64
         };
         let steps = program.nodes.iter().filter(|node| node.stage == Stage::Step);
         let node_time = |(index, seconds): &(usize, f64)| {
