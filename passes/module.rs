@@ -13,7 +13,8 @@ use crate::control::{Controlled, cross_attentions};
 use crate::cost::{CostTable, Predictor, pooled_masks};
 use crate::fuse::{fold_upsample, fuse_conv_epilogue, fuse_conv_prologue, fuse_linear, sink_views};
 use crate::lower::{
-    LowerError, PlanBuilder, ProgramLowering, WeightTarget, channels_last, lower_network, lower_program, slot_demand,
+    LowerError, PlanBuilder, ProgramLowering, WeightTarget, channels_last, lower_network, lower_program, lower_prompt,
+    slot_demand,
 };
 use crate::native::{record_coefficients, spell_norms};
 use crate::programs::{edit, guide, record};
@@ -183,6 +184,7 @@ impl Module {
                 .map(|edit| lower_program(edit, &context, &mut builder))
                 .transpose()?,
         };
+        let prompt = lower_prompt(table, &mut builder)?;
         let networks = networks
             .iter()
             .map(|network| Ok((network.kind, lower_network(&network.graph, table, &mut builder)?)))
@@ -216,6 +218,7 @@ impl Module {
             islands,
             programs,
             networks,
+            prompt,
             break_even: self.break_even,
             modules: Default::default(),
             pipeline: None,

@@ -10,7 +10,7 @@ mod values;
 mod weights;
 
 pub use kernels::slot_demand;
-pub use network::lower_network;
+pub use network::{lower_network, lower_prompt};
 pub use program::{ProgramLowering, lower_program};
 pub use values::channels_last;
 pub use weights::{PlanBuilder, WeightTarget};

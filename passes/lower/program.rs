@@ -195,7 +195,12 @@ impl<'a, 'b> Lowering<'a, 'b> {
             self.push(kernel, &origin, Stage::Step, 0, [0; 3]);
             value = full;
         }
-        self.outputs.insert("prediction".into(), value);
+        let outputs = self.graph.outputs();
+        if let Some((_, name)) = outputs.iter().find(|(node, _)| *node == id && outputs.len() > 1) {
+            self.outputs.insert((*name).to_owned(), value);
+        }
+        // what every program has: the only output, or one of several
+        self.outputs.entry("prediction".into()).or_insert(value);
         Ok(())
     }
 
@@ -263,6 +268,9 @@ impl<'a, 'b> Lowering<'a, 'b> {
             macs,
         };
         let island = self.builder.island(&extracted.graph, describe)?;
+        if stage == Stage::Prompt {
+            self.builder.prompt_island(island, extracted.graph.clone());
+        }
         let call = IslandCall {
             island,
             inputs: extracted.inputs.iter().map(|&value| self.value(value)).collect(),

@@ -67,6 +67,8 @@ pub struct PlanBuilder<'a> {
     placed: Placed,
     islands: Vec<Island>,
     island_models: HashMap<Vec<u8>, IslandId>,
+    /// the first island of the prompt's stage
+    prompt: Option<(IslandId, Graph)>,
 }
 
 impl<'a> PlanBuilder<'a> {
@@ -80,12 +82,25 @@ impl<'a> PlanBuilder<'a> {
             placed: Placed::default(),
             islands: Vec::new(),
             island_models: HashMap::new(),
+            prompt: None,
         }
     }
 
     /// Begins with another model, whose weights may have the names of others.
     pub fn begin_model(&mut self) {
         self.weights.clear();
+    }
+
+    /// Remembers an island of the prompt's stage, for a device to compute it.
+    pub(super) fn prompt_island(&mut self, island: IslandId, graph: Graph) {
+        if self.target == WeightTarget::Cuda {
+            self.prompt.get_or_insert((island, graph));
+        }
+    }
+
+    /// That island.
+    pub(super) fn take_prompt(&mut self) -> Option<(IslandId, Graph)> {
+        self.prompt.take()
     }
 
     /// Islands so far.

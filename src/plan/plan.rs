@@ -77,6 +77,9 @@ pub struct Plan {
     /// networks beside the denoiser that the target computes by itself; the others run in ONNX Runtime, see `pipeline`
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub networks: BTreeMap<NetworkKind, Program>,
+    /// the islands of stage `prompt` as a program of the target
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PromptProgram>,
     /// share of active latents above which a dense step is predicted to be faster, 0 to 1
     pub break_even: f64,
     /// kernels compiled for the target: name of the kernel to file
@@ -249,6 +252,18 @@ pub enum ProgramKind {
     Record,
     Guide,
     Edit,
+}
+
+/// What an island of stage `prompt` computes, as a program for the plan's device. Its one input, `sample`, is the text
+/// embedding; everything is of stage `step`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PromptProgram {
+    /// the island that every program calls
+    pub island: IslandId,
+    /// its calls; the output `prediction` is one of `outputs`
+    pub program: Program,
+    /// what stands at the island's output ports, in their order
+    pub outputs: Vec<ValueId>,
 }
 
 /// A network beside the denoiser.

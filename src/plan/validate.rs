@@ -9,10 +9,12 @@ use fisec_tensor::{DType, Shape};
 
 use crate::bundle::WEIGHTS;
 use crate::operand_shapes::check_operands;
-use crate::{Extent, Island, Kernel, NetworkKind, Node, Plan, PlanError, Program, SlotId, SlotKind, Stage, Value};
+use crate::{Extent, Island, Kernel, Node, Plan, PlanError, Program, PromptProgram, SlotId, SlotKind, Stage, Value};
 
 /// No value, slot or weight is larger: a larger one is a damaged number, not a tensor.
 const LARGEST_TENSOR: u64 = 64 << 30;
+/// Where errors about the prompt's program are.
+const PROMPT: &str = "prompt";
 /// Latent rows and columns, images per step, levels.
 const LARGEST_DIMENSION: usize = 1 << 24;
 
@@ -28,8 +30,11 @@ pub(crate) fn validate(plan: &Plan) -> Result<(), PlanError> {
         check_program(plan, kind.name(), program)?;
     }
     for (kind, program) in &plan.networks {
-        check_network(plan, *kind, program)?;
+        check_network(plan, kind.name(), program)?;
     }
+    plan.prompt
+        .as_ref()
+        .map_or(Ok(()), |prompt| check_prompt(plan, prompt))?;
     check_recorded(plan)
 }
 
@@ -160,15 +165,34 @@ fn check_pipeline(plan: &Plan) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// The prompt's program gives what the island does.
+fn check_prompt(plan: &Plan, prompt: &PromptProgram) -> Result<(), PlanError> {
+    let fail = |message: &str| Err(PlanError::invalid(PROMPT, message));
+    check_network(plan, PROMPT, &prompt.program)?;
+    let Some(island) = plan.islands.get(prompt.island.index()) else {
+        return fail("it stands for an island that does not exist");
+    };
+    if island.outputs.len() != prompt.outputs.len() {
+        return fail("it has another number of outputs than its island");
+    }
+    for (id, port) in prompt.outputs.iter().zip(&island.outputs) {
+        let value = prompt.program.values.get(id.index());
+        if value.is_none_or(|value| value.shape != port.shape) {
+            return fail("an output has another shape than its island's");
+        }
+    }
+    Ok(())
+}
+
 /// A network is dense, knows no slots, and runs on a device.
-fn check_network(plan: &Plan, kind: NetworkKind, program: &Program) -> Result<(), PlanError> {
-    check_program(plan, kind.name(), program)?;
-    let fail = |message: &str| Err(PlanError::invalid(kind.name(), message));
+fn check_network(plan: &Plan, place: &str, program: &Program) -> Result<(), PlanError> {
+    check_program(plan, place, program)?;
+    let fail = |message: &str| Err(PlanError::invalid(place, message));
     if !plan.is_cuda() {
         return fail("its target does not compute it");
     }
-    if program.inputs.len() != 1 || program.outputs.len() != 1 {
-        return fail("it should have one input and one output");
+    if program.inputs.len() != 1 {
+        return fail("it should have one input");
     }
     let is_dense = |value: &Value| value.extent == Extent::Full && value.stage == Stage::Step;
     if !program.values.iter().all(is_dense) {

@@ -99,6 +99,7 @@ fn without_denoiser(choices: &Choices) -> Plan {
             edit: None,
         },
         networks: BTreeMap::new(),
+        prompt: None,
         break_even: 0.0,
         modules: BTreeMap::new(),
         pipeline: None,

@@ -65,6 +65,7 @@ pub fn plan(writer: &mut BundleWriter) -> Plan {
             edit: Some(sparse(weight, bias)),
         },
         networks: Default::default(),
+        prompt: None,
         break_even: 0.4,
         modules: Default::default(),
         pipeline: None,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fisec_kernels::cuda::MoveJob;
-use fisec_plan::{IslandCall, Kernel, Plan, Program, ProgramKind};
+use fisec_plan::{IslandCall, Kernel, Plan, Program, ProgramKind, ValueId};
 use fisec_tensor::{ActiveSet, HostTensor, Mask};
 
 use super::assemble::{Assembled, Blocks, Context, Item, Prediction, Rowed, assemble};
@@ -98,6 +98,11 @@ impl Captured {
             first = end + 1;
         }
         Ok(segments)
+    }
+
+    /// Where an output of the program is.
+    pub(super) fn output(&self, id: ValueId) -> Option<Rowed> {
+        self.assembled.outputs.get(&id).copied()
     }
 
     /// Makes the lists those of a mask. `false` when the mask does not fit this bucket.

@@ -44,6 +44,11 @@ impl EarlyValues {
         self.bytes
     }
 
+    /// Every value with its first byte in the block.
+    pub(super) fn places(&self) -> impl Iterator<Item = (&(ProgramKind, ValueId), usize)> {
+        self.places.iter().map(|(place, &offset)| (place, offset))
+    }
+
     /// Where a program finds its values, the block of a prompt being at `base`.
     pub(super) fn addresses(&self, kind: ProgramKind, base: u64) -> HashMap<ValueId, Address> {
         let own = self.places.iter().filter(|((of, _), _)| *of == kind);

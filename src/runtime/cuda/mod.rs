@@ -12,6 +12,7 @@ mod lists;
 mod memory;
 mod network;
 mod predict;
+mod prompt;
 mod slots;
 mod step;
 mod tier;
@@ -35,6 +36,7 @@ use early::{EarlyValues, Schedule};
 pub(crate) use network::NetworkProgram;
 use network::Shared;
 pub use predict::{DeviceMemory, device_memory};
+use prompt::Prompt;
 use slots::{SlotBlock, half_rows_bytes};
 use step::Variant;
 use tier::Tier;
@@ -60,6 +62,8 @@ pub(crate) struct Engine {
     prompt_values: EarlyValues,
     prompt: Buffer,
     has_prompt: bool,
+    /// fills `prompt` on the device, where the plan has a program for it
+    prompt_program: Option<Prompt>,
     timestep_values: EarlyValues,
     schedule: Option<Schedule>,
     /// values of whatever program runs
@@ -144,17 +148,19 @@ impl Engine {
         let control_bytes = tables.iter().sum();
         let latents = plan.batch * plan.latent[1] * plan.latent[2];
         let sample = device.allocate(latents * fisec_plan::cuda::padded(plan.latent[0]) * 2)?;
+        let prompt = device.allocate(prompt_values.bytes())?;
         Ok(Engine {
             prepared,
             captured: Vec::new(),
             functions,
-            shared,
             weights,
             tier: Tier::new(&device)?,
             slots,
-            prompt: device.allocate(prompt_values.bytes())?,
+            prompt_program: Prompt::open(&shared, &prompt_values, prompt.address())?,
+            prompt,
             prompt_values,
             has_prompt: false,
+            shared,
             timestep_values,
             schedule: None,
             values: device.allocate(0)?,
@@ -209,11 +215,14 @@ impl Engine {
     pub(crate) fn set_context(&mut self, context: &HostTensor) -> Result<(), RuntimeError> {
         check_context(&self.plan, context)?;
         self.device.enter()?;
-        let input = EarlyInput::Context(context);
-        let block = self
-            .prompt_values
-            .compute(&mut self.host, &self.plan, &self.prepared, &input)?;
-        self.prompt.write(0, &block)?;
+        if let Some(program) = &mut self.prompt_program {
+            program.run(&self.plan, &mut self.host, context)?;
+        } else {
+            let input = EarlyInput::Context(context);
+            let values = &self.prompt_values;
+            let block = values.compute(&mut self.host, &self.plan, &self.prepared, &input)?;
+            self.prompt.write(0, &block)?;
+        }
         self.has_prompt = true;
         Ok(())
     }

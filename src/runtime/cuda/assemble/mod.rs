@@ -82,6 +82,8 @@ pub(super) struct Assembled {
     /// bytes of the block of values
     pub(super) bytes: usize,
     pub(super) prediction: Prediction,
+    /// rows of the program's outputs
+    pub(super) outputs: HashMap<ValueId, Rowed>,
     offsets: Vec<usize>,
 }
 
@@ -234,7 +236,13 @@ impl<'a> Assembler<'a> {
     }
 
     fn finish(self, prediction: Prediction, offsets: Vec<usize>, bytes: usize) -> Assembled {
+        let outputs = self.context.program.outputs.values();
+        let outputs = outputs.filter_map(|id| match self.values.get(id) {
+            Some(Held::Rows(rows)) => Some((*id, *rows)),
+            _ => None,
+        });
         Assembled {
+            outputs: outputs.collect(),
             items: self.items,
             jobs: self.jobs,
             lists: self.lists,

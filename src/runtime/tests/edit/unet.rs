@@ -480,6 +480,7 @@ impl Unet {
                 edit: Some(edit),
             },
             networks: Default::default(),
+            prompt: None,
             break_even: 0.5,
             modules: Default::default(),
             pipeline: None,
