@@ -28,7 +28,7 @@ pub struct EditSettings {
     #[arg(long, value_name = "auto|K", value_parser = parse_steps)]
     guide_steps: Option<Steps>,
     /// Whose attention guided steps follow: kept words look where they looked (refine), replaced ones where those looked
-    /// that they replace (replace), none, or what suits most edits (auto) [default: auto]
+    /// that they replace (replace), none, or auto: replace, and none where words were only taken away [default: auto]
     #[arg(long, value_enum, value_name = "auto|replace|refine|none")]
     control: Option<ControlChoice>,
     /// Guided steps that follow recorded attention
@@ -122,7 +122,7 @@ impl EditSettings {
         };
         ControlOptions {
             steering: match self.control.unwrap_or(default) {
-                ControlChoice::Auto => Steering::default(),
+                ControlChoice::Auto => Steering::Auto,
                 ControlChoice::Replace => Steering::Replace,
                 ControlChoice::Refine => Steering::Refine,
                 ControlChoice::None => Steering::None,
@@ -168,6 +168,7 @@ impl EditSettings {
         let control = self.control();
         let name = match control.steering {
             Steering::None => "none",
+            Steering::Auto => "auto",
             Steering::Refine => "refine",
             Steering::Replace => "replace",
         };

@@ -183,6 +183,26 @@ fn tables_follow_the_steering() {
     assert_eq!(mapper[3 * LENGTH + 4], 1.0, "`on` moved by one");
 }
 
+#[test]
+fn words_that_are_left_look_freely_where_others_were_only_taken_away() {
+    let calls = |old, new, steering| {
+        let options = ControlOptions {
+            steering,
+            ..ControlOptions::default()
+        };
+        Words::new(&align(old, new), &options, 3, LENGTH).unwrap().control.len()
+    };
+    assert_eq!(calls("a dog on grass", "a dog", Steering::Auto), 0);
+    assert_eq!(calls("a dog on grass", "a dog", Steering::Replace), 3);
+    assert_eq!(calls("a dog", "a dog on grass", Steering::Auto), 3);
+    assert_eq!(calls("a dog on grass", "a cat", Steering::Auto), 3);
+    assert_eq!(
+        calls("a dog", "a dog", Steering::Auto),
+        3,
+        "the same words with another weight"
+    );
+}
+
 fn prompt() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
         "a", "dog", "cat", "on", "grass", "rainbow", "raincoat", "red", ",",

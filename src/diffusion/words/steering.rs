@@ -13,8 +13,22 @@ pub enum Steering {
     Refine,
     /// and replaced words look where those looked that they replace, so that the new thing has the old one's place and
     /// outline: regions found under it fit best
-    #[default]
     Replace,
+    /// as `Replace`, and none where words were only taken away: what is left has to take their place, so it must be free
+    /// to look there
+    #[default]
+    Auto,
+}
+
+impl Steering {
+    /// What is followed between these prompts.
+    fn of(self, alignment: &Alignment) -> Self {
+        match self {
+            Steering::Auto if alignment.added().is_empty() && !alignment.gone.is_empty() => Steering::None,
+            Steering::Auto => Steering::Replace,
+            chosen => chosen,
+        }
+    }
 }
 
 /// How control is applied.
@@ -61,11 +75,12 @@ impl Words {
         calls: usize,
         tokens: usize,
     ) -> Result<Self, RuntimeError> {
-        let calls = match options.steering {
+        let steering = options.steering.of(alignment);
+        let calls = match steering {
             Steering::None => 0,
             _ => options.calls.map_or(calls, |most| most.min(calls)),
         };
-        let replaced = match options.steering {
+        let replaced = match steering {
             Steering::Replace => options.replace_calls.unwrap_or(calls),
             _ => 0,
         };
