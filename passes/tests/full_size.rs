@@ -8,10 +8,15 @@ mod routes;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::copy;
+use std::ops::ControlFlow;
 
-use fisec_ir::{Activation, Graph, NodeId, Op, Operand};
+use fisec_ir::{Activation, Graph, NodeId, Op, Operand, Stage};
 use fisec_onnx::Bindings;
-use fisec_passes::analysis::{Levels, dense_macs};
+use fisec_passes::analysis::{Levels, REFERENCE_SHARES, dense_macs, representative_mask, sparse_macs};
+use fisec_passes::cost::{CostTable, pooled_masks};
+use fisec_passes::{Module, Pipeline};
+use fisec_plan::{CompileOptions, Keys, Norm};
+use fisec_tensor::DType;
 use flate2::read::GzDecoder;
 use routes::{data, raised};
 use tempfile::tempdir;
@@ -113,8 +118,38 @@ fn work_at_768_pixels_is_2149_giga() {
     }
 }
 
+/// Work of an edit in units of 1 G under two discs of 5, 15 and 30 %, every level sparse, doubled maps by parity.
+const EDITS: [u64; 3] = [122, 340, 661];
+
+#[test]
+fn edits_at_768_pixels_are_predicted() {
+    let graph = full_size(MODELS[0]);
+    let sample = graph.input("sample").expect("latents");
+    let levels = Levels::of(&graph, &graph.value_type(sample).shape);
+    let options = CompileOptions {
+        keys: Keys::Full,
+        norm: Norm::Frozen,
+        sparse_levels: Some(levels.sizes().len()),
+        cache_dtype: DType::F16,
+        control_levels: Some(0),
+    };
+    let table = CostTable::shipped("cpu").expect("shipped");
+    let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
+    let module = Module::build(graph, &options, &table, &mut Pipeline::new(&mut listener));
+    let module = module.expect("compiles").expect("not stopped");
+    let edit = module.edit.expect("every level is sparse");
+    let stages = module.roles.stages(&edit).expect("acyclic");
+    let predicted = REFERENCE_SHARES.map(|share| {
+        let masks = pooled_masks(representative_mask(LATENTS, LATENTS, share), &levels);
+        let steps = edit.ids().into_iter().filter(|&id| stages.get(id) == Stage::Step);
+        let macs: u64 = steps.map(|id| sparse_macs(&edit, id, &masks)).sum();
+        (macs + 500_000_000) / 1_000_000_000
+    });
+    assert_eq!(predicted, EDITS);
+}
+
 fn no_type() -> fisec_ir::ValueType {
-    fisec_ir::ValueType::full(fisec_tensor::DType::F32, Vec::new())
+    fisec_ir::ValueType::full(DType::F32, Vec::new())
 }
 
 /// What a node's work belongs to.
