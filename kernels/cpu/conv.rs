@@ -1,6 +1,6 @@
 //! Convolution over listed output pixels: gather rows, one product per layer, epilogue.
 
-use fisec_tensor::{PARITIES, tap_of_parity};
+use fisec_tensor::{PARITIES, PARITY_TAPS, tap_of_parity};
 use rayon::prelude::*;
 
 use super::map::Map;
@@ -142,8 +142,8 @@ fn product_by_parity(
 /// fall on one pixel summed.
 pub fn sum_weights_by_parity(weight: &[f32]) -> Vec<f32> {
     let plane = weight.len() / 9;
-    let mut sums = Vec::with_capacity(4 * PARITIES * plane);
-    for (parity, tap) in (0..PARITIES).flat_map(|parity| (0..4).map(move |tap| (parity, tap))) {
+    let mut sums = Vec::with_capacity(PARITY_TAPS * PARITIES * plane);
+    for (parity, tap) in (0..PARITIES).flat_map(|parity| (0..PARITY_TAPS).map(move |tap| (parity, tap))) {
         let kernel = |at: usize| std::array::from_fn(|tap| weight[tap * plane + at]);
         sums.extend((0..plane).map(|at| tap_of_parity(kernel(at), parity, tap)));
     }

@@ -1,7 +1,7 @@
 //! Convolutions that can be computed by the parity of their output pixels.
 
 use fisec_ir::{Conv, Graph, NodeId, Padding};
-use fisec_tensor::PARITIES;
+use fisec_tensor::PARITY_TAPS;
 
 /// Whether the convolution is 3×3 over a map of exactly twice the rows and columns of its input: each output then sees
 /// 2×2 distinct pixels. An odd size is not: its last pixel has a tap outside where others have a pixel twice.
@@ -19,7 +19,7 @@ pub fn is_doubled(conv: &Conv, input: [usize; 2]) -> bool {
 /// Taps of an output that a kernel multiplies.
 pub fn multiplied_taps(conv: &Conv, input: [usize; 2]) -> usize {
     match is_doubled(conv, input) {
-        true => PARITIES,
+        true => PARITY_TAPS,
         false => conv.kernel.iter().product(),
     }
 }

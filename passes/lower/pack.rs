@@ -4,7 +4,7 @@
 //! channel's 64 weights; its chunk `j` of eight stands at `j ^ (line % 8)`. Output channels are padded to multiples of 8.
 
 use fisec_plan::cuda::{CHANNELS, TILE_CHANNELS, packed_shape};
-use fisec_tensor::{Constant, DType, HostTensor, PARITIES, Transform, tap_of_parity};
+use fisec_tensor::{Constant, DType, HostTensor, PARITIES, PARITY_TAPS, Transform, tap_of_parity};
 use half::f16;
 
 use super::weights::WeightLayout;
@@ -53,12 +53,12 @@ fn by_parity(data: &Constant, sources: &[usize]) -> HostTensor {
     let values = data.unwidened().unwrap_or(data.clone()).materialize().to_f32_vec();
     let kernels = values.as_chunks::<9>().0;
     let block = |parity: usize| {
-        tiles(sources, 4, columns, |channel, tap, column| {
+        tiles(sources, PARITY_TAPS, columns, |channel, tap, column| {
             f16::from_f32(tap_of_parity(kernels[column * depth + channel], parity, tap))
         })
     };
     let bytes: Vec<u8> = (0..PARITIES).flat_map(|parity| block(parity).data().to_vec()).collect();
-    let shape = packed_shape(4 * PARITIES, sources, columns);
+    let shape = packed_shape(PARITY_TAPS * PARITIES, sources, columns);
     HostTensor::new(DType::F16, shape, bytes.into()).expect("four blocks")
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use fisec_tensor::PARITIES;
+use fisec_tensor::PARITY_TAPS;
 
 use crate::{Extent, Kernel, NetworkKind, Node, Plan, Program, ProgramKind, Programs, SlotKind, ValueId};
 
@@ -96,7 +96,7 @@ impl Program {
         };
         match kernel {
             Kernel::Conv(conv) if conv.by_parity.is_some() && level(conv.output).is_some() => {
-                PARITIES as f64 / conv.kernel.iter().product::<usize>() as f64
+                PARITY_TAPS as f64 / conv.kernel.iter().product::<usize>() as f64
             }
             Kernel::Attention(attention) if attention.k_outside.is_none() => level(attention.k).map_or(1.0, active),
             _ => 1.0,

@@ -17,6 +17,6 @@ pub use constant::{Constant, Transform};
 pub use dtype::DType;
 pub use host::{HostTensor, TensorError};
 pub use mask::Mask;
-pub use parity::{PARITIES, first_source, parity, tap_of_parity};
+pub use parity::{PARITIES, PARITY_TAPS, first_source, parity, tap_of_parity};
 pub use shape::Shape;
 pub use tile::{TileSize, active_tiles, tile_pixels};

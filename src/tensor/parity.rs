@@ -9,6 +9,9 @@ use std::ops::Range;
 /// Parities of a pixel.
 pub const PARITIES: usize = 4;
 
+/// Taps of an output: rows × columns.
+pub const PARITY_TAPS: usize = 4;
+
 /// Parity of the pixel at (row, column): 2 for an odd row, 1 for an odd column.
 pub fn parity(row: usize, column: usize) -> usize {
     row % 2 * 2 + column % 2

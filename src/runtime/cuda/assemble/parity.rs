@@ -6,16 +6,13 @@
 use fisec_kernels::cuda::{ConvParams, ConvWork, Epilogue, Rows, conv_choice, k_tiles};
 use fisec_plan::cuda::padded;
 use fisec_plan::{ConvKernel, Extent};
-use fisec_tensor::PARITIES;
+use fisec_tensor::{PARITIES, PARITY_TAPS};
 
 use super::Assembler;
 use super::products::Sources;
 use crate::RuntimeError;
 use crate::binding::geometry;
 use crate::cuda::lists::{List, Parities, Taps};
-
-/// Taps of an output, of one parity.
-const TAPS: usize = 4;
 
 impl Assembler<'_> {
     /// Launches the convolution by parity, when it can be and that is predicted to be quicker: four blocks of weights are
@@ -47,7 +44,7 @@ impl Assembler<'_> {
             blocks,
         };
         let whole = conv_choice(self.context.gpu, work(conv.kernel.iter().product(), 1, 1));
-        let choice = conv_choice(self.context.gpu, work(TAPS, PARITIES * images, PARITIES));
+        let choice = conv_choice(self.context.gpu, work(PARITY_TAPS, PARITIES * images, PARITIES));
         if whole.time <= choice.time {
             return Ok(false);
         }
@@ -73,7 +70,7 @@ impl Assembler<'_> {
             weights: self.weight(weight)?,
             blocks: self.table_of(List::ParityBlocks(parities)),
             images: images as i32,
-            taps: TAPS as i32,
+            taps: PARITY_TAPS as i32,
             cout: cout as i32,
             epilogue: Epilogue {
                 output_rows: Rows::listed(map, live),
