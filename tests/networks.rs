@@ -73,7 +73,12 @@ impl Device {
             cache_dtype: DType::F16,
             control_levels: Some(0),
         };
-        let module = Module::build(random_unet(&Shape::default()), &options, &table, &mut pipeline);
+        // text as wide as devices want it
+        let shape = Shape {
+            context: [5, 16],
+            ..Shape::default()
+        };
+        let module = Module::build(random_unet(&shape), &options, &table, &mut pipeline);
         let mut module = module.expect("compiles").expect("not stopped");
         module.make_native(&mut pipeline).expect("native");
         let networks: Vec<Network> = graphs
