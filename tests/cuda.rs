@@ -16,7 +16,9 @@ use fisec_passes::{Module, Pipeline};
 use fisec_plan::{Bundle, BundleWriter, CompileOptions, ControlInput, Kernel, Keys, Norm, Plan, SlotId, Stage};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_runtime::{Binding, Control, Executor, RuntimeError, SlotSink, SlotSource};
+use fisec_runtime::{
+    Binding, Control, Executor, HISTORY, RuntimeError, SampledSteps, SlotSink, SlotSource, StepUpdate,
+};
 use fisec_tensor::{DType, HostTensor, Mask};
 use support::compare::relative_error;
 use support::image::{Image, STEP, TIMESTEPS, channels_last, oracle_edit};
@@ -293,6 +295,174 @@ fn maps_that_were_not_recorded_are_missed() {
     let idle = Control::idle(shape.context[0]);
     let guided = compiled.executor.guide(STEP, &base.values(), &idle, &slots, None);
     assert!(matches!(guided, Err(RuntimeError::MissingSlot { .. })), "{guided:?}");
+}
+
+/// The base's slots as if they came from another process: not on the device.
+struct Elsewhere<'a>(&'a MemoryCache);
+
+impl SlotSource for Elsewhere<'_> {
+    fn slot(&self, step: usize, slot: SlotId) -> Result<HostTensor, RuntimeError> {
+        self.0.slot(step, slot)
+    }
+}
+
+/// A made-up sampler that looks back on all that it may.
+fn updates(steps: usize) -> Vec<StepUpdate> {
+    let update = |step: usize| StepUpdate {
+        guidance: 2.5,
+        latents: 0.9 + 0.02 * step as f32,
+        prediction: -0.1,
+        history: [0.05, -0.03, 0.02],
+        kept: (step != 2).then_some([0.2, 0.7]),
+        sample_scale: 0.8 + 0.03 * step as f32,
+    };
+    (0..steps).map(update).collect()
+}
+
+/// `[C, H, W]` latents after every step, each step with the host in between.
+fn step_by_step(
+    compiled: &mut Compiled,
+    binding: &Binding,
+    run: &SampledSteps<'_>,
+    mut remembered: Option<&mut MemoryCache>,
+) -> Vec<Vec<f32>> {
+    let mut kept: Vec<Vec<f32>> = run.history.iter().map(|entry| entry.to_vec()).collect();
+    let (mut latents, mut scale) = (run.latents.to_vec(), run.sample_scale);
+    let active = binding.levels()[0].mask().bits().to_vec();
+    let mut made = Vec::new();
+    for (index, update) in run.updates.iter().enumerate() {
+        let sample: Vec<f32> = latents.iter().map(|value| value * scale).collect();
+        let sink = remembered.as_deref_mut().map(|sink| sink as &mut dyn SlotSink);
+        let step = run.first + index;
+        let predicted = compiled
+            .executor
+            .edit(step, &sample.repeat(2), binding, run.source, sink);
+        let predicted = predicted.expect("edits");
+        let (without, given) = predicted.split_at(latents.len());
+        let guided = without.iter().zip(given);
+        let guided: Vec<f32> = guided.map(|(a, b)| a + update.guidance * (b - a)).collect();
+        let next = |at: usize| match active[at % active.len()] {
+            true => {
+                let past = kept
+                    .iter()
+                    .zip(update.history)
+                    .map(|(entry, factor)| factor * entry[at]);
+                update.latents * latents[at] + update.prediction * guided[at] + past.sum::<f32>()
+            }
+            false => run.recorded[index][at],
+        };
+        let next: Vec<f32> = (0..latents.len()).map(next).collect();
+        if let Some([x, e]) = update.kept {
+            let entry = latents
+                .iter()
+                .zip(&guided)
+                .map(|(latent, guided)| x * latent + e * guided);
+            kept.insert(0, entry.collect());
+            kept.truncate(HISTORY);
+        }
+        latents = next;
+        scale = update.sample_scale;
+        made.push(latents.clone());
+    }
+    made
+}
+
+#[test]
+fn steps_without_the_host_equal_single_ones() {
+    const STEPS: usize = 5;
+    let shape = shape(19);
+    let Some(mut compiled) = compile(&shape, &options(Keys::Full, Norm::Frozen, 2)) else {
+        return;
+    };
+    let timesteps: Vec<f32> = (0..STEPS + 1).map(|step| 900.0 - 150.0 * step as f32).collect();
+    compiled.executor.set_timesteps(&timesteps).expect("timesteps");
+    let (base, edited) = (Image::random(&shape, 1), Image::random(&shape, 2));
+    let mut slots = MemoryCache::new(&compiled.plan().slots);
+    compiled.executor.set_context(&base.context).expect("context");
+    let paths: Vec<Vec<f32>> = (3..STEPS as u64 + 7)
+        .map(|seed| Image::random(&shape, seed).values())
+        .collect();
+    for (step, sample) in paths.iter().take(STEPS + 1).enumerate() {
+        compiled.executor.record(step, sample, &mut slots).expect("records");
+    }
+    let half = shape.size[0] * shape.size[1] * 4;
+    let paths: Vec<&[f32]> = paths.iter().map(|path| &path[..half]).collect();
+    compiled.executor.set_context(&edited.context).expect("context");
+    let updates = updates(STEPS);
+    let elsewhere = Elsewhere(&slots);
+    let [height, width] = shape.size;
+    let corner = Mask::from_fn(height, width, |y, x| y < 3 && x < 3);
+    let scattered = Mask::from_fn(height, width, |y, x| (y * 5 + x * 3) % 7 == 0);
+    for (name, mask) in [("corner", corner), ("scattered", scattered)] {
+        let binding = Binding::bind(compiled.plan(), &mask).expect("binds");
+        let here = SampledSteps {
+            first: 1,
+            updates: &updates,
+            latents: &edited.values()[..half],
+            sample_scale: 0.7,
+            history: &paths[STEPS..STEPS + 2],
+            recorded: &paths[..STEPS],
+            source: &slots,
+        };
+        let there = SampledSteps {
+            source: &elsewhere,
+            ..here
+        };
+        let (plain, fetched) = all_at_once(&mut compiled, &binding, &here, None);
+        assert_eq!(fetched, 0, "{name}: all is there");
+        let (from_host, fetched) = all_at_once(&mut compiled, &binding, &there, None);
+        assert_eq!(plain, from_host, "{name}");
+        let whole = compiled.plan().cache_bytes_per_step();
+        assert!(
+            fetched > 0 && (fetched < whole) == (name == "corner"),
+            "{name}: {fetched} of {whole} bytes"
+        );
+
+        let mut remembered = [(); 3].map(|()| MemoryCache::new(&compiled.plan().slots));
+        let [from_here, from_there, singly] = &mut remembered;
+        assert_eq!(plain, all_at_once(&mut compiled, &binding, &here, Some(from_here)).0);
+        assert_eq!(plain, all_at_once(&mut compiled, &binding, &there, Some(from_there)).0);
+        let single = step_by_step(&mut compiled, &binding, &here, Some(singly));
+        for (step, (once, single)) in plain.iter().zip(&single).enumerate() {
+            let reference = Tensor::new([half], single.iter().map(|value| f64::from(*value)).collect());
+            let error = relative_error(&reference, once);
+            // samples that round to another f16
+            assert!(error < 2e-3, "{name}, step {step}: off by {error:e}");
+        }
+        let [from_here, from_there, singly] = &remembered;
+        for (step, slot) in
+            (1..=STEPS).flat_map(|step| (0..compiled.plan().slots.len() as u32).map(move |slot| (step, slot)))
+        {
+            let stored = |from: &MemoryCache| from.slot(step, SlotId(slot)).expect("recorded").to_f32_vec();
+            assert_eq!(
+                stored(from_here),
+                stored(from_there),
+                "{name}, step {step}, slot {slot}"
+            );
+            let reference = stored(singly).into_iter().map(f64::from).collect::<Vec<_>>();
+            let error = relative_error(&Tensor::new([reference.len()], reference), &stored(from_here));
+            assert!(error < TOLERANCE, "{name}, step {step}, slot {slot}: off by {error:e}");
+        }
+    }
+}
+
+/// The latents after every step, and bytes fetched per step.
+fn all_at_once(
+    compiled: &mut Compiled,
+    binding: &Binding,
+    run: &SampledSteps<'_>,
+    sink: Option<&mut MemoryCache>,
+) -> (Vec<Vec<f32>>, u64) {
+    let mut seen = 0;
+    let mut progress = |_| {
+        seen += 1;
+        ControlFlow::Continue(())
+    };
+    let sink = sink.map(|sink| sink as &mut dyn SlotSink);
+    let made = compiled.executor.edit_steps(binding, run, sink, &mut progress);
+    assert_eq!(seen, run.updates.len());
+    let made = made.expect("edits").expect("all on the device");
+    (made, compiled.executor.last_step().slot_bytes)
 }
 
 /// The slots of an edited image are the base's with what the edit computed in place: an edit of the edited image with

@@ -34,7 +34,7 @@ pub use geglu::{GegluParams, geglu};
 pub use group_norm::{
     StatisticsParams, SumParams, group_norm_statistics, group_norm_sums, group_norm_sums_bytes, sum_chunks,
 };
-pub use latent::{DifferenceParams, StepCoefficients, UpdateParams, latent_update, mask_difference};
+pub use latent::{StepCoefficients, UpdateParams, latent_update};
 pub use launch::{Arch, Gpu, KERNELS, Launch};
 pub use layer_norm::{LARGEST_LAYER_NORM, LayerNormParams, layer_norm};
 pub use move_rows::{MOVE_GELU, MOVE_QUICK_GELU, MOVE_SILU, MoveJob, MoveParams, move_rows};

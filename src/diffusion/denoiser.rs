@@ -1,6 +1,6 @@
 //! The network as the loops see it.
 
-use fisec_runtime::{Control, SlotSink, SlotSource};
+use fisec_runtime::{Control, Progress, SampledSteps, SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 
 use crate::DiffusionError;
@@ -56,6 +56,17 @@ pub trait Denoiser {
         recorded: &dyn SlotSource,
         sink: Option<&mut dyn SlotSink>,
     ) -> Result<Vec<f32>, DiffusionError>;
+
+    /// The rest of a schedule as sparse steps, where the device can run a sampler's updates by itself: the latents after
+    /// every step. `None` where it cannot, or when `progress` broke off.
+    fn edit_steps(
+        &mut self,
+        _steps: &SampledSteps<'_>,
+        _sink: Option<&mut dyn SlotSink>,
+        _progress: &mut Progress<'_>,
+    ) -> Result<Option<Vec<Vec<f32>>>, DiffusionError> {
+        Ok(None)
+    }
 
     /// Multiply-accumulates of a dense step.
     fn dense_macs(&self) -> u64;

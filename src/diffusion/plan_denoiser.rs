@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fisec_plan::{Bundle, NetworkKind, SlotId, Stage};
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_runtime::{Binding, Control, Executor, RuntimeError, SlotSink, SlotSource};
+use fisec_runtime::{Binding, Control, Executor, Progress, RuntimeError, SampledSteps, SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 
 use crate::mask::MapSlot;
@@ -120,6 +120,16 @@ impl Denoiser for PlanDenoiser {
     ) -> Result<Vec<f32>, DiffusionError> {
         let binding = self.binding.as_ref().ok_or(RuntimeError::NotPrepared("mask"))?;
         Ok(self.executor.edit(step, sample, binding, recorded, sink)?)
+    }
+
+    fn edit_steps(
+        &mut self,
+        steps: &SampledSteps<'_>,
+        sink: Option<&mut dyn SlotSink>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Option<Vec<Vec<f32>>>, DiffusionError> {
+        let binding = self.binding.as_ref().ok_or(RuntimeError::NotPrepared("mask"))?;
+        Ok(self.executor.edit_steps(binding, steps, sink, progress)?)
     }
 
     fn dense_macs(&self) -> u64 {

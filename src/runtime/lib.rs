@@ -12,6 +12,7 @@ mod error;
 mod executor;
 mod network;
 pub mod ort;
+mod sampled;
 mod slots;
 
 pub use binding::{Binding, LayerChoice};
@@ -21,4 +22,5 @@ pub use cuda::{DeviceMemory, describe as describe_cuda, device_memory};
 pub use error::RuntimeError;
 pub use executor::{Executor, NodeTime, StepReport};
 pub use network::Network;
+pub use sampled::{HISTORY, Progress, SampledSteps, StepUpdate};
 pub use slots::{SlotSink, SlotSource};

@@ -122,12 +122,8 @@ UpdateParams = struct(
     "UpdateParams",
     [("latent", Address), ("updated", Address), ("prediction", Address), ("history", Address * 3)]
     + [(n, Address) for n in "history_out recorded recorded_history input".split()]
-    + [(n, u64) for n in "mask coefficients step slots".split()]
-    + [(n, i32) for n in "pixels prediction_stride input_stride reserved".split()],
-)
-DifferenceParams = struct(
-    "DifferenceParams",
-    [("latent", Address), ("recorded", Address), ("total", u64), ("slots", u64), ("pixels", i32), ("reserved", i32)],
+    + [(n, u64) for n in "ranks coefficients step slots".split()]
+    + [(n, i32) for n in "pixels rows prediction_stride input_stride".split()],
 )
 AdvanceParams = struct(
     "AdvanceParams", [(n, u64) for n in "all_slots slots next step".split()] + [("slot_count", i32), ("steps", i32)]

@@ -15,17 +15,17 @@ struct StepCoefficients {
 struct UpdateParams {
   Address latent;            // f32 [pixels][4], read
   Address updated;           // f32 [pixels][4], written; may be `latent`
-  Address prediction;        // f16 [2][pixels][prediction_stride]: negative prompt, prompt
+  Address prediction;        // f16 [2][rows][prediction_stride]: negative prompt, prompt
   Address history[3];        // f32 [pixels][4], absent where the sampler has none
   Address history_out;       // f32 [pixels][4] or absent; may be the oldest history
   Address recorded;          // f32 [pixels][4]: the base image's latent after this step, read outside the mask
   Address recorded_history;  // f32 [pixels][4]: likewise; absent: history outside the mask is not restored
   Address input;             // f16 [2][pixels][input_stride] or absent: both halves alike, channels 4..8 zero
-  uint64_t mask;             // u8 [pixels], 1 = active; 0: all are
+  uint64_t ranks;            // const int32_t* [pixels]: row of the prediction, -1 outside the mask; 0: row = pixel
   uint64_t coefficients;     // const StepCoefficients*
   uint64_t step;             // const int32_t*: the row to use
   uint64_t slots;
-  int32_t pixels, prediction_stride, input_stride, reserved;
+  int32_t pixels, rows, prediction_stride, input_stride;  // rows of the prediction of one image
 };
 static_assert(sizeof(UpdateParams) == 208);
 
@@ -48,11 +48,12 @@ extern "C" __global__ void __launch_bounds__(128) latent_update(const __grid_con
   if (pixel >= p.pixels) return;
   const float4 zero = make_float4(0, 0, 0, 0);
   float4 updated, entry;
-  if (!p.mask || reinterpret_cast<const uint8_t*>(p.mask)[pixel]) {
+  int row = p.ranks ? reinterpret_cast<const int32_t*>(p.ranks)[pixel] : pixel;
+  if (row >= 0) {
     float4 x = resolve<const float4>(p.latent, slots)[pixel];
     const __half* prediction = resolve<const __half>(p.prediction, slots);
-    float4 negative = load4(prediction + size_t(pixel) * p.prediction_stride);
-    float4 positive = load4(prediction + size_t(p.pixels + pixel) * p.prediction_stride);
+    float4 negative = load4(prediction + size_t(row) * p.prediction_stride);
+    float4 positive = load4(prediction + size_t(p.rows + row) * p.prediction_stride);
     float4 e = axpy(c.guidance, axpy(-1.0f, negative, positive), negative);
     entry = axpy(c.h_x, x, axpy(c.h_e, e, zero));
     updated = axpy(c.x_x, x, axpy(c.x_e, e, zero));
@@ -70,23 +71,4 @@ extern "C" __global__ void __launch_bounds__(128) latent_update(const __grid_con
   __half* input = resolve<__half>(p.input, slots) + size_t(pixel) * p.input_stride;
   store8(input, pack(v));
   store8(input + size_t(p.pixels) * p.input_stride, pack(v));
-}
-
-struct DifferenceParams {
-  Address latent, recorded;  // f32 [pixels][4]
-  uint64_t total;            // f32 [pixels]: += sum over channels of |latent - recorded|
-  uint64_t slots;
-  int32_t pixels, reserved;
-};
-static_assert(sizeof(DifferenceParams) == 56);
-
-// 128 threads, one pixel each. paper 3.2: the edit mask is found in this total.
-extern "C" __global__ void __launch_bounds__(128) mask_difference(const __grid_constant__ DifferenceParams p) {
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
-  int pixel = blockIdx.x * 128 + threadIdx.x;
-  if (pixel >= p.pixels) return;
-  float4 a = resolve<const float4>(p.latent, slots)[pixel], b = resolve<const float4>(p.recorded, slots)[pixel];
-  reinterpret_cast<float*>(p.total)[pixel] += fabsf(a.x - b.x) + fabsf(a.y - b.y) + fabsf(a.z - b.z) + fabsf(a.w - b.w);
 }

@@ -1,4 +1,4 @@
-//! Launching `latent_update` and `mask_difference`.
+//! Launching `latent_update`.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -27,7 +27,7 @@ pub struct UpdateParams {
     pub latent: Address,
     /// likewise, written
     pub updated: Address,
-    /// f16 `[2][pixels][prediction_stride]`
+    /// f16 `[2][rows][prediction_stride]`
     pub prediction: Address,
     /// f32 `[pixels][4]`, newest first
     pub history: [Address; 3],
@@ -39,8 +39,8 @@ pub struct UpdateParams {
     pub recorded_history: Address,
     /// f16 `[2][pixels][input_stride]`, the next model input
     pub input: Address,
-    /// u8 `[pixels]`
-    pub mask: u64,
+    /// i32 `[pixels]`: row of the prediction, -1 outside the mask; absent: row = pixel
+    pub ranks: u64,
     /// [`StepCoefficients`] per step
     pub coefficients: u64,
     /// i32: the step
@@ -49,40 +49,16 @@ pub struct UpdateParams {
     pub slots: u64,
     /// latents of one image
     pub pixels: i32,
+    /// rows of the prediction of one image
+    pub rows: i32,
     /// elements
     pub prediction_stride: i32,
     /// elements
     pub input_stride: i32,
-    /// zero
-    pub reserved: i32,
-}
-
-/// Parameters of `mask_difference`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
-pub struct DifferenceParams {
-    /// f32 `[pixels][4]`
-    pub latent: Address,
-    /// likewise
-    pub recorded: Address,
-    /// f32 `[pixels]`, added to
-    pub total: u64,
-    /// this step's table
-    pub slots: u64,
-    /// latents
-    pub pixels: i32,
-    /// zero
-    pub reserved: i32,
 }
 
 /// A sampler's step.
 pub fn latent_update(params: &UpdateParams) -> Launch {
     let grid = [(params.pixels as usize).div_ceil(128), 1, 1];
     Launch::new("latent", "latent_update", grid, 128, params)
-}
-
-/// Difference to the recorded latents, added up.
-pub fn mask_difference(params: &DifferenceParams) -> Launch {
-    let grid = [(params.pixels as usize).div_ceil(128), 1, 1];
-    Launch::new("latent", "mask_difference", grid, 128, params)
 }

@@ -250,22 +250,14 @@ fn structs_are_those_of_the_sources() {
         recorded,
         recorded_history,
         input,
-        mask,
+        ranks,
         coefficients,
         step,
         slots,
         pixels,
+        rows,
         prediction_stride,
         input_stride,
-        reserved,
-    });
-    same_struct!(DifferenceParams {
-        latent,
-        recorded,
-        total,
-        slots,
-        pixels,
-        reserved
     });
 }
 

@@ -3,6 +3,7 @@
 mod costs;
 mod networks;
 mod nodes;
+mod tiers;
 mod timing;
 
 use std::path::PathBuf;
@@ -54,6 +55,9 @@ pub struct Arguments {
     /// Time text encoder and VAE instead of steps, where the plan's device computes them
     #[arg(long, conflicts_with = "calibrate")]
     networks: bool,
+    /// Measure edits whose slots are on the device, in the host's memory and in files instead
+    #[arg(long, conflicts_with_all = ["calibrate", "per_node"])]
+    tiers: bool,
     /// Also print where each program spends its time
     #[arg(long)]
     per_node: bool,
@@ -89,6 +93,19 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         return networks::run(&executor, arguments.runs, arguments.per_node, arguments.json);
     }
     let mut bench = Bench::prepare(executor, &plan, &regions)?;
+    if arguments.tiers {
+        let rows = tiers::measure(
+            &mut bench.executor,
+            &plan,
+            &regions,
+            arguments.runs,
+            interrupt::is_requested,
+        )?;
+        return match arguments.json {
+            true => output::print_json(&tiers::json(&rows)),
+            false => output::print(&tiers::text(&rows)),
+        };
+    }
     let bar = console.progress("measuring", u64::from(arguments.runs));
     for run in 0..=arguments.runs {
         // The first round warms caches and opens sessions.

@@ -5,9 +5,10 @@
 //! recorded ones after every step. Samplers treat every latent by itself, so their history outside the mask is never
 //! seen inside.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
-use fisec_runtime::{SlotSink, SlotSource};
+use fisec_runtime::{SampledSteps, SlotSink, SlotSource};
 use fisec_tensor::Mask;
 
 use super::{Base, Conditions, EditOptions, Edited, GuideSteps, Outcome, Region, Run};
@@ -63,6 +64,9 @@ pub fn edit<'a>(
 
     let started = Instant::now();
     path.restore_last(base.trajectory, &mask);
+    if outcome == Outcome::Sparse {
+        run.sparse_rest(&mut path, base, &mut sink)?;
+    }
     for step in path.calls()..run.calls() {
         let next = match outcome {
             Outcome::Sparse => run.sparse_step(step, path.last(), base.slots, &mut sink)?,
@@ -210,6 +214,48 @@ impl Run<'_> {
         };
         self.tell(Event::Notice(notice))?;
         Ok(Outcome::Dense)
+    }
+
+    /// The steps that are left, if the denoiser and the sampler can do them without the host; none otherwise.
+    fn sparse_rest(
+        &mut self,
+        path: &mut Trajectory,
+        base: Base<'_>,
+        sink: &mut Option<&mut dyn SlotSink>,
+    ) -> Result<(), DiffusionError> {
+        let (first, calls) = (path.calls(), self.calls());
+        let Some(updates) = self.sampler.updates(first, self.guidance) else {
+            return Ok(());
+        };
+        let recorded: Vec<&[f32]> = (first..calls).map(|step| base.trajectory.at(step + 1)).collect();
+        let steps = SampledSteps {
+            first,
+            updates: &updates,
+            latents: path.last(),
+            sample_scale: self.sampler.input_scale(first),
+            history: &self.sampler.history(),
+            recorded: &recorded,
+            source: base.slots,
+        };
+        let (phase, mut told) = (Phase::Sparse, ControlFlow::Continue(()));
+        let observer = &mut self.observer;
+        let mut progress = |step| {
+            told = observer(Event::Step {
+                phase,
+                step,
+                steps: calls,
+            });
+            told
+        };
+        let made = self.denoiser.edit_steps(&steps, lend(sink), &mut progress)?;
+        if told.is_break() {
+            return Err(DiffusionError::Interrupted);
+        }
+        for latents in made.into_iter().flatten() {
+            self.work += self.denoiser.last_step();
+            path.push(latents);
+        }
+        Ok(())
     }
 
     fn sparse_step(

@@ -16,10 +16,12 @@ mod schedule;
 
 pub use config::{BetaSchedule, FinalSigma, PredictionType, SamplerConfig, SamplerKind, SolverType, Spacing};
 
+use fisec_runtime::{HISTORY, StepUpdate};
+
 use crate::DiffusionError;
 
 /// How many outputs a multistep sampler looks back on, the current one included.
-const ORDER: usize = 4;
+const ORDER: usize = HISTORY + 1;
 
 /// What one call of the network does to the latents.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +64,26 @@ impl Call {
             from: StartingFrom::Given,
             latent,
             outputs: [prediction, 0.0, 0.0, 0.0],
+        }
+    }
+}
+
+impl Call {
+    /// The call as one linear update; where fewer outputs are `kept` than it looks back on, its own stands in.
+    fn update(&self, guidance: f32, kept: usize, sample_scale: f64) -> StepUpdate {
+        let own = self.outputs[0] + self.outputs[1 + kept..].iter().sum::<f64>();
+        let mut history = [0.0; HISTORY];
+        for (factor, output) in history.iter_mut().zip(&self.outputs[1..=kept]) {
+            *factor = *output as f32;
+        }
+        let [from_latents, from_prediction] = self.convert;
+        StepUpdate {
+            guidance,
+            latents: (self.latent + own * from_latents) as f32,
+            prediction: (own * from_prediction) as f32,
+            history,
+            kept: self.keep.then_some(self.convert.map(|factor| factor as f32)),
+            sample_scale: sample_scale as f32,
         }
     }
 }
@@ -179,6 +201,33 @@ impl Sampler {
             self.history.drain(..surplus);
         }
         next
+    }
+
+    /// The calls from `first`, the next one, as updates that a device makes by itself; `None` when none is left, or while
+    /// one steps from other latents than those before it.
+    pub fn updates(&self, first: usize, guidance: f32) -> Option<Vec<StepUpdate>> {
+        let calls = &self.calls[first..];
+        if calls.is_empty() || self.saved.is_some() || calls.iter().any(|call| call.from != StartingFrom::Given) {
+            return None;
+        }
+        let scales = calls.iter().skip(1).map(|call| call.input_scale).chain([1.0]);
+        let mut kept = self.history.len();
+        let updates = calls.iter().zip(scales).map(|(call, scale)| {
+            let update = call.update(guidance, kept, scale);
+            kept = (kept + usize::from(call.keep)).min(HISTORY);
+            update
+        });
+        Some(updates.collect())
+    }
+
+    /// Factor on the latents that makes the network's input at a call.
+    pub fn input_scale(&self, call: usize) -> f32 {
+        self.calls[call].input_scale as f32
+    }
+
+    /// What past calls have kept, newest first.
+    pub fn history(&self) -> Vec<&[f32]> {
+        self.history.iter().rev().map(Vec::as_slice).collect()
     }
 
     /// Forgets the run, for another with the same schedule.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 use fisec_diffusion::samplers::{Sampler, SamplerConfig, SamplerKind, restore};
+use fisec_runtime::HISTORY;
 use flate2::read::GzDecoder;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -91,6 +92,62 @@ fn every_recorded_run_is_equal_step_by_step() {
             offset += 32;
         }
     }
+}
+
+/// What a device makes of a schedule's calls in f32, begun at the start and in the middle, is diffusers' run as well.
+#[test]
+fn updates_equal_every_recorded_run() {
+    let records = Records::read();
+    for (number, case) in records.index["cases"].as_array().unwrap().iter().enumerate() {
+        let name = format!("{} {} {} steps", case["class"], case["config"], case["steps"]);
+        let mut sampler = sampler(case);
+        let offset = case["offset"].as_u64().unwrap() as usize;
+        let noise = |call: usize| records.latent(16 + 16 * call);
+        let predicted = |call: usize, input: &[f32]| -> Vec<f32> { input.iter().zip(noise(call)).map(mixed).collect() };
+        let scale = sampler.initial_scale();
+        let mut latents: Vec<f32> = records.latent(0).iter().map(|value| value * scale).collect();
+        let mut call = 0;
+        let wished = number % 4;
+        let updates = loop {
+            match sampler.updates(call, 1.0).filter(|_| call >= wished) {
+                Some(updates) => break updates,
+                None if call == sampler.timesteps().len() => break Vec::new(),
+                None => {
+                    let input = sampler.scale_input(call, &latents);
+                    latents = sampler.step(call, &predicted(call, &input), &latents);
+                    call += 1;
+                }
+            }
+        };
+        assert!(call <= wished.max(2), "{name}: {call} calls by hand");
+        let mut input = sampler.scale_input(call.min(sampler.timesteps().len() - 1), &latents);
+        let mut kept: Vec<Vec<f32>> = sampler.history().into_iter().map(<[f32]>::to_vec).collect();
+        for update in updates {
+            let prediction = predicted(call, &input);
+            let next = |index: usize| {
+                let own = update.latents * latents[index] + update.prediction * prediction[index];
+                let past = kept.iter().zip(update.history);
+                own + past.map(|(entry, factor)| factor * entry[index]).sum::<f32>()
+            };
+            let next: Vec<f32> = (0..latents.len()).map(next).collect();
+            if let Some([from_latents, from_prediction]) = update.kept {
+                let entry = latents.iter().zip(&prediction);
+                let entry = entry.map(|(x, e)| from_latents * x + from_prediction * e);
+                kept.insert(0, entry.collect());
+                kept.truncate(HISTORY);
+            }
+            latents = next;
+            input = latents.iter().map(|value| value * update.sample_scale).collect();
+            let what = format!("{name} latent {call}");
+            assert_close(&latents, records.latent(offset + 32 * call + 16), &what);
+            call += 1;
+        }
+        assert_eq!(call, sampler.timesteps().len(), "{name}");
+    }
+}
+
+fn mixed((input, noise): (&f32, &f32)) -> f32 {
+    0.8 * noise + 0.2 * input
 }
 
 #[test]

@@ -17,6 +17,9 @@ use super::writer::checksum;
 use super::{CacheError, Manifest, StepFile};
 use crate::{RuntimeError, SlotSource};
 
+/// Steps that are read and checked while one is in use.
+const AHEAD: usize = 3;
+
 /// A remembered image. Its step files are mapped, and checked when first touched; while one of these exists, nobody
 /// removes the image.
 #[derive(Debug)]
@@ -198,7 +201,7 @@ impl SlotSource for Entry {
             reason,
         })?;
         if is_first {
-            self.prefetch_part(layout.part(), step + 1);
+            (1..=AHEAD).for_each(|next| self.prefetch_part(layout.part(), step + next));
         }
         let start = self.layout.offsets[slot.index()];
         let value = data.slice(start..start + layout.bytes());

@@ -135,6 +135,24 @@ impl Captured {
             .is_none_or(|most| most <= active + active / 4 + 16)
     }
 
+    /// Whether something runs on the host between parts of the program.
+    pub(super) fn has_islands(&self) -> bool {
+        let is_island = |segment: &Segment| matches!(segment, Segment::Island(_));
+        self.segments.iter().any(is_island)
+    }
+
+    /// Puts a program without islands on the stream.
+    ///
+    /// # Safety
+    /// As [`Captured::run`].
+    pub(super) unsafe fn launch(&self) -> Result<(), RuntimeError> {
+        self.segments.iter().try_for_each(|segment| match segment {
+            // SAFETY: the caller's promise.
+            Segment::Graph(graph) => unsafe { graph.launch() },
+            Segment::Island(_) => Err(RuntimeError::plan("edit", "it has an island")),
+        })
+    }
+
     /// Puts the whole program on the stream.
     ///
     /// # Safety

@@ -59,6 +59,10 @@ macro_rules! call {
     };
 }
 
+mod copies;
+
+pub(super) use copies::{Copies, Pinned};
+
 impl Device {
     /// The first device. Fails with a reason when there is no driver or no device.
     pub(super) fn open() -> Result<Arc<Self>, RuntimeError> {
@@ -145,6 +149,12 @@ impl Device {
         let mut buffer = self.allocate(data.len())?;
         buffer.write(0, data)?;
         Ok(buffer)
+    }
+
+    /// What is put on the stream from now on waits for a point in another stream's time.
+    pub(super) fn wait(&self, event: &Event) -> Result<(), RuntimeError> {
+        // SAFETY: stream and event are alive.
+        unsafe { call!(cuStreamWaitEvent(self.stream, event.event, 0)) }
     }
 
     /// Waits until everything on the stream has run.
@@ -474,6 +484,12 @@ impl Event {
     pub(super) fn record(&self) -> Result<(), RuntimeError> {
         // SAFETY: event and stream are alive.
         unsafe { call!(cuEventRecord(self.event, self.device.stream)) }
+    }
+
+    /// Waits until the point has been reached.
+    pub(super) fn synchronize(&self) -> Result<(), RuntimeError> {
+        // SAFETY: the event is alive.
+        unsafe { call!(cuEventSynchronize(self.event)) }
     }
 
     /// Seconds from `earlier`; both have been reached.

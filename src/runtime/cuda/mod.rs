@@ -8,11 +8,14 @@ mod assemble;
 mod captured;
 mod driver;
 mod early;
+mod fetch;
 mod lists;
 mod memory;
 mod network;
 mod predict;
 mod prompt;
+mod sampled;
+mod save;
 mod slots;
 mod step;
 mod tier;
@@ -33,10 +36,12 @@ use captured::Captured;
 use driver::{Buffer, Device, Event, Functions};
 pub(crate) use early::EarlyInput;
 use early::{EarlyValues, Schedule};
+use fetch::Fetch;
 pub(crate) use network::NetworkProgram;
 use network::Shared;
 pub use predict::{DeviceMemory, device_memory};
 use prompt::Prompt;
+use save::Save;
 use slots::{SlotBlock, half_rows_bytes};
 use step::Variant;
 use tier::Tier;
@@ -70,6 +75,9 @@ pub(crate) struct Engine {
     values: Buffer,
     /// slots of a step that are not on the device otherwise: read, written
     staging: [Option<Buffer>; 2],
+    /// the same for steps that run without the host in between
+    fetch: Option<Fetch>,
+    save: Option<Save>,
     sample: Buffer,
     /// tables of a controlled step
     control: Buffer,
@@ -165,6 +173,8 @@ impl Engine {
             schedule: None,
             values: device.allocate(0)?,
             staging: [None, None],
+            fetch: None,
+            save: None,
             sample,
             control: device.allocate(control_bytes)?,
             table: device.allocate(assemble::table::ENTRIES * size_of::<u64>())?,

@@ -1,10 +1,11 @@
 //! Recorded slots of one step as one block of device memory, and f16 rows for host tensors.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use fisec_plan::cuda::padded;
 use fisec_plan::{Plan, Slot, SlotId, SlotKind};
-use fisec_tensor::{DType, HostTensor, Shape};
+use fisec_tensor::{ActiveSet, DType, HostTensor, Shape};
 use half::f16;
 
 use crate::RuntimeError;
@@ -52,6 +53,7 @@ impl SlotBlock {
         first.unwrap_or(0)..slots.iter().map(end).max().unwrap_or(0)
     }
 
+    /// Where a slot begins.
     pub(super) fn offset(&self, slot: SlotId) -> u64 {
         self.offsets[slot.index()] as u64
     }
@@ -59,11 +61,39 @@ impl SlotBlock {
     /// Puts a slot's value into a block on the host.
     pub(super) fn put(&self, plan: &Plan, slot: SlotId, value: &HostTensor, block: &mut [u8]) {
         let at = self.offsets[slot.index()];
-        let bytes = match plan.slots[slot.index()].kind {
-            SlotKind::Stats => bytemuck::cast_slice(&value.to_f32_vec()).to_vec(),
-            _ => half_rows(value),
-        };
+        let bytes = stored(&plan.slots[slot.index()], value);
         block[at..at + bytes.len()].copy_from_slice(&bytes);
+    }
+
+    /// The parts of a block that hold what an edit reads of a slot: of every image the rows of the map around the active
+    /// ones, or all of it. Parts are in order and do not touch each other.
+    pub(super) fn parts_read(&self, plan: &Plan, slot: SlotId, levels: &[ActiveSet]) -> Vec<Range<usize>> {
+        self.rows_read(plan, slot, levels)
+            .unwrap_or_else(|| [self.range(plan, &[slot])].into())
+    }
+
+    /// `None`: all of it.
+    fn rows_read(&self, plan: &Plan, slot: SlotId, levels: &[ActiveSet]) -> Option<Vec<Range<usize>>> {
+        let (offset, slot) = (self.offsets[slot.index()], &plan.slots[slot.index()]);
+        let SlotKind::Halo { level, radius } = slot.kind else {
+            return None;
+        };
+        let mask = levels[level as usize].mask();
+        let (height, width, images) = (mask.height(), mask.width(), slot.shape[0]);
+        let is_active = |row: &usize| (0..width).any(|column| mask.get(*row, column));
+        let mut active = (0..height).filter(is_active);
+        let first = active.next()?;
+        let last = active.next_back().unwrap_or(first);
+        let (top, bottom) = (first.saturating_sub(radius), (last + radius + 1).min(height));
+        if bottom - top == height || rows(&slot.shape) != images * height * width {
+            return None;
+        }
+        let row_bytes = width * padded(channels(&slot.shape)) * size_of::<f16>();
+        let part = |image: usize| {
+            let start = offset + image * height * row_bytes;
+            start + top * row_bytes..start + bottom * row_bytes
+        };
+        Some((0..images).map(part).collect())
     }
 
     /// A slot's value out of the part of a block that begins at `first`, on the host, in the slot's own type.
@@ -84,6 +114,19 @@ impl SlotBlock {
             _ => from_half_rows(block, &layout.shape)?,
         };
         Ok(value.cast(layout.dtype))
+    }
+}
+
+/// A slot's value as a block holds it.
+pub(super) fn stored<'a>(slot: &Slot, value: &'a HostTensor) -> Cow<'a, [u8]> {
+    let is_exact = value.dtype() == DType::F32;
+    match slot.kind {
+        SlotKind::Stats if is_exact => Cow::Borrowed(value.data()),
+        SlotKind::Stats => Cow::Owned(bytemuck::cast_slice(&value.to_f32_vec()).to_vec()),
+        _ if value.dtype() == DType::F16 && channels(&slot.shape) == padded(channels(&slot.shape)) => {
+            Cow::Borrowed(value.data())
+        }
+        _ => Cow::Owned(half_rows(value)),
     }
 }
 

@@ -148,7 +148,7 @@ impl Engine {
         let mut addresses = [0; table::ENTRIES];
         let schedule = self.schedule.as_ref().ok_or(RuntimeError::NotPrepared("timesteps"))?;
         addresses[table::TIMESTEP] = schedule.address(input.step);
-        let read = self.slots_read(kind);
+        let read = self.slots_read(kind, input.sink.is_some());
         if let Some(source) = input.source.filter(|_| !read.is_empty()) {
             addresses[table::READ] = self.block_to_read(input.step, source, &read)?;
         }
@@ -214,7 +214,7 @@ impl Engine {
     }
 
     /// Slots that a program reads.
-    fn slots_read(&self, kind: ProgramKind) -> Vec<SlotId> {
+    pub(super) fn slots_read(&self, kind: ProgramKind, remember: bool) -> Vec<SlotId> {
         let nodes = self
             .plan
             .programs
@@ -225,7 +225,7 @@ impl Engine {
         // the whole block is copied for the edited image
         let all = (0..self.plan.slots.len() as u32).map(SlotId);
         match kind {
-            ProgramKind::Edit => all.filter(|slot| !self.is_map(*slot)).collect(),
+            ProgramKind::Edit if remember => all.filter(|slot| !self.is_map(*slot)).collect(),
             _ => read.into_iter().collect(),
         }
     }
@@ -259,7 +259,7 @@ impl Engine {
     }
 
     /// `[N, C, H, W]` as f16 rows.
-    fn upload_sample(&mut self, planes: &[f32]) -> Result<(), RuntimeError> {
+    pub(super) fn upload_sample(&mut self, planes: &[f32]) -> Result<(), RuntimeError> {
         let [channels, height, width] = self.plan.latent;
         let (pixels, stride) = (height * width, padded(channels));
         let mut rows = vec![f16::ZERO; self.plan.batch * pixels * stride];
@@ -341,7 +341,7 @@ impl Engine {
         Ok(())
     }
 
-    fn report(&self, kind: ProgramKind, levels: &[ActiveSet], nodes: Vec<(usize, f64)>) -> StepReport {
+    pub(super) fn report(&self, kind: ProgramKind, levels: &[ActiveSet], nodes: Vec<(usize, f64)>) -> StepReport {
         let program = self.plan.programs.get(kind).expect("it has just run");
         let active = |level: u32| levels.get(level as usize).map_or(1.0, |set| set.mask().share());
         let macs = |node: &fisec_plan::Node| {

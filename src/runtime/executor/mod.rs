@@ -22,7 +22,7 @@ pub use report::{NodeTime, StepReport};
 use crate::cpu::CpuBackend;
 use crate::cuda::Engine;
 use crate::ort::OnnxRuntime;
-use crate::{Binding, Control, Network, RuntimeError, SlotSink, SlotSource};
+use crate::{Binding, Control, Network, Progress, RuntimeError, SampledSteps, SlotSink, SlotSource};
 use walker::Walker;
 
 /// The three programs of a plan, ready to run.
@@ -168,6 +168,27 @@ impl Executor {
         match &self.device {
             Device::Cpu(_) => Ok(None),
             Device::Cuda(engine) => Ok(engine.network(kind)?.map(|network| Network(Box::new(network)))),
+        }
+    }
+
+    /// The rest of a schedule as sparse steps, where the device runs a sampler's updates by itself: the latents after
+    /// every step, the recorded ones outside the mask. With `remember`, every slot of the edited image is recorded.
+    ///
+    /// `None` where a step needs the host, as on the CPU, or when `progress` broke off.
+    ///
+    /// # Errors
+    /// Fails as [`Executor::edit`] does; an infinite latent names the first step that has one.
+    pub fn edit_steps(
+        &mut self,
+        binding: &Binding,
+        steps: &SampledSteps<'_>,
+        remember: Option<&mut dyn SlotSink>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Option<Vec<Vec<f32>>>, RuntimeError> {
+        let remember = remember.map(|sink| sink as &mut dyn SlotSink);
+        match &mut self.device {
+            Device::Cpu(_) => Ok(None),
+            Device::Cuda(engine) => engine.edit_steps(binding, steps, remember, progress),
         }
     }
 
