@@ -242,7 +242,11 @@ impl State<'_> {
             | Kernel::AddConstant { .. }
             | Kernel::CausalAttention(_)
             | Kernel::ControlledAttention(_)
-            | Kernel::AttentionMaps(_) => {
+            | Kernel::AttentionMaps(_)
+            | Kernel::CausalAttention(_)
+            | Kernel::Gelu { .. }
+            | Kernel::Lookup { .. }
+            | Kernel::AddConstant { .. } => {
                 unreachable!("not in these plans")
             }
         }
