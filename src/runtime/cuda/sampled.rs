@@ -81,9 +81,14 @@ impl Engine {
             let update = self.update(binding, run, (index, graph), &mut memory);
             self.step_of_run(index, graph, &blocks, [self.advance(run, &memory), update])?;
             self.begin_fetch(run, index + 1, &blocks)?;
-            if let (Some(save), Some(sink)) = (&mut self.save, sink.as_deref_mut()) {
-                let at = (index, run.first + index);
-                save.begin(at, blocks.rows[index][table::WRITTEN], sink, &self.slots, &self.plan)?;
+            if let Some(sink) = sink.as_deref_mut() {
+                let step = run.first + index;
+                let wanted = self.wanted_by(sink, step, false);
+                let layout = (&self.plan, &self.slots);
+                let save = self.save.as_mut().expect("made with the blocks");
+                save.begin((index, step), blocks.rows[index][table::WRITTEN], wanted, layout)?;
+                // what the step before has written
+                save.finish(index + 1, sink, layout)?;
             }
             if progress(run.first + index).is_break() {
                 self.device.synchronize()?;
@@ -94,7 +99,7 @@ impl Engine {
         let latents = self.latents_of_run(run, &memory)?;
         let (time, device_time) = (started.elapsed(), self.around[1].since(&self.around[0])?);
         if let (Some(save), Some(sink)) = (&mut self.save, sink) {
-            save.finish(steps - 1, sink, &self.slots, &self.plan)?;
+            save.finish(steps - 1, sink, (&self.plan, &self.slots))?;
         }
         let fetched = blocks.fetched.iter().filter(|&&fetched| fetched).count() * blocks.wanted.bytes();
         self.report = StepReport {
@@ -147,7 +152,7 @@ impl Engine {
         };
         match &mut self.save {
             Some(save) => save.forget(),
-            None if remember => self.save = Some(Save::new(&self.device, bytes)?),
+            None if remember => self.save = Some(Save::new(&self.device)?),
             None => {}
         }
         for (index, row) in blocks.rows.iter_mut().enumerate() {
@@ -161,7 +166,7 @@ impl Engine {
                 };
                 row[table::WRITTEN] = match kept {
                     Some(address) => address,
-                    None => save.block(&self.device, index, bytes)?,
+                    None => save.block(index, bytes)?,
                 };
             }
         }

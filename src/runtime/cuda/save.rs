@@ -1,8 +1,10 @@
-//! Slots that an edit has written, given to a sink while the next step computes.
+//! Slots that a step has written, given to a sink: while the next one computes, where it may be a step behind.
 
 use std::sync::Arc;
 
 use fisec_plan::{Plan, SlotId};
+use fisec_tensor::HostTensor;
+use rayon::prelude::*;
 
 use super::driver::{Buffer, Copies, Device, Event, Pinned};
 use super::slots::SlotBlock;
@@ -10,12 +12,14 @@ use crate::{RuntimeError, SlotSink};
 
 /// Two blocks on the device, for steps that no recording keeps there, and memory that values pass through.
 pub(super) struct Save {
+    device: Arc<Device>,
     copies: Copies,
     lanes: [Lane; 2],
 }
 
 struct Lane {
-    pinned: Pinned,
+    /// as large as was needed so far
+    pinned: Option<Pinned>,
     block: Option<Buffer>,
     /// the step has computed
     computed: Event,
@@ -26,10 +30,10 @@ struct Lane {
 }
 
 impl Save {
-    pub(super) fn new(device: &Arc<Device>, block_bytes: usize) -> Result<Self, RuntimeError> {
+    pub(super) fn new(device: &Arc<Device>) -> Result<Self, RuntimeError> {
         let lane = || -> Result<Lane, RuntimeError> {
             Ok(Lane {
-                pinned: Pinned::new(device, block_bytes)?,
+                pinned: None,
                 block: None,
                 computed: Event::new(device)?,
                 arrived: Event::new(device)?,
@@ -37,6 +41,7 @@ impl Save {
             })
         };
         Ok(Save {
+            device: Arc::clone(device),
             copies: Copies::new(device)?,
             lanes: [lane()?, lane()?],
         })
@@ -48,46 +53,43 @@ impl Save {
     }
 
     /// A block for the `index`-th step of a run.
-    pub(super) fn block(
-        &mut self,
-        device: &Arc<Device>,
-        index: usize,
-        block_bytes: usize,
-    ) -> Result<u64, RuntimeError> {
+    pub(super) fn block(&mut self, index: usize, block_bytes: usize) -> Result<u64, RuntimeError> {
         let lane = &mut self.lanes[index % 2];
         if lane.block.is_none() {
-            lane.block = Some(device.allocate(block_bytes)?);
+            lane.block = Some(self.device.allocate(block_bytes)?);
         }
         Ok(lane.block.as_ref().expect("made above").address())
     }
 
-    /// Begins to fetch what `sink` wants of a block that the main stream's work so far has written for `step`, the
-    /// `index`-th of a run, and gives it what came of the step before.
+    /// Begins to fetch these slots of a block that the main stream's work so far has written for `step`, the `index`-th of
+    /// a run. What was on its way for the step before last has been given away.
     pub(super) fn begin(
         &mut self,
         (index, step): (usize, usize),
         address: u64,
-        sink: &mut dyn SlotSink,
-        slots: &SlotBlock,
-        plan: &Plan,
+        wanted: Vec<SlotId>,
+        (plan, slots): (&Plan, &SlotBlock),
     ) -> Result<(), RuntimeError> {
-        let all = (0..plan.slots.len() as u32).map(SlotId);
-        let maps: Vec<SlotId> = plan.map_slots().map(|(slot, _)| slot).collect();
-        let wanted: Vec<SlotId> = all
-            .filter(|slot| !maps.contains(slot) && sink.wants(step, *slot) && sink.wants_value(step, *slot))
-            .collect();
         let range = slots.range(plan, &wanted);
+        if range.is_empty() {
+            return Ok(());
+        }
         let lane = &mut self.lanes[index % 2];
+        let pinned = match lane.pinned.take().filter(|pinned| pinned.bytes().len() >= range.len()) {
+            Some(pinned) => pinned,
+            None => Pinned::new(&self.device, range.len())?,
+        };
+        let pinned = lane.pinned.insert(pinned);
         lane.computed.record()?;
         self.copies.wait(&lane.computed)?;
-        if !range.is_empty() {
-            let from = address + range.start as u64;
-            // SAFETY: a part of a block of slots; block and memory are left alone until `finish`.
-            unsafe { self.copies.download(&mut lane.pinned, from, range.len())? };
-        }
+        // SAFETY: a part of a block of slots; block and memory are left alone until `finish`.
+        unsafe {
+            self.copies
+                .download(pinned, address + range.start as u64, range.len())?
+        };
         self.copies.mark(&lane.arrived)?;
         lane.pending = Some((step, range.start, wanted));
-        self.finish(index + 1, sink, slots, plan)
+        Ok(())
     }
 
     /// Gives the sink what is on its way for the `index`-th step.
@@ -95,17 +97,17 @@ impl Save {
         &mut self,
         index: usize,
         sink: &mut dyn SlotSink,
-        slots: &SlotBlock,
-        plan: &Plan,
+        (plan, slots): (&Plan, &SlotBlock),
     ) -> Result<(), RuntimeError> {
         let lane = &mut self.lanes[index % 2];
-        let Some((step, first, wanted)) = lane.pending.take() else {
+        let (Some((step, first, wanted)), Some(pinned)) = (lane.pending.take(), &lane.pinned) else {
             return Ok(());
         };
         lane.arrived.synchronize()?;
-        for slot in wanted {
-            sink.put(step, slot, slots.take(plan, slot, lane.pinned.bytes(), first)?)?;
-        }
-        Ok(())
+        let bytes = pinned.bytes();
+        let taken = wanted.par_iter().map(|&slot| slots.take(plan, slot, bytes, first));
+        let values = taken.collect::<Result<Vec<HostTensor>, RuntimeError>>()?;
+        let mut taken = wanted.into_iter().zip(values);
+        taken.try_for_each(|(slot, value)| sink.put(step, slot, value))
     }
 }

@@ -12,6 +12,7 @@ use half::f16;
 use super::assemble::{Context, Prediction, Rowed, measure, table};
 use super::captured::Captured;
 use super::driver::Buffer;
+use super::save::Save;
 use super::slots::{half_rows, half_rows_bytes};
 use super::{Engine, MOST_CAPTURED};
 use crate::executor::{NodeTime, StepInput, StepReport, check_step, recorded};
@@ -325,20 +326,32 @@ impl Engine {
         Ok(planes)
     }
 
-    /// Gives the written slots to a sink, as far as it takes them: maps are there only where `maps` says so.
-    fn hand_over(&self, step: usize, address: u64, sink: &mut dyn SlotSink, maps: bool) -> Result<(), RuntimeError> {
+    /// Slots that a sink takes on the host: maps are there only where `maps` says so.
+    pub(super) fn wanted_by(&self, sink: &dyn SlotSink, step: usize, maps: bool) -> Vec<SlotId> {
         let slots = (0..self.plan.slots.len() as u32).map(SlotId);
         let written = slots.filter(|&slot| maps || !self.is_map(slot));
-        let wanted: Vec<SlotId> = written
+        written
             .filter(|&slot| sink.wants(step, slot) && sink.wants_value(step, slot))
-            .collect();
-        let range = self.slots.range(&self.plan, &wanted);
-        // SAFETY: a part of a block of slots.
-        let part = unsafe { self.device.read(address + range.start as u64, range.len())? };
-        for slot in wanted {
-            sink.put(step, slot, self.slots.take(&self.plan, slot, &part, range.start)?)?;
-        }
-        Ok(())
+            .collect()
+    }
+
+    /// Gives the written slots to a sink, as far as it takes them.
+    fn hand_over(
+        &mut self,
+        step: usize,
+        address: u64,
+        sink: &mut dyn SlotSink,
+        maps: bool,
+    ) -> Result<(), RuntimeError> {
+        let wanted = self.wanted_by(sink, step, maps);
+        let layout = (&self.plan, &self.slots);
+        let save = match &mut self.save {
+            Some(save) => save,
+            none => none.insert(Save::new(&self.device)?),
+        };
+        save.forget();
+        save.begin((0, step), address, wanted, layout)?;
+        save.finish(0, sink, layout)
     }
 
     pub(super) fn report(&self, kind: ProgramKind, levels: &[ActiveSet], nodes: Vec<(usize, f64)>) -> StepReport {
