@@ -58,6 +58,11 @@ fn bench_times_every_kind_of_step() {
     assert_eq!(steps[1]["of_dense"].as_f64(), Some(1.0));
 }
 
+#[test]
+fn slots_of_a_cpu_plan_have_one_place() {
+    assert_fails(&run(&["bench", "--tiers"]), 1, "only plans for a GPU");
+}
+
 const NANO: &str = "tests/data/nano-pipeline";
 
 #[test]

@@ -79,6 +79,10 @@ struct Row {
 pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     let bundle = Bundle::open(&arguments.plan)?;
     let plan = bundle.plan().clone();
+    if arguments.tiers && !plan.is_cuda() {
+        let failure = Failure::new("only plans for a GPU keep slots in different places");
+        return Err(failure.hint("compile it with `--target cuda:sm_90a`"));
+    }
     let regions = match plan.programs.edit {
         Some(_) if arguments.calibrate => arguments.regions.of(&plan, &CALIBRATED)?,
         Some(_) => arguments.regions.of(&plan, &SHARES)?,

@@ -112,9 +112,7 @@ fn edit(
     let made = executor.edit_steps(binding, &steps, None, &mut |_| ControlFlow::Continue(()))?;
     match made {
         Some(_) => Ok(()),
-        None => Err(Failure::new(
-            "only a plan for a GPU has tiers, and every step of its edit must run there",
-        )),
+        None => Err(Failure::new("a step of its edit does not run on the GPU alone")),
     }
 }
 
