@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use super::{CacheError, Manifest, StepFile};
 use crate::{RuntimeError, SlotSource};
 
 /// Steps that are read and checked while one is in use.
-const AHEAD: usize = 3;
+const AHEAD: usize = 8;
 
 /// A remembered image. Its step files are mapped, and checked when first touched; while one of these exists, nobody
 /// removes the image.
@@ -38,6 +38,8 @@ struct Step {
     path: PathBuf,
     bytes: u64,
     xxh3: String,
+    /// a thread of its own reads it
+    ahead: AtomicBool,
     data: OnceLock<Result<Bytes, String>>,
 }
 
@@ -163,7 +165,7 @@ impl Entry {
 
     fn prefetch_part(&self, part: Part, call: usize) {
         let file = self.calls[part as usize].get(call);
-        if file.is_some_and(|file| file.data.get().is_none()) {
+        if file.is_some_and(|file| file.data.get().is_none() && !file.ahead.swap(true, Ordering::Relaxed)) {
             let calls = Arc::clone(&self.calls);
             std::thread::spawn(move || calls[part as usize][call].data().map(drop));
         }
@@ -218,6 +220,7 @@ impl Step {
                 path: folder.join(Manifest::file_name(part, call)),
                 bytes: file.bytes,
                 xxh3: file.xxh3.clone(),
+                ahead: AtomicBool::new(false),
                 data: OnceLock::new(),
             })
             .collect()
