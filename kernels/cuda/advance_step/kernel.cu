@@ -1,4 +1,4 @@
-// First node of a step's graph: counts the step and points the slot table at this step's slots,
+// Before a step's graph: counts the step and points the slot table at this step's slots,
 // so that one graph is replayed for every step with no word from the host.
 #include "ptx.cuh"
 

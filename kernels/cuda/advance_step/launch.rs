@@ -22,7 +22,7 @@ pub struct AdvanceParams {
     pub steps: i32,
 }
 
-/// First node of a step's graph.
+/// Before a step's graph.
 pub fn advance_step(params: &AdvanceParams) -> Launch {
     Launch::new("advance_step", "advance_step", [1, 1, 1], 256, params)
 }
