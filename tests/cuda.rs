@@ -182,6 +182,20 @@ fn edits_equal_the_oracle_with_live_and_updated_norms() {
     check_masks(&shape(13), Keys::Full, Norm::Updated, 2);
 }
 
+/// Text of whole vectors: what depends on the prompt only is a program too.
+#[test]
+fn edits_equal_the_oracle_with_the_prompt_on_the_device() {
+    let shape = Shape {
+        context: [7, 16],
+        ..shape(17)
+    };
+    let Some(compiled) = compile(&shape, &options(Keys::Full, Norm::Frozen, 2)) else {
+        return;
+    };
+    assert!(compiled.plan().prompt.is_some(), "an operator of it has no kernel");
+    check_masks(&shape, Keys::Full, Norm::Frozen, 2);
+}
+
 #[test]
 fn recorded_slots_equal_the_oracle() {
     let shape = shape(14);
