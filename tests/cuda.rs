@@ -171,6 +171,18 @@ fn edits_equal_the_oracle_with_full_keys() {
     }
 }
 
+/// Channels in whole parts of 32: weights hold the layer norms before them.
+#[test]
+fn edits_equal_the_oracle_with_norms_in_weights() {
+    let wide = Shape {
+        channels: vec![32, 32, 32],
+        head: 32,
+        groups: 8,
+        ..shape(19)
+    };
+    check_masks(&wide, Keys::Full, Norm::Frozen, 2);
+}
+
 #[test]
 fn edits_equal_the_oracle_with_masked_keys() {
     check_masks(&shape(12), Keys::Masked, Norm::Frozen, 2);

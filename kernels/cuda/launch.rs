@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 
 /// Folders that hold kernels: each makes one module.
-pub const KERNELS: [&str; 15] = [
+pub const KERNELS: [&str; 16] = [
     "advance_step",
     "attention",
     "attention_control",
@@ -11,6 +11,7 @@ pub const KERNELS: [&str; 15] = [
     "attention_wgmma",
     "attention_wide",
     "causal_attention",
+    "fold_norm",
     "geglu",
     "group_norm",
     "latent",

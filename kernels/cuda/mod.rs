@@ -11,6 +11,8 @@ mod attention;
 mod attention_control;
 #[path = "causal_attention/launch.rs"]
 mod causal_attention;
+#[path = "fold_norm/launch.rs"]
+mod fold_norm;
 #[path = "geglu/launch.rs"]
 mod geglu;
 #[path = "group_norm/launch.rs"]
@@ -30,16 +32,18 @@ pub use advance_step::{AdvanceParams, advance_step};
 pub use attention::{ATTENTION_DIMS, AttentionParams, AttentionVariant, attention, attention_combine};
 pub use attention_control::{CONTROLLED_TOKENS, ControlParams, attention_control, attention_maps};
 pub use causal_attention::{CausalParams, causal_attention};
+pub use fold_norm::{FoldParams, fold_norm};
 pub use geglu::{GegluParams, geglu};
 pub use group_norm::{
-    StatisticsParams, SumParams, group_norm_statistics, group_norm_sums, group_norm_sums_bytes, sum_chunks,
+    NORM_SILU, NormParams, StatisticsParams, SumParams, group_norm_statistics, group_norm_sums, group_norm_sums_bytes,
+    group_norm_whole, norm_slice, sum_chunks,
 };
 pub use latent::{StepCoefficients, UpdateParams, latent_update};
 pub use launch::{Arch, Gpu, KERNELS, Launch};
 pub use layer_norm::{LARGEST_LAYER_NORM, LayerNormParams, layer_norm};
 pub use move_rows::{MOVE_GELU, MOVE_QUICK_GELU, MOVE_SILU, MoveJob, MoveParams, move_rows};
 pub use sparse_conv::{
-    BLOCK_ROWS, CONV_GEGLU, CONV_NORMED_SILU, ConvChoice, ConvParams, ConvTile, ConvWork, Epilogue, Splits,
-    conv_choice, k_tiles, sparse_conv, sparse_conv_reduce,
+    BLOCK_ROWS, CONV_GEGLU, CONV_NORMED_SILU, ConvChoice, ConvParams, ConvTile, ConvWork, Epilogue, ROW_PART_COLUMNS,
+    Splits, conv_choice, k_tiles, sparse_conv, sparse_conv_reduce,
 };
 pub use types::{Address, Count, Rows};

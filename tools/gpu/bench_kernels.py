@@ -124,28 +124,19 @@ def best_of(backend, p, rows, weights, taps, entries, launches):
         blocks = -(-rows // bm) * -(-p.cout // bn)
         kernel = "sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv"
         reduce_blocks = -(-rows * (p.cout // 8) // 256)
-        most = max(1, total_tiles // 3)
-        wanted = {(1, False)}
-        for wave in [132 // blocks, round(132 / blocks), round(264 / blocks)]:
-            splits = max(1, min(wave, most))
-            wanted |= {(splits, False)} if splits > 1 else set()
-            if splits > 1 and backend.architecture != "80":
-                wanted |= {(max(s for s in [2, 3, 4, 6, 8] if s <= max(2, splits)), True)}
-        for splits, cluster in sorted(wanted):
-            if not cluster and splits * rows * p.cout > backend.workspace_floats:
-                continue
-            p.splits, p.workspace = splits, 0 if cluster else backend.workspace.data_ptr()
+        most = min(total_tiles // 3, backend.workspace_floats // (rows * p.cout))
+        waves = [132 // blocks, round(132 / blocks), round(264 / blocks)]
+        for splits in sorted({1, *(max(1, min(wave, most)) for wave in waves)}):
+            p.splits, p.workspace = splits, backend.workspace.data_ptr()
             grid, threads, shared = la.conv_launch(entry, p, rows)
 
             def once(j):
                 p.weights = weights[j % len(weights)].data_ptr()
-                backend.launch(kernel, entry, grid, threads, shared, p, backend.overlap, splits if cluster else 1)
-                if splits > 1 and not cluster:
-                    backend.launch(
-                        "sparse_conv", "sparse_conv_reduce", (reduce_blocks, 1, 1), 256, 0, p, backend.overlap
-                    )
+                backend.launch(kernel, entry, grid, threads, shared, p, backend.overlap)
+                if splits > 1:
+                    backend.launch("sparse_conv", "sparse_conv_reduce", (reduce_blocks, 1, 1), 256, 0, p, backend.overlap)
 
-            tried[f"{entry}/{'cluster' if cluster else ''}{splits}"] = round(median_us(once, launches), 2)
+            tried[f"{entry}/{splits}"] = round(median_us(once, launches), 2)
     p.splits, p.workspace = 1, backend.workspace.data_ptr()
     for entry in la.CONV_STREAM if backend.architecture == "90a" else []:
         bm, bn = la.CONV_STREAM[entry][:2]

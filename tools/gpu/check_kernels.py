@@ -17,9 +17,9 @@ import time
 import launch as la
 from cases.attention import attention_case, attention_extremes, causal_case, control_case
 from cases.bench import Bench, results
-from cases.conv import conv_case, linear_case
+from cases.conv import conv_case, linear_case, norm_case
 from cases.parity import parity_case
-from cases.pointwise import geglu_case, group_norm_case, latent_case, layer_norm_case, move_case
+from cases.pointwise import geglu_case, group_norm_case, latent_case, layer_norm_case, move_case, whole_norm_case
 
 
 def small(b):
@@ -36,12 +36,17 @@ def small(b):
     parity_case(b, "sparse_conv_64x160", 2, [64], 168, 128, share=0.2, splits=2)
     linear_case(b, "sparse_conv_64x64", 33, 72, 40)
     linear_case(b, "sparse_conv_64x160", 33, 128, 80, splits=2)
+    linear_case(b, "sparse_conv_64x64", 33, 328, 40, splits=4)
+    norm_case(b, "sparse_conv_64x64", 33, 96, 64, splits=2)
+    norm_case(b, "sparse_conv_64x160", 33, 64, 96, gated=True)
     if b.backend.architecture == "90a":
         conv_case(b, "sparse_conv_wgmma_128x160", 14, [64], 320, share=0.4)
         conv_case(b, "sparse_conv_wgmma_128x160", 9, [72, 40], 168, share=0.5, splits=2)
         linear_case(b, "sparse_conv_wgmma_64x160", 70, 328, 80)
-        linear_case(b, "sparse_conv_64x64", 33, 328, 40, splits=4, cluster=True)
-        conv_case(b, "sparse_conv_wgmma_128x160", 9, [72, 40], 168, share=0.5, splits=3, cluster=True)
+        norm_case(b, "sparse_conv_wgmma_64x160", 37, 320, 480)
+        norm_case(b, "sparse_conv_wgmma_128x160", 70, 320, 160, gated=True)
+        norm_case(b, "sparse_conv_wgmma_64x160", 37, 320, 160, splits=2, gated=True)
+        norm_case(b, "sparse_conv_stream_64x160", 70, 320, 160, gated=True, blocks=5)
         conv_case(b, "sparse_conv_wgmma_192x160", 18, [64], 168, share=0.5)
         conv_case(b, "sparse_conv_stream_192x160", 18, [64], 168, share=0.7, blocks=5)
         conv_case(b, "sparse_conv_stream_128x160", 9, [72, 40], 168, share=0.5, blocks=7)
@@ -85,6 +90,9 @@ def pointwise(b):
     group_norm_case(b, 100, [64])
     group_norm_case(b, 150, [128, 64], updated=True)
     group_norm_case(b, 70, [1280, 1280])
+    whole_norm_case(b, 70, [64], 1, groups=4)
+    whole_norm_case(b, 150, [64, 32], 4)
+    whole_norm_case(b, 33, [640], 8, silu=False)
     for channels in [8, 320, 640, 1280, 2048]:
         layer_norm_case(b, 19, channels)
     geglu_case(b, 9, 320)
@@ -108,10 +116,12 @@ def large(b):
         conv_case(b, entry, 37, [72, 40], 136, share=0.4, splits=2, images=1)
         linear_case(b, entry, 480, 320, 1280)
         linear_case(b, entry, 57, 1280, 5120, splits=2)
-        if b.backend.architecture != "80":
-            conv_case(b, entry, 24, [1280, 1280], 1280, share=0.1, splits=8, cluster=True)
-            conv_case(b, entry, 48, [640], 640, share=0.05, splits=5, cluster=True)
-            linear_case(b, entry, 57, 1280, 5120, splits=2, cluster=True)
+        norm_case(b, entry, 461, 320, 960)
+        norm_case(b, entry, 9216, 320, 960)
+        norm_case(b, entry, 128, 640, 640, splits=3)
+        norm_case(b, entry, 39, 1280, 1280, splits=3)
+        norm_case(b, entry, 39, 1280, 5120, gated=True)
+        norm_case(b, entry, 461, 320, 1280, splits=2, gated=True)
     for entry in la.CONV_STREAM if b.backend.architecture == "90a" else []:
         for blocks in [132, 47]:
             conv_case(b, entry, 96, [640, 320], 320, share=0.15, blocks=blocks)
@@ -123,6 +133,8 @@ def large(b):
             linear_case(b, entry, 480, 320, 1280, blocks=blocks)
             linear_case(b, entry, 4608, 320, 1280, blocks=blocks)
             linear_case(b, entry, 57, 1280, 5120, blocks=blocks)
+            norm_case(b, entry, 461, 320, 1280, gated=True, blocks=blocks)
+            norm_case(b, entry, 576, 1280, 5120, gated=True, blocks=blocks)
     hopper = ["d64_wgmma", "d64_wgmma_wide", "d64_wgmma_narrow"] if b.backend.architecture == "90a" else []
     for variant in ["d8", "d16", "d24", "d32", "d40", "d48", "d64", "d64_wide", "d80", "d96", "d128", "d160", *hopper]:
         attention_case(b, variant, 461, 1000, 3, splits=1)
@@ -147,6 +159,8 @@ def large(b):
     group_norm_case(b, 9216, [320])
     group_norm_case(b, 9216, [640, 320], updated=True)
     group_norm_case(b, 576, [1280, 1280])
+    for total, channels, blocks in [(9216, [320], 8), (9216, [640, 320], 8), (2304, [1280, 640], 4), (576, [1280, 1280], 2), (144, [2560], 1)]:
+        whole_norm_case(b, total, channels, blocks)
     geglu_case(b, 480, 1280)
     pointwise(b)
 

@@ -33,8 +33,15 @@ Epilogue = struct(
     "Epilogue",
     [(n, Address) for n in "bias time residual output normed affine".split()]
     + [(n, Rows) for n in "residual_rows output_rows normed_rows".split()]
-    + [(n, i32) for n in "time_stride residual_stride output_stride normed_stride affine_channels flags".split()],
+    + [(n, i32) for n in "time_stride residual_stride output_stride normed_stride affine_channels flags".split()]
+    + [(n, u64) for n in "row_parts norm_parts column_sums".split()]
+    + [("row_part_count", i32), ("norm_part_count", i32), ("norm_epsilon", f32), ("reserved", i32)],
 )
+FoldParams = struct(
+    "FoldParams",
+    [(n, u64) for n in "weights gamma beta bias folded_bias column_sums".split()] + [("channels", i32), ("cout", i32)],
+)
+PART_COLUMNS = 32
 GEGLU, NORMED_SILU, SILU = 1, 2, 1
 ConvParams = struct(
     "ConvParams",
@@ -105,6 +112,14 @@ StatisticsParams = struct(
     + [(n, Address) for n in "recorded statistics affine".split()]
     + [("gamma", u64), ("beta", u64), ("slots", u64), ("rows", Count)]
     + [(n, i32) for n in "channels groups added_chunks removed_chunks".split()]
+    + [("epsilon", f32), ("reserved", i32)],
+)
+NormParams = struct(
+    "NormParams",
+    [("source", Address * 2), ("output", Address * 2), ("statistics", Address), ("affine", Address)]
+    + [("gamma", u64), ("beta", u64), ("slots", u64)]
+    + [(n, i32 * 2) for n in "channels source_stride output_stride".split()]
+    + [(n, i32) for n in "rows groups slice flags".split()]
     + [("epsilon", f32), ("reserved", i32)],
 )
 LayerNormParams = struct(

@@ -12,7 +12,7 @@ struct ConvParams {
   Count live;              // output rows of one image
   uint64_t weights;        // f16 [k_tiles][cout][64], swizzled: README.md
   uint64_t blocks;         // i32: which block of weights every 64 rows of an image take; 0: there is one
-  uint64_t workspace;      // f32 [splits][images * live][cout], used where splits > 1; 0: the splits are one cluster (sm_90 on)
+  uint64_t workspace;      // f32 [splits][images * live][cout], used where splits > 1
   uint64_t slots;          // const uint64_t*: this step's slot addresses
   int32_t images;
   int32_t taps;            // 9, 1, ...
@@ -20,7 +20,7 @@ struct ConvParams {
   int32_t splits;          // thread blocks along K = gridDim.z
   Epilogue epilogue;
 };
-static_assert(sizeof(ConvParams) == 336);
+static_assert(sizeof(ConvParams) == 376);
 
 constexpr int kTileK = 64;  // one 128-byte line of f16: the swizzle's span
 constexpr int kLine = kTileK * 2;
@@ -125,49 +125,30 @@ FISEC_DEVICE void store_partial(const ConvParams& p, int total, int first_row, i
   }
 }
 
-// Eight columns of this block's tile, or of all the cluster's tiles added in their order.
-FISEC_DEVICE void collect(const float* sums, int blocks, float (&v)[8]) {
-  if (blocks == 1) return load8(sums, v);
-#pragma unroll
-  for (int j = 0; j < 8; ++j) v[j] = 0.0f;
-  for (int rank = 0; rank < blocks; ++rank) {
-    float4 a = load_from_block(sums, rank), b = load_from_block(sums + 4, rank);
-    v[0] += a.x, v[1] += a.y, v[2] += a.z, v[3] += a.w, v[4] += b.x, v[5] += b.y, v[6] += b.z, v[7] += b.w;
-  }
-}
-
-// This block's rows of the tile (a cluster's blocks share them), WIDTH columns at a time. One short loop: the code must stay in the instruction cache.
+// The rows of a complete tile in shared memory, WIDTH columns at a time. One short loop: the code must stay in the instruction cache.
 template <int BM, int BN, int THREADS, int WIDTH>
 FISEC_DEVICE void finish_rows(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const float* sums, int pitch) {
   constexpr int kPerRow = BN / WIDTH;
   int rows = min(BM, p.images * live - first_row), columns = min(BN, p.cout - first_column);
-  int begin = BM * blockIdx.z / p.splits * kPerRow, end = BM * (blockIdx.z + 1) / p.splits * kPerRow;
 #pragma unroll 1
-  for (int j = begin + threadIdx.x % THREADS; j < end; j += THREADS) {
+  for (int j = threadIdx.x % THREADS; j < rows * kPerRow; j += THREADS) {
     int r = j / kPerRow, c = (j - r * kPerRow) * WIDTH;
-    if (r >= rows || c >= columns) continue;
-    float v[8], gate[8];
-    collect(sums + r * pitch + c, p.splits, v);
-    if (WIDTH == 16) collect(sums + r * pitch + c + 8, p.splits, gate);
+    if (c >= columns) continue;
     ImageRow at(first_row + r, live);
-    finish(at.image, at.row, first_column + c, v, gate);
+    Finish::Added added = finish.fetch<WIDTH == 16>(at.image, at.row, first_column + c);
+    float v[8], gate[8];
+    load8(sums + r * pitch + c, v);
+    if (WIDTH == 16) load8(sums + r * pitch + c + 8, gate);
+    finish.apply<WIDTH == 16>(added, first_column + c, v, gate);
   }
-}
-template <int BM, int BN, int THREADS>
-FISEC_DEVICE void finish_staged(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const float* sums, int pitch) {
-  if (p.epilogue.flags & kGeglu) finish_rows<BM, BN, THREADS, 16>(p, finish, live, first_row, first_column, sums, pitch);
-  else finish_rows<BM, BN, THREADS, 8>(p, finish, live, first_row, first_column, sums, pitch);
 }
 
 // sums: [BM][pitch] f32 in shared memory, this block's part of the tile, complete. Every thread of the block calls it.
-// One split, or a cluster of them, goes through the epilogue; several blocks without a cluster leave their parts in the workspace.
+// One split goes through the epilogue, several leave their parts in the workspace.
 template <int BM, int BN, int THREADS>
 FISEC_DEVICE void store_tile(const ConvParams& p, int live, int first_row, int first_column, const float* sums, int pitch) {
-  int total = p.images * live;
-  if (p.splits > 1 && p.workspace) return store_partial<BM, BN, THREADS>(p, total, first_row, first_column, sums, pitch);
-  bool cluster = p.splits > 1;
-  if (cluster) cluster_barrier();
+  if (p.splits > 1) return store_partial<BM, BN, THREADS>(p, p.images * live, first_row, first_column, sums, pitch);
   Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
-  finish_staged<BM, BN, THREADS>(p, finish, live, first_row, first_column, sums, pitch);
-  if (cluster) cluster_barrier();  // nobody leaves while its memory is being read
+  if (finish.gated()) finish_rows<BM, BN, THREADS, 16>(p, finish, live, first_row, first_column, sums, pitch);
+  else finish_rows<BM, BN, THREADS, 8>(p, finish, live, first_row, first_column, sums, pitch);
 }

@@ -9,7 +9,9 @@ enum EpilogueFlags {
 
 // y = product + bias + time[image] + residual;  output = y;  normed = act(y * scale + shift).
 // Because frozen norms are affine, the layer that produces y can write the next layer's normed input itself.
-// Absent parts have an absent Address. Strides are in elements and multiples of 8.
+// A layer norm's gamma and beta are folded into weights and bias (fold_norm), its mean and deviation are left: whoever writes a row says in parts
+// of kPartColumns what they are, and the product that reads it makes  rstd * (product - mean * column_sums)  of its own.
+// Absent parts have an absent Address or 0. Strides are in elements and multiples of 8.
 struct Epilogue {
   Address bias;      // f16 [cout]
   Address time;      // f16 [images, time_stride]
@@ -26,8 +28,19 @@ struct Epilogue {
   int32_t normed_stride;
   int32_t affine_channels;
   int32_t flags;
+  uint64_t row_parts;    // RowPart [images * live, row_part_count], of y: written
+  uint64_t norm_parts;   // RowPart [images * live, norm_part_count], of the source's rows: read
+  uint64_t column_sums;  // f32 [cout], of the weights: read with norm_parts
+  int32_t row_part_count;
+  int32_t norm_part_count;
+  float norm_epsilon;
+  int32_t reserved;
 };
-static_assert(sizeof(Epilogue) == 192);
+static_assert(sizeof(Epilogue) == 232);
+
+// Mean, and squared deviations from it, of kPartColumns neighbouring values of a row.
+constexpr int kPartColumns = 32;
+using RowPart = float2;
 
 class Finish {
  public:
@@ -39,22 +52,21 @@ class Finish {
         output(resolve<__half>(e.output, slots)),
         normed(resolve<__half>(e.normed, slots)),
         affine(resolve<const float>(e.affine, slots)),
+        rows(live),
         residual_row(resolve(e.residual_rows, live)),
         output_row(resolve(e.output_rows, live)),
         normed_row(resolve(e.normed_rows, live)) {}
 
-  // Columns taken at once: a gated pair of vectors is 16 wide.
-  FISEC_DEVICE int width() const { return e.flags & kGeglu ? 16 : 8; }
-
+  // A gated pair of vectors is 16 columns wide.
   FISEC_DEVICE bool gated() const { return e.flags & kGeglu; }
 
   // Where a row is in every buffer, in elements: worked out once for all its columns. Buffers have fewer than 2^32 elements.
   struct Place {
     int image;
-    uint32_t residual, output, normed;
+    uint32_t packed, residual, output, normed;
   };
   FISEC_DEVICE Place place(int image, int row) const {
-    Place at = {image, 0, 0, 0};
+    Place at = {image, uint32_t(image * rows + row), 0, 0, 0};
     if (residual) at.residual = uint32_t(residual_row(image, row)) * uint32_t(e.residual_stride);
     if (output) at.output = uint32_t(output_row(image, row)) * uint32_t(e.output_stride);
     if (normed) at.normed = uint32_t(normed_row(image, row)) * uint32_t(e.normed_stride);
@@ -63,6 +75,10 @@ class Finish {
   FISEC_DEVICE Half8 time_of(const Place& at, int column) const { return load(time, at.image * e.time_stride + column); }
   FISEC_DEVICE Half8 residual_of(const Place& at, int column) const { return load(residual, size_t(at.residual) + column); }
   FISEC_DEVICE Half8 bias_of(int column) const { return load(bias, column); }
+  FISEC_DEVICE bool has_residual() const { return residual; }
+  FISEC_DEVICE const __half* residual_at(const Place& at, int column) const { return residual + size_t(at.residual) + column; }
+  FISEC_DEVICE bool has_bias() const { return bias; }
+  FISEC_DEVICE const __half* bias_at(int column) const { return bias + column; }
   FISEC_DEVICE static Half8 load(const __half* tensor, size_t offset) { return tensor ? load8(tensor + offset) : Half8{}; }
   FISEC_DEVICE static void add(float (&v)[8], const Half8& more) {
     float t[8];
@@ -70,15 +86,55 @@ class Finish {
 #pragma unroll
     for (int j = 0; j < 8; ++j) v[j] += t[j];
   }
+  // What the layer norm before the product needs of a row.
+  struct RowNorm {
+    float mean, rstd;
+  };
+  FISEC_DEVICE bool has_norm() const { return e.norm_parts; }
+  // Joins the parts of a packed row, for which LANES neighbouring lanes ask. Deviations are counted from the first part's mean, near which all are.
+  template <int LANES>
+  FISEC_DEVICE static RowNorm norm_of(const Epilogue& e, int packed) {
+    constexpr int kAtOnce = 10;
+    const RowPart* parts = reinterpret_cast<const RowPart*>(e.norm_parts) + size_t(packed) * e.norm_part_count;
+    float first = parts[0].x, sum = 0.0f, square = 0.0f, inside = 0.0f;
+    for (int begin = threadIdx.x % LANES; begin < e.norm_part_count; begin += LANES * kAtOnce) {
+      RowPart mine[kAtOnce];  // all on their way at once
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) mine[j] = begin + j * LANES < e.norm_part_count ? parts[begin + j * LANES] : make_float2(first, 0.0f);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        float off = mine[j].x - first;
+        sum += off, square = fmaf(off, off, square), inside += mine[j].y;
+      }
+    }
+#pragma unroll
+    for (int lanes = 1; lanes < LANES; lanes *= 2) {
+      sum += shuffle_xor_among<LANES>(sum, lanes);
+      square += shuffle_xor_among<LANES>(square, lanes);
+      inside += shuffle_xor_among<LANES>(inside, lanes);
+    }
+    float count = float(e.norm_part_count), off = sum / count;
+    return {first + off, rsqrtf(fmaxf(square / count - off * off, 0.0f) + inside / (count * kPartColumns) + e.norm_epsilon)};
+  }
+  FISEC_DEVICE const float* column_sums_at(int column) const { return reinterpret_cast<const float*>(e.column_sums) + column; }
+  // The norm of eight sums of a product, whose column sums are at `column_sums`.
+  FISEC_DEVICE static void norm(const RowNorm& row, const float* column_sums, float (&v)[8]) {
+    float sums[8];
+    load8(column_sums, sums);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) v[j] = row.rstd * fmaf(-row.mean, sums[j], v[j]);
+  }
   FISEC_DEVICE static void gate_values(float (&v)[8], const float (&gate)[8]) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) v[j] *= gelu(gate[j]);
   }
-  // What is left behind bias and gate: eight values from `column` of the output on.
+  // What is left behind bias and gate: eight values from `column` of the output on. PARTS: those of the row are written too, where asked for.
+  template <bool PARTS>
   FISEC_DEVICE void rest(const Place& at, int column, float (&v)[8], const Half8& moment, const Half8& before) const {
     add(v, moment);
     add(v, before);
     if (output) store8(output + size_t(at.output) + column, pack(v));
+    if (PARTS && e.row_parts) write_part(at, column, v);
     if (!normed) return;
     if (affine) {
       const float* scale = affine + size_t(at.image) * 2 * e.affine_channels + column;
@@ -87,25 +143,56 @@ class Finish {
     store8(normed + size_t(at.normed) + column, pack(v));
   }
 
-  // v: eight sums from `column` of row `row` of `image`; gate: the eight behind them, looked at where width() is 16.
-  FISEC_DEVICE void operator()(int image, int row, int column, float (&v)[8], float (&gate)[8]) const {
+  // All that is added to eight sums (gated: sixteen): one wait for all of it.
+  struct Added {
+    Place at;
+    Half8 bias, gate_bias, time, residual;
+    RowNorm norm;
+  };
+  template <bool GATED>
+  FISEC_DEVICE Added fetch(int image, int row, int column) const {
     Place at = place(image, row);
-    int narrow = gated() ? column / 2 : column;
-    // all that is added first: one wait for all of it
-    Half8 value_bias = bias_of(column), gate_bias = load(gated() ? bias : nullptr, column + 8);
-    Half8 moment = time_of(at, narrow), before = residual_of(at, narrow);
-    add(v, value_bias);
-    if (gated()) {
-      add(gate, gate_bias);
+    int narrow = GATED ? column / 2 : column;
+    RowNorm norm = {};
+    if (has_norm()) norm = norm_of<GATED ? 2 : 4>(e, at.packed);
+    return {at, bias_of(column), GATED ? bias_of(column + 8) : Half8{}, time_of(at, narrow), residual_of(at, narrow), norm};
+  }
+  // v: eight sums from `column` on; gate: the eight behind them.
+  template <bool GATED>
+  FISEC_DEVICE void apply(const Added& added, int column, float (&v)[8], float (&gate)[8]) const {
+    if (has_norm()) {
+      norm(added.norm, column_sums_at(column), v);
+      if (GATED) norm(added.norm, column_sums_at(column + 8), gate);
+    }
+    add(v, added.bias);
+    if (GATED) {
+      add(gate, added.gate_bias);
       gate_values(v, gate);
     }
-    rest(at, narrow, v, moment, before);
+    rest<!GATED>(added.at, GATED ? column / 2 : column, v, added.time, added.residual);
   }
 
  private:
+  // Four lanes have the 32 values of a part.
+  FISEC_DEVICE void write_part(const Place& at, int column, const float (&v)[8]) const {
+    float sum = 0.0f, square = 0.0f;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) sum += v[j];
+    float mean = sum / 8;
+    mean += shuffle_xor_among<4>(mean, 1);
+    mean = (mean + shuffle_xor_among<4>(mean, 2)) / 4;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) square = fmaf(v[j] - mean, v[j] - mean, square);
+    square += shuffle_xor_among<4>(square, 1);
+    square += shuffle_xor_among<4>(square, 2);
+    if (column % kPartColumns == 0)
+      reinterpret_cast<RowPart*>(e.row_parts)[size_t(at.packed) * e.row_part_count + column / kPartColumns] = make_float2(mean, square);
+  }
+
   const Epilogue& e;
   const __half *bias, *time, *residual;
   __half *output, *normed;
   const float* affine;
+  int rows;
   RowIndex residual_row, output_row, normed_row;
 };

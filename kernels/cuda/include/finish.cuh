@@ -27,15 +27,29 @@ FISEC_DEVICE void stage_sums(const float (&sums)[BN / 2], int round, float* stag
   }
 }
 
+// The layer norms of a thread's rows, known before the products.
+struct RowNorms {
+  Finish::RowNorm row[2];
+};
+template <bool GATED>
+FISEC_DEVICE void row_norms(const ConvParams& p, int live, int first_row, RowNorms& norms) {
+  first_row += threadIdx.x / 128 * 64;
+  constexpr int kChunks = GATED ? 2 : 4, kRowStep = 128 / kChunks;
+#pragma unroll
+  for (int h = 0; h < 64 / kRowStep; ++h)
+    norms.row[h] = Finish::norm_of<kChunks>(p.epilogue, min(first_row + int(threadIdx.x) % 128 / kChunks + h * kRowStep, p.images * live - 1));
+}
+
 // What one thread of a warpgroup does to every 32 columns of a tile: eight columns of two rows, or sixteen of one where they are gated. Where its
-// rows go is worked out once a tile, and residuals of the next columns are on their way while these are finished.
+// rows go is worked out once a tile, and residuals of the next columns are on their way while these are finished. Registers allow for layer norms
+// where columns are gated alone.
 template <int BN, bool GATED>
 class TileFinish {
  public:
   static constexpr int kRounds = BN / kStagedColumns;
 
-  FISEC_DEVICE TileFinish(const ConvParams& p, const Finish& finish_, int live, int first_row, int first_column)
-      : finish(finish_), column(first_column + threadIdx.x % kChunks * kWidth), cout(p.cout) {
+  FISEC_DEVICE TileFinish(const ConvParams& p, const Finish& finish_, int live, int first_row, int first_column, const RowNorms& norms_)
+      : finish(finish_), norms(norms_), column(first_column + threadIdx.x % kChunks * kWidth), cout(p.cout) {
 #pragma unroll
     for (int h = 0; h < kRows; ++h) {
       int row = first_row + threadIdx.x % 128 / kChunks + h * kRowStep;
@@ -55,23 +69,26 @@ class TileFinish {
       float v[kRows][8], gate[8];
 #pragma unroll
       for (int h = 0; h < kRows; ++h) load8(staged + h * kRowStep * pitch, v[h]);
-      if (GATED) load8(staged + 8, gate), Finish::add(gate, gate_bias);
+      if (GATED) load8(staged + 8, gate), norm(0, column + 8, gate), Finish::add(gate, gate_bias);
       Half8 before[kRows];
 #pragma unroll
-      for (int h = 0; h < kRows; ++h) before[h] = residual[h];
+      for (int h = 0; h < kRows; ++h) norm(h, column, v[h]), before[h] = residual[h];
       column += kStagedColumns;
       fetch();
 #pragma unroll
       for (int h = 0; h < kRows; ++h) {
         Finish::add(v[h], bias);
         if (GATED) Finish::gate_values(v[h], gate);
-        if (real[h]) finish.rest(place[h], narrow, v[h], finish.time_of(place[h], narrow), before[h]);
+        if (real[h]) finish.rest<false>(place[h], narrow, v[h], finish.time_of(place[h], narrow), before[h]);
       }
     }
   }
 
  private:
   static constexpr int kWidth = GATED ? 16 : 8, kChunks = kStagedColumns / kWidth, kRowStep = 128 / kChunks, kRows = 64 / kRowStep;
+  FISEC_DEVICE void norm(int h, int from, float (&v)[8]) const {
+    if (GATED && finish.has_norm()) Finish::norm(norms.row[h], finish.column_sums_at(from), v);
+  }
   FISEC_DEVICE void fetch() {
 #pragma unroll
     for (int h = 0; h < kRows; ++h)
@@ -79,6 +96,7 @@ class TileFinish {
   }
 
   const Finish& finish;
+  RowNorms norms;
   Finish::Place place[kRows];
   Half8 residual[kRows];
   bool real[kRows];
@@ -98,28 +116,95 @@ FISEC_DEVICE void finish_rounds(TileFinish<BN, GATED> tile, const float (&sums)[
 }
 // A complete tile: sums[n * 4 ..] are columns 8n of the lane's pair, of its two rows. `staged`: kStagedBytes for each warpgroup.
 template <int BN>
-FISEC_DEVICE void finish_sums(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const float (&sums)[BN / 2], float* staged) {
+FISEC_DEVICE void finish_sums(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const RowNorms& norms, const float (&sums)[BN / 2],
+                              float* staged) {
   int group = uniform(threadIdx.x / 128);
   staged += group * (kStagedBytes / 4);
   first_row += group * 64;
-  if (finish.gated()) finish_rounds<BN, true>({p, finish, live, first_row, first_column}, sums, group, staged);
-  else finish_rounds<BN, false>({p, finish, live, first_row, first_column}, sums, group, staged);
+  if (finish.gated()) finish_rounds<BN, true>({p, finish, live, first_row, first_column, norms}, sums, group, staged);
+  else finish_rounds<BN, false>({p, finish, live, first_row, first_column, norms}, sums, group, staged);
 }
 
-// The same where the whole tile has been staged, with rows `pitch` apart.
-template <int BN, bool GATED>
-FISEC_DEVICE void finish_staged_tile(TileFinish<BN, GATED> tile, const float* staged, int pitch) {
+// What a warpgroup does to a tile that has been staged whole: as TileFinish, but all that is added to the sums is on its way to shared memory
+// before the first of them is finished, so that it is waited for once. Columns past cout are read and not used.
+template <int BM, int BN, bool GATED>
+class StagedFinish {
+ public:
+  static constexpr int kNearPitch = BN + 8;  // of f16
+  static constexpr int kNearBytes = BM * kNearPitch * 2 + BN * 2 + BN * 4;
+
+  // `near`: kNearBytes of the block's, free.
+  FISEC_DEVICE StagedFinish(const ConvParams& p, const Finish& finish_, int live, int first_row, int first_column, const RowNorms& norms_, unsigned char* near)
+      : finish(finish_), norms(norms_), residuals(reinterpret_cast<__half*>(near)), biases(residuals + BM * kNearPitch),
+        sums(reinterpret_cast<float*>(biases + BN)), first(first_column), columns(min(BN, p.cout - first_column)) {
+#pragma unroll
+    for (int h = 0; h < kRows; ++h) {
+      int row = first_row + row_of(h);
+      ImageRow at(min(row, p.images * live - 1), live);
+      real[h] = row < p.images * live;
+      place[h] = finish.place(at.image, at.row);
+    }
+    if (finish.has_residual()) bring_residuals();
+    int chunk = threadIdx.x;
+    if (chunk * 8 < columns && finish.has_bias()) cp_async16(biases + chunk * 8, finish.bias_at(first + chunk * 8));
+    if (chunk * 4 < columns && finish.has_norm()) cp_async16(sums + chunk * 4, finish.column_sums_at(first + chunk * 4));
+    cp_async_commit();
+  }
+
+  // All rounds; `staged`: the block's sums. Between the constructor and this all threads of the block call cp_async_wait<0> and meet.
+  FISEC_DEVICE void operator()(const float* staged, int pitch) const {
+    int column = threadIdx.x % kChunks * kWidth;
+    staged += row_of(0) * pitch + column;
 #pragma unroll 1
-  for (int round = 0; round < tile.kRounds; ++round) tile(staged + round * kStagedColumns, pitch);
-}
-template <int BN>
-FISEC_DEVICE void finish_staged_sums(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const float* staged, int pitch) {
-  int group = uniform(threadIdx.x / 128);
-  staged += group * 64 * pitch;
-  first_row += group * 64;
-  if (finish.gated()) finish_staged_tile<BN, true>({p, finish, live, first_row, first_column}, staged, pitch);
-  else finish_staged_tile<BN, false>({p, finish, live, first_row, first_column}, staged, pitch);
-}
+    for (; column < columns; column += kStagedColumns, staged += kStagedColumns) finish_columns(column, staged, pitch);
+  }
+
+ private:
+  static constexpr int kWidth = GATED ? 16 : 8, kChunks = kStagedColumns / kWidth, kRowStep = 128 / kChunks, kRows = 64 / kRowStep;
+  FISEC_DEVICE static int row_of(int h) { return threadIdx.x / 128 * 64 + threadIdx.x % 128 / kChunks + h * kRowStep; }
+  FISEC_DEVICE static int narrow(int column) { return GATED ? column / 2 : column; }
+
+  FISEC_DEVICE void bring_residuals() {
+#pragma unroll
+    for (int h = 0; h < kRows; ++h)
+#pragma unroll
+      for (int column = threadIdx.x % kChunks * kWidth; column < BN; column += kStagedColumns)
+        if (real[h] && column < columns)
+          cp_async16(residuals + row_of(h) * kNearPitch + narrow(column), finish.residual_at(place[h], narrow(first + column)));
+  }
+  FISEC_DEVICE void finish_columns(int column, const float* staged, int pitch) const {
+    Half8 moment[kRows];
+#pragma unroll
+    for (int h = 0; h < kRows; ++h) moment[h] = finish.time_of(place[h], narrow(first + column));
+    float v[kRows][8], gate[8];
+#pragma unroll
+    for (int h = 0; h < kRows; ++h) {
+      load8(staged + h * kRowStep * pitch, v[h]);
+      if (finish.has_norm()) Finish::norm(norms.row[h], sums + column, v[h]);
+      if (finish.has_bias()) Finish::add(v[h], load8(biases + column));
+    }
+    if (GATED) {
+      load8(staged + 8, gate);
+      if (finish.has_norm()) Finish::norm(norms.row[0], sums + column + 8, gate);
+      if (finish.has_bias()) Finish::add(gate, load8(biases + column + 8));
+      Finish::gate_values(v[0], gate);
+    }
+#pragma unroll
+    for (int h = 0; h < kRows; ++h) {
+      if (!real[h]) continue;
+      Half8 before = finish.has_residual() ? load8(residuals + row_of(h) * kNearPitch + narrow(column)) : Half8{};
+      finish.rest<!GATED>(place[h], narrow(first + column), v[h], moment[h], before);
+    }
+  }
+
+  const Finish& finish;
+  RowNorms norms;
+  Finish::Place place[kRows];
+  bool real[kRows];
+  __half *residuals, *biases;
+  float* sums;
+  int first, columns;
+};
 
 // This block's part of a tile, in its plane of the workspace.
 template <int BN>

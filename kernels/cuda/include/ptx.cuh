@@ -52,6 +52,12 @@ FISEC_DEVICE float reciprocal_fast(float x) {
 // What is the same in all lanes of a warp, said so that the compiler knows.
 FISEC_DEVICE int uniform(int v) { return __shfl_sync(0xffffffffu, v, 0); }
 FISEC_DEVICE float shuffle_xor(float v, int lanes) { return __shfl_xor_sync(0xffffffffu, v, lanes); }
+// The same among COUNT neighbouring lanes, which all call it; others of the warp may be elsewhere.
+template <int COUNT>
+FISEC_DEVICE float shuffle_xor_among(float v, int lanes) {
+  uint32_t all = ((1u << COUNT) - 1) << (threadIdx.x % 32 / COUNT * COUNT);
+  return __shfl_xor_sync(all, v, lanes);
+}
 
 // A cluster of thread blocks runs at once on neighbouring multiprocessors and reads each other's shared memory.
 FISEC_DEVICE void cluster_barrier() {

@@ -28,9 +28,9 @@ const fn rates(tile: ConvTile, [start, k_tile, epilogue, gated_epilogue]: [f32; 
 }
 
 const PARTS: [Rates; 4] = [
-    rates(WGMMA_64X160, [1.494, 0.400, 2.829, 2.301]),
-    rates(WGMMA_128X160, [1.639, 0.509, 3.109, 5.181]),
-    rates(WGMMA_192X160, [0.068, 0.701, 5.905, 6.721]),
+    rates(WGMMA_64X160, [1.494, 0.400, 2.450, 1.700]),
+    rates(WGMMA_128X160, [1.639, 0.509, 3.109, 4.500]),
+    rates(WGMMA_192X160, [0.068, 0.701, 5.905, 6.400]),
     rates(MMA_64X64, [3.566, 0.403, 0.187, 0.034]),
 ];
 const STREAMS: [Rates; 3] = [
@@ -73,7 +73,9 @@ pub fn quickest(gpu: Gpu, work: ConvWork) -> ConvChoice {
         }
     });
     // short products without gates wait for their residuals longer than dealing out evenly saves
-    let streams = STREAMS.iter().filter(|_| work.gated || work.k_tiles >= STREAM_K_TILES);
+    let streams = STREAMS
+        .iter()
+        .filter(|_| work.gated || work.k_tiles >= STREAM_K_TILES && !work.normed);
     let streams = streams.filter(fits).flat_map(|rates| {
         stream_blocks(gpu, work, rates).map(move |blocks| ConvChoice {
             tile: rates.tile,

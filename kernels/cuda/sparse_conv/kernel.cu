@@ -118,21 +118,28 @@ FISEC_DEVICE void add_planes(const float* partial, size_t plane, int planes, flo
   }
 }
 
-// Adds the splits of K in their order, so that equal inputs give equal bits, and finishes. 256 threads, grid-stride.
-extern "C" __global__ void __launch_bounds__(256) sparse_conv_reduce(const __grid_constant__ ConvParams p) {
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  int live = resolve(p.live), total = live * p.images;
-  Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
-  int width = finish.width(), per_row = p.cout / width;
+// WIDTH columns of a row after another, their parts added in order, so that equal inputs give equal bits.
+template <int WIDTH>
+FISEC_DEVICE void reduce(const ConvParams& p, const Finish& finish, int live) {
+  int total = live * p.images, per_row = p.cout / WIDTH;
   size_t plane = size_t(total) * p.cout;
   for (int j = blockIdx.x * 256 + threadIdx.x; j < total * per_row; j += gridDim.x * 256) {
-    int r = j / per_row, c = (j - r * per_row) * width;
+    int r = j / per_row, c = (j - r * per_row) * WIDTH;
     const float* partial = reinterpret_cast<const float*>(p.workspace) + size_t(r) * p.cout + c;
     ImageRow at(r, live);
+    Finish::Added added = finish.fetch<WIDTH == 16>(at.image, at.row, c);
     float v[8] = {}, gate[8] = {};
     add_planes(partial, plane, p.splits, v);
-    if (width == 16) add_planes(partial + 8, plane, p.splits, gate);
-    finish(at.image, at.row, c, v, gate);
+    if (WIDTH == 16) add_planes(partial + 8, plane, p.splits, gate);
+    finish.apply<WIDTH == 16>(added, c, v, gate);
   }
+}
+
+// Adds the splits of K and finishes. 256 threads, grid-stride.
+extern "C" __global__ void __launch_bounds__(256, 2) sparse_conv_reduce(const __grid_constant__ ConvParams p) {
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  int live = resolve(p.live);
+  Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
+  finish.gated() ? reduce<16>(p, finish, live) : reduce<8>(p, finish, live);
 }

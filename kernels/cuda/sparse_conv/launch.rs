@@ -12,6 +12,8 @@ pub const CONV_GEGLU: i32 = 1;
 /// SiLU in the second output.
 pub const CONV_NORMED_SILU: i32 = 2;
 
+/// Columns that a row's mean and deviation are said of: see [`Epilogue::row_parts`].
+pub const ROW_PART_COLUMNS: usize = 32;
 /// Rows of an image that take the same block of weights.
 pub const BLOCK_ROWS: usize = 64;
 
@@ -52,6 +54,20 @@ pub struct Epilogue {
     pub affine_channels: i32,
     /// [`CONV_GEGLU`], [`CONV_NORMED_SILU`]
     pub flags: i32,
+    /// f32 `[images * live, row_part_count, 2]`, written: mean and squared deviations of [`ROW_PART_COLUMNS`] of the output
+    pub row_parts: u64,
+    /// the same of the source's rows, read: a layer norm folded into the weights
+    pub norm_parts: u64,
+    /// f32 `[cout]`, sums of the weights, read with `norm_parts`
+    pub column_sums: u64,
+    /// parts of a row
+    pub row_part_count: i32,
+    /// parts of a row
+    pub norm_part_count: i32,
+    /// added to the variance
+    pub norm_epsilon: f32,
+    /// zero
+    pub reserved: i32,
 }
 
 /// Parameters of the convolutions.
@@ -74,7 +90,7 @@ pub struct ConvParams {
     pub weights: u64,
     /// i32: which block of weights every [`BLOCK_ROWS`] rows of an image take; 0: there is one
     pub blocks: u64,
-    /// f32 `[splits][images * live][cout]`; 0: the splits are one cluster
+    /// f32 `[splits][images * live][cout]`, where there are several splits
     pub workspace: u64,
     /// this step's table
     pub slots: u64,
@@ -169,8 +185,6 @@ pub enum Splits {
     None,
     /// so many, through a workspace and a second kernel
     Workspace(usize),
-    /// so many, as one cluster
-    Cluster(usize),
     /// all tiles of K of all outputs dealt out to so many blocks
     Stream(usize),
 }
@@ -180,7 +194,7 @@ impl Splits {
     pub fn count(self) -> usize {
         match self {
             Splits::None | Splits::Stream(_) => 1,
-            Splits::Workspace(count) | Splits::Cluster(count) => count,
+            Splits::Workspace(count) => count,
         }
     }
 
@@ -189,7 +203,7 @@ impl Splits {
         match self {
             Splits::Workspace(count) => count * rows * cout * size_of::<f32>(),
             Splits::Stream(blocks) => blocks * tile.rows * tile.columns * size_of::<f32>(),
-            _ => 0,
+            Splits::None => 0,
         }
     }
 
@@ -210,6 +224,8 @@ pub struct ConvWork {
     pub k_tiles: usize,
     /// whether columns are values and gates
     pub gated: bool,
+    /// whether a layer norm stands before the product or after it
+    pub normed: bool,
     /// equal parts that the rows come in, each filled up to whole tiles of rows
     pub parts: usize,
     /// blocks of weights
@@ -282,10 +298,6 @@ pub fn sparse_conv(tile: ConvTile, splits: Splits, params: &ConvParams, rows: us
     let table = tile.rows * params.taps as usize * size_of::<i32>();
     Launch {
         shared: (tile.stages * (tile.rows + tile.columns) * 2 * TILE_K + tile.shared_beside_stages() + table) as u32,
-        cluster: match splits {
-            Splits::Cluster(count) => count as u32,
-            _ => 1,
-        },
         ..Launch::new(tile.kernel, tile.entry, grid, tile.threads, params)
     }
 }

@@ -127,15 +127,17 @@ struct StreamConv {
     Ring ring;
     float sums[kSums];
     for (Segment segment; share.next(segment);) {
+      Place place(segment.tile, column_tiles);
+      RowNorms norms = {};
+      if (p.epilogue.norm_parts && share.owns(segment)) row_norms<true>(p, live, place.first_row, norms);
       multiply(shared, segment.end - segment.begin, ring, sums);
       if (!share.owns(segment)) {
         leave(p, share.rank, sums);
         continue;
       }
       if (!share.whole(segment)) share.others(segment, [&](int rank) { join(p, rank, sums); });
-      Place place(segment.tile, column_tiles);
       Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
-      finish_sums<BN>(p, finish, live, place.first_row, place.first_column, sums, shared.staged);
+      finish_sums<BN>(p, finish, live, place.first_row, place.first_column, norms, sums, shared.staged);
     }
   }
 

@@ -11,7 +11,8 @@ struct WarpgroupConv {
   static constexpr int BM = GROUPS * 64, BN = 160, kMultiply = GROUPS * 128, kFetch = 128;
   static constexpr int kTileA = BM * kLine, kTileB = BN * kLine, kStage = kTileA + kTileB;
   static constexpr int kPitch = BN + 8;
-  static_assert(BM * kPitch * 4 <= STAGES * kStage && STAGES <= 8, "staging fits; barriers fit their 128 bytes");
+  static constexpr int kStagedTile = BM * kPitch * 4;
+  static_assert(kStagedTile + StagedFinish<BM, BN, false>::kNearBytes <= STAGES * kStage && STAGES <= 8, "staging fits; barriers fit their 128 bytes");
 
   struct Shared {
     unsigned char* tiles;
@@ -76,7 +77,6 @@ struct WarpgroupConv {
   }
 
   __device__ static void stage(const float (&sums)[80], float* staged) {
-    sync_first<kMultiply>();  // everybody has read the last stages: their memory takes the sums
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
     for (int n = 0; n < BN / 8; ++n) {
@@ -84,7 +84,32 @@ struct WarpgroupConv {
       *reinterpret_cast<float2*>(at) = make_float2(sums[n * 4], sums[n * 4 + 1]);
       *reinterpret_cast<float2*>(at + 8 * kPitch) = make_float2(sums[n * 4 + 2], sums[n * 4 + 3]);
     }
+  }
+
+  template <bool GATED>
+  __device__ static void finish_tile(const StagedFinish<BM, BN, GATED>& tile, const float (&sums)[80], unsigned char* memory) {
+    float* staged = reinterpret_cast<float*>(memory);
+    stage(sums, staged);
+    cp_async_wait<0>();
     sync_first<kMultiply>();
+    tile(staged, kPitch);
+  }
+
+  __device__ static void work(const ConvParams& p, const Shared& shared, unsigned char* memory, int live, int first_row, int first_column, int tiles) {
+    wait_for_previous_kernel();
+    Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
+    RowNorms norms = {};
+    if (p.splits == 1 && p.epilogue.norm_parts) {
+      if (p.epilogue.flags & kGeglu) row_norms<true>(p, live, first_row, norms);
+      else row_norms<false>(p, live, first_row, norms);
+    }
+    float sums[80];
+    multiply(shared, tiles, sums);
+    if (p.splits > 1) return store_sums<BN>(p, live * p.images, first_row, first_column, sums);
+    sync_first<kMultiply>();  // everybody has read the last stages: their memory takes the sums
+    unsigned char* near = memory + kStagedTile;
+    if (finish.gated()) finish_tile<true>({p, finish, live, first_row, first_column, norms, near}, sums, memory);
+    else finish_tile<false>({p, finish, live, first_row, first_column, norms, near}, sums, memory);
   }
 
   __device__ static void run(const ConvParams& p) {
@@ -105,20 +130,8 @@ struct WarpgroupConv {
     int total = k_tiles(p);
     int begin = int(int64_t(total) * blockIdx.z / p.splits), end = int(int64_t(total) * (blockIdx.z + 1) / p.splits);
 
-    if (threadIdx.x >= kMultiply) {
-      fetch(p, shared, first_column, first_k_tile(p, live, first_row), begin, end);
-      if (p.splits > 1 && !p.workspace) cluster_barrier(), cluster_barrier();  // those of store_tile
-      return;
-    }
-    float sums[80];
-    multiply(shared, end - begin, sums);
-    wait_for_previous_kernel();
-    if (p.splits > 1 && p.workspace) return store_sums<BN>(p, live * p.images, first_row, first_column, sums);
-    float* staged = reinterpret_cast<float*>(memory);
-    stage(sums, staged);
-    if (p.splits > 1) return store_tile<BM, BN, kMultiply>(p, live, first_row, first_column, staged, kPitch);
-    Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
-    finish_staged_sums<BN>(p, finish, live, first_row, first_column, staged, kPitch);
+    if (threadIdx.x >= kMultiply) fetch(p, shared, first_column, first_k_tile(p, live, first_row), begin, end);
+    else work(p, shared, memory, live, first_row, first_column, end - begin);
   }
 };
 

@@ -85,6 +85,23 @@ fn structs_are_those_of_the_sources() {
         normed_stride,
         affine_channels,
         flags,
+        row_parts,
+        norm_parts,
+        column_sums,
+        row_part_count,
+        norm_part_count,
+        norm_epsilon,
+        reserved,
+    });
+    same_struct!(FoldParams {
+        weights,
+        gamma,
+        beta,
+        bias,
+        folded_bias,
+        column_sums,
+        channels,
+        cout,
     });
     same_struct!(ConvParams {
         source,
@@ -209,6 +226,24 @@ fn structs_are_those_of_the_sources() {
         epsilon,
         reserved,
     });
+    same_struct!(NormParams {
+        source,
+        output,
+        statistics,
+        affine,
+        gamma,
+        beta,
+        slots,
+        channels,
+        source_stride,
+        output_stride,
+        rows,
+        groups,
+        slice,
+        flags,
+        epsilon,
+        reserved,
+    });
     same_struct!(LayerNormParams {
         source,
         output,
@@ -301,7 +336,7 @@ proptest! {
         which in 0usize..3,
     ) {
         let (gpu, cout) = (GPUS[which], columns * 8);
-        let work = ConvWork { rows, cout, k_tiles: k_tiles(taps, &[inputs * 64]), gated: rows % 2 == 0, parts: 1, blocks: 1 };
+        let work = ConvWork { rows, cout, k_tiles: k_tiles(taps, &[inputs * 64]), gated: rows % 2 == 0, normed: rows % 3 == 0, parts: 1, blocks: 1 };
         let ConvChoice { tile, splits, .. } = conv_choice(gpu, work);
         let params = ConvParams { cout: cout as i32, taps: taps as i32, splits: splits.count() as i32, ..ConvParams::default() };
         let launch = sparse_conv(tile, splits, &params, rows);

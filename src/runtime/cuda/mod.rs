@@ -9,6 +9,7 @@ mod captured;
 mod driver;
 mod early;
 mod fetch;
+mod folded;
 mod lists;
 mod memory;
 mod network;
@@ -37,6 +38,7 @@ use driver::{Buffer, Device, Event, Functions};
 pub(crate) use early::EarlyInput;
 use early::{EarlyValues, Schedule};
 use fetch::Fetch;
+use folded::{FoldedNorms, folded};
 pub(crate) use network::NetworkProgram;
 use network::Shared;
 pub use predict::{DeviceMemory, device_memory};
@@ -55,6 +57,7 @@ pub(crate) struct Engine {
     plan: Plan,
     gpu: Gpu,
     prepared: HashMap<ProgramKind, Prepared>,
+    norms: HashMap<ProgramKind, FoldedNorms>,
     host: HostStages,
     // graphs go before the memory that they use
     captured: Vec<Captured>,
@@ -139,7 +142,8 @@ impl Engine {
         });
         let functions = Arc::new(Functions::load(&device, cubins)?);
         let nodes = plan.programs.iter().flat_map(|(_, program)| &program.nodes);
-        let weights = Weights::upload(&device, &bundle, nodes)?;
+        let (norms, folds) = folded(&plan, &prepared);
+        let weights = Weights::upload(&device, &functions, &bundle, nodes, &folds)?;
         let gpu = Gpu { arch, multiprocessors };
         let shared = Shared {
             bundle: bundle.clone(),
@@ -159,6 +163,7 @@ impl Engine {
         let prompt = device.allocate(prompt_values.bytes())?;
         Ok(Engine {
             prepared,
+            norms,
             captured: Vec::new(),
             functions,
             weights,

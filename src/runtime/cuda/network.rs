@@ -1,6 +1,6 @@
 //! A network beside the denoiser on the device: one captured graph, from a tensor to a tensor.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use half::f16;
 use super::assemble::{Context, Rowed, measure, table};
 use super::captured::Captured;
 use super::driver::{Buffer, Device, Event, Functions};
+use super::folded::FoldedNorms;
 use super::slots::SlotBlock;
 use super::weights::Weights;
 use crate::RuntimeError;
@@ -57,7 +58,13 @@ impl NetworkProgram {
             return Ok(None);
         };
         device.enter()?;
-        let weights = Weights::upload(device, bundle, program.nodes.iter())?;
+        let weights = Weights::upload(
+            device,
+            &shared.functions,
+            bundle,
+            program.nodes.iter(),
+            &BTreeMap::new(),
+        )?;
         let table = device.upload(&[0; table::ENTRIES * size_of::<u64>()])?;
         let input = device.allocate(input_bytes(sample_of(program)))?;
         let context = Context {
@@ -67,6 +74,8 @@ impl NetworkProgram {
             gpu: shared.gpu,
             levels: &[],
             weights: &weights.addresses,
+            folded: &weights.folded,
+            norms: &FoldedNorms::default(),
             early: &HashMap::new(),
             slots: &SlotBlock::new(plan),
             table: table.address(),

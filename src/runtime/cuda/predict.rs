@@ -8,7 +8,9 @@ use fisec_tensor::{ActiveSet, Mask};
 
 use super::assemble::{Context, measure};
 use super::early::EarlyValues;
+use super::folded::folded;
 use super::slots::SlotBlock;
+use super::weights::place_folded;
 use crate::RuntimeError;
 use crate::executor::Prepared;
 
@@ -85,6 +87,7 @@ fn values(
         early.extend(EarlyValues::new(plan, &prepared, stage).addresses(kind, somewhere));
     }
     let inputs = program.inputs.values().map(|&id| (id, Address::at(somewhere)));
+    let (norms, folds) = folded(plan, &prepared);
     let weights: HashMap<WeightId, u64> = (0..plan.weights.len() as u32)
         .map(|id| (WeightId(id), somewhere))
         .collect();
@@ -95,6 +98,8 @@ fn values(
         gpu,
         levels: if kind == ProgramKind::Edit { levels } else { &[] },
         weights: &weights,
+        folded: &place_folded(plan, &folds, somewhere).0,
+        norms: &norms[&kind],
         early: &early,
         slots,
         table: somewhere,

@@ -1,6 +1,6 @@
 //! The values that depend on the prompt only, computed by the device: keys and values of the text, for all programs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fisec_kernels::cuda::{Address, Count, Launch, MoveJob, MoveParams, Rows, move_rows};
@@ -12,6 +12,7 @@ use super::assemble::{Context, measure, table};
 use super::captured::Captured;
 use super::driver::{Buffer, Device, Functions};
 use super::early::EarlyValues;
+use super::folded::FoldedNorms;
 use super::network::Shared;
 use super::slots::{SlotBlock, half_rows, half_rows_bytes};
 use super::weights::Weights;
@@ -44,7 +45,13 @@ impl Prompt {
             return Ok(None);
         };
         let program = &prompt.program;
-        let weights = Weights::upload(device, bundle, program.nodes.iter())?;
+        let weights = Weights::upload(
+            device,
+            &shared.functions,
+            bundle,
+            program.nodes.iter(),
+            &BTreeMap::new(),
+        )?;
         let table = device.upload(&[0; table::ENTRIES * size_of::<u64>()])?;
         let sample = &program.values[program.inputs["sample"].index()];
         let input = device.allocate(half_rows_bytes(&sample.shape))?;
@@ -55,6 +62,8 @@ impl Prompt {
             gpu: shared.gpu,
             levels: &[],
             weights: &weights.addresses,
+            folded: &weights.folded,
+            norms: &FoldedNorms::default(),
             early: &HashMap::new(),
             slots: &SlotBlock::new(plan),
             table: table.address(),

@@ -105,6 +105,8 @@ impl Engine {
             gpu: self.gpu,
             levels,
             weights: &self.weights.addresses,
+            folded: &self.weights.folded,
+            norms: &self.norms[&kind],
             early: &early,
             slots: &self.slots,
             table: self.table.address(),

@@ -18,21 +18,17 @@ def dense_conv(x, weights, stride, upsample):
     return F.conv2d(x.permute(0, 3, 1, 2), kernel, stride=stride, padding=k // 2).permute(0, 2, 3, 1)
 
 
-def how(splits, cluster, blocks):
-    return f"blocks {blocks}" if blocks else f"cluster {splits}" if cluster else f"splits {splits}"
+def how(splits, blocks):
+    return f"blocks {blocks}" if blocks else f"splits {splits}"
 
 
-def conv_launches(entry, p, rows, cluster, blocks):
+def conv_launches(entry, p, rows, blocks=0):
     """One launch, or two where parts of K are added by a second kernel."""
     if blocks:
         return [("sparse_conv_stream", entry, *la.stream_conv_launch(entry, p, blocks), p)]
-    if cluster:
-        p.workspace = 0
     kernel = "sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv"
-    launches = [(kernel, entry, *la.conv_launch(entry, p, rows), p, False, p.splits if cluster else 1)]
-    if p.splits > 1 and not cluster:
-        launches.append(("sparse_conv", "sparse_conv_reduce", (7, 1, 1), 256, 0, p))
-    return launches
+    launches = [(kernel, entry, *la.conv_launch(entry, p, rows), p)]
+    return launches + [("sparse_conv", "sparse_conv_reduce", (7, 1, 1), 256, 0, p)] * (p.splits > 1)
 
 
 def conv_case(
@@ -48,7 +44,6 @@ def conv_case(
     splits=1,
     seed=0,
     images=2,
-    cluster=False,
     blocks=0,
 ):
     """A conv over active pixels of frozen-normed input, with every epilogue part, next layer's norm included."""
@@ -105,7 +100,7 @@ def conv_case(
         affine_channels=cout,
         flags=la.NORMED_SILU,
     )
-    launches = conv_launches(entry, p, images * live, cluster, blocks)
+    launches = conv_launches(entry, p, images * live, blocks)
     dense = dense_conv(x.double().reshape(images, *source_mask.shape, cin), weights.double(), stride, upsample)
     y = (
         dense[:, torch.from_numpy(active).to(dense.device)]
@@ -115,12 +110,12 @@ def conv_case(
     )
     next_input = F.silu(y * affine[:, 0, None].double() + affine[:, 1, None].double())
     layer = f"{size}^2 {'+'.join(map(str, channels))}->{cout} {kernel}x{kernel} s{stride} up{upsample}"
-    what = f"{entry} {layer} rows {live} {how(splits, cluster, blocks)}"
+    what = f"{entry} {layer} rows {live} {how(splits, blocks)}"
     inside = normed.view(images, live + spare, cout)[:, :live]
     b.check(what, launches, [(output, y.reshape(-1, cout)), (inside, next_input)])
 
 
-def linear_case(b, entry, live, cin, cout, splits=1, images=2, cluster=False, blocks=0):
+def linear_case(b, entry, live, cin, cout, splits=1, images=2, blocks=0):
     """A feed-forward's first half: no table, gated epilogue, rows scattered into a map."""
     x = b.tensor(images * live, cin)
     weights, bias = b.tensor(1, cin, 2 * cout, scale=cin**-0.5), b.tensor(2 * cout)
@@ -155,11 +150,51 @@ def linear_case(b, entry, live, cin, cout, splits=1, images=2, cluster=False, bl
         output_stride=cout,
         flags=la.GEGLU,
     )
-    launches = conv_launches(entry, p, images * live, cluster, blocks)
+    launches = conv_launches(entry, p, images * live, blocks)
     full = x.double() @ weights[0].double() + bias.double()
     value, gate = full.chunk(2, -1)
     b.check(
-        f"{entry} linear+geglu rows {live} {cin}->{cout} {how(splits, cluster, blocks)}",
+        f"{entry} linear+geglu rows {live} {cin}->{cout} {how(splits, blocks)}",
         launches,
         [(Picked(output.view(images, map_rows, cout), where), (value * F.gelu(gate)).reshape(images, live, cout))],
     )
+
+
+def norm_case(b, entry, live, cin, cout, splits=1, gated=False, images=2, blocks=0):
+    """A product whose rows are normed for the next one: y = x w + residual, then layer_norm(y) v + b, gamma and beta folded into v and b."""
+    rows, columns = images * live, cout * (2 if gated else 1)
+    x, residual = b.tensor(rows, cin), b.place((b.randn(rows, cin) * 2 + 3 * b.randn(rows, 1)).half())
+    first, second = b.tensor(1, cin, cin, scale=cin**-0.5), b.tensor(1, cin, columns, scale=cin**-0.5)
+    gamma, beta, bias = b.place((b.randn(cin) * 0.2 + 1).half()), b.tensor(cin), b.tensor(columns)
+    order = la.interleave_gate if gated else lambda tensor: tensor
+    packed, folded = b.place(la.pack_weights(first, [cin])), b.place(la.pack_weights(order(second), [cin]))
+    plain_bias, folded_bias = b.place(order(bias).contiguous()), b.poison(columns)
+    sums, parts = b.poison(columns, dtype=torch.float32), b.poison(rows, cin // la.PART_COLUMNS, 2, dtype=torch.float32)
+    y, output = b.poison(rows, cin), b.poison(rows, cout)
+    floats = max(splits * rows * max(cin, columns), la.stream_conv_floats(entry, blocks) if blocks else 0)
+    workspace = b.poison(floats, dtype=torch.float32)
+    shared = dict(source_rows=la.rows(live), live=la.count(live), workspace=workspace.data_ptr(), images=images, taps=1, splits=splits)
+
+    def params(source, weights, cout, epilogue):
+        whole = dict(source=(la.Address * 2)(la.at(source), la.at(None)), channels=(la.i32 * 2)(cin, 0), source_stride=(la.i32 * 2)(cin, 0))
+        p = la.ConvParams(**whole, **shared, weights=weights.data_ptr(), cout=cout)
+        p.epilogue = epilogue
+        return p
+
+    fold = la.FoldParams(
+        *(t.data_ptr() for t in (folded, gamma, beta, plain_bias, folded_bias, sums)), channels=cin, cout=columns
+    )
+    b.backend.launch("fold_norm", "fold_norm", (-(-columns // 4), 1, 1), 128, 0, fold)
+    counted = dict(row_parts=parts.data_ptr(), row_part_count=cin // la.PART_COLUMNS)
+    before = la.Epilogue(residual=la.at(residual), output=la.at(y), residual_stride=cin, output_stride=cin, **counted)
+    read = dict(norm_parts=parts.data_ptr(), norm_part_count=cin // la.PART_COLUMNS, column_sums=sums.data_ptr(), norm_epsilon=1e-5)
+    after = la.Epilogue(bias=la.at(folded_bias), output=la.at(output), output_stride=cout, flags=la.GEGLU if gated else 0, **read)
+    maker = entry if not blocks else "sparse_conv_wgmma_64x160"
+    launches = conv_launches(maker, params(x, packed, cin, before), rows)
+    launches += conv_launches(entry, params(y, folded, columns, after), rows, blocks)
+    inner = x.double() @ first[0].double() + residual.double()
+    full = F.layer_norm(inner, [cin], gamma.double(), beta.double(), 1e-5) @ second[0].double() + bias.double()
+    if gated:
+        value, gate = full.chunk(2, -1)
+        full = value * F.gelu(gate)
+    b.check(f"{entry} norm{'+geglu' if gated else ''} rows {live} {cin}->{cout} {how(splits, blocks)}", launches, [(y, inner), (output, full)])

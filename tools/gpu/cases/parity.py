@@ -83,8 +83,8 @@ def parity_case(b, entry, size, channels, cout, tile_rows, share=0.3, splits=1, 
         residual_stride=cout,
         output_stride=cout,
     )
-    launches = conv_launches(entry, p, images * live, False, blocks)
+    launches = conv_launches(entry, p, images * live, blocks)
     dense = dense_conv(x.double().reshape(images, *source_mask.shape, cin), weights.double(), 1, 2)
     y = dense[:, torch.from_numpy(fine).to(dense.device)] + bias.double() + residual.double().reshape(images, outputs, cout)
-    what = f"{entry} by parity {size}^2 {'+'.join(map(str, channels))}->{cout} rows {outputs} {how(splits, False, blocks)}"
+    what = f"{entry} by parity {size}^2 {'+'.join(map(str, channels))}->{cout} rows {outputs} {how(splits, blocks)}"
     b.check(what, launches, [(output, y.reshape(-1, cout))])

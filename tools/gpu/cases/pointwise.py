@@ -1,5 +1,7 @@
 """Norms, moves, GEGLU and the sampler against float64 PyTorch."""
 
+import math
+
 import geometry as geo
 import launch as la
 import torch
@@ -171,6 +173,48 @@ def group_norm_case(b, total, channels, groups=32, updated=False, images=2):
         [(statistics, reference), (affine, torch.stack([scale, shift], 1))],
         1e-5,
     )  # f32 sums, no f16 on the way
+
+
+def whole_norm_case(b, total, channels, blocks, groups=32, silu=True, images=2):
+    """Statistics and norm of two concatenated maps in one launch, by clusters of `blocks` blocks."""
+    if b.backend.architecture == "80":
+        return
+    width, many = sum(channels), len(channels)
+    parts = [b.place((t * 2 + 1).half()) for t in (b.randn(images * total, c) for c in channels)]
+    outputs = [b.poison(images * total, c) for c in channels]
+    gamma, beta = b.tensor(width), b.tensor(width)
+    affine = b.poison(images, 2, width, dtype=torch.float32)
+    statistics = b.poison(images, groups, 2, dtype=torch.float32)
+    group = width // groups
+    slice_channels = math.lcm(group, 8)
+    both = lambda tensors: (la.Address * 2)(*map(la.at, tensors), *[la.at(None)] * (2 - many))  # noqa: E731
+    p = la.NormParams(
+        source=both(parts),
+        output=both(outputs),
+        statistics=la.at(statistics),
+        affine=la.at(affine),
+        gamma=gamma.data_ptr(),
+        beta=beta.data_ptr(),
+        channels=(la.i32 * 2)(*channels),
+        source_stride=(la.i32 * 2)(*channels),
+        output_stride=(la.i32 * 2)(*channels),
+        rows=total,
+        groups=groups,
+        slice=slice_channels,
+        flags=la.SILU if silu else 0,
+        epsilon=1e-5,
+    )
+    full = torch.cat([t.double().reshape(images, total, -1) for t in parts], 2)
+    grouped = full.reshape(images, total, groups, -1)
+    mean, variance = grouped.mean((1, 3)), grouped.var((1, 3), unbiased=False)
+    scale = gamma.double() * (variance + 1e-5).rsqrt().repeat_interleave(group, 1)
+    shift = beta.double() - mean.repeat_interleave(group, 1) * scale
+    y = full * scale[:, None] + shift[:, None]
+    y = (F.silu(y) if silu else y).reshape(images * total, width)
+    grid, shared = (width // slice_channels, images, blocks), (16 * 512 + 2 * slice_channels + 64) * 4
+    launch = ("group_norm", "group_norm_whole", grid, 512, shared, p, False, blocks)
+    wanted = [(statistics, torch.stack([mean, variance], -1)), (affine, torch.stack([scale, shift], 1))]
+    b.check(f"group_norm_whole {total} x {channels} blocks {blocks}", [launch], [*zip(outputs, torch.split(y, channels, 1)), *wanted])
 
 
 def layer_norm_case(b, live, channels, images=2):

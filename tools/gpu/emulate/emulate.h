@@ -47,6 +47,16 @@ inline float shuffle_xor(float v, int lanes) {
   });
   return mine.out;
 }
+template <int COUNT>
+float shuffle_xor_among(float v, int lanes) {
+  Shuffle mine{v, 0, lanes};
+  int index = emulate::current % COUNT;
+  emulate::meet(emulate::few_meeting[emulate::current / COUNT * COUNT / 2], COUNT, index, &mine, [](void** all) {
+    for (int lane = 0; lane < COUNT; ++lane)
+      static_cast<Shuffle*>(all[lane])->out = static_cast<Shuffle*>(all[lane ^ static_cast<Shuffle*>(all[lane])->lanes])->in;
+  });
+  return mine.out;
+}
 inline void cluster_barrier() { emulate::meet(emulate::cluster_meeting, emulate::threads * emulate::cluster); }
 inline float4 load_from_block(const float* shared, int rank) {
   const unsigned char* mine = emulate::shared[emulate::block_of_cluster()];

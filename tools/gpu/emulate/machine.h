@@ -29,7 +29,7 @@ inline std::vector<Fiber> fibers;
 inline void* scheduler;
 inline int current;
 inline bool progress;
-inline Meeting cluster_meeting, block_meeting[16], named_meeting[16][kNamed], warp_meeting[kMostThreads / 32], group_meeting[kMostThreads / 128];
+inline Meeting cluster_meeting, block_meeting[16], named_meeting[16][kNamed], warp_meeting[kMostThreads / 32], few_meeting[kMostThreads / 2], group_meeting[kMostThreads / 128];
 inline void (*entry)(const void*);
 inline const void* parameters;
 
@@ -118,6 +118,7 @@ inline bool run_cluster(dim3 first, int round) {
     block_meeting[b].arrived = 0;
     for (Meeting& m : named_meeting[b]) m.arrived = 0;
   }
+  for (int f = 0; f * 2 < count; ++f) few_meeting[f].arrived = 0;
   for (int w = 0; w * 32 < count; ++w) warp_meeting[w].arrived = group_meeting[w / 4].arrived = 0;
   for (int j = 0; j < count; ++j) reset(fibers[j], j);
   for (int left = count; left; ++round) {

@@ -22,8 +22,17 @@ pub(super) struct Gathering {
     sources: HashMap<Place, Source>,
     /// for a computed value the source that takes it as soon as it is there
     taken: HashMap<ValueId, Place>,
+    /// for a computed value its affine call with coefficients known before the step
+    scaled: HashMap<ValueId, Affine>,
     /// how often a value is read, in any way
     uses: HashMap<ValueId, usize>,
+}
+
+/// Rows of a value scaled for somebody who does not gather.
+#[derive(Clone, Copy)]
+struct Affine {
+    scaled: Scaled,
+    output: ValueId,
 }
 
 /// One source that is gathered.
@@ -52,20 +61,42 @@ impl Gathering {
         let mut gathering = Gathering {
             sources: HashMap::new(),
             taken: HashMap::new(),
+            scaled: HashMap::new(),
             uses: uses(context),
         };
         let frozen = frozen_norms(context);
         let mut products = HashSet::new();
         for (index, node) in context.program.nodes.iter().enumerate() {
-            let Kernel::Conv(conv) = &node.kernel else {
-                match &node.kernel {
-                    Kernel::Linear(linear) if linear.siblings.is_empty() => products.insert(linear.output),
-                    _ => false,
-                };
-                continue;
-            };
-            gathering.conv(context, index, conv, &frozen, &products);
-            products.insert(conv.output);
+            match &node.kernel {
+                Kernel::Conv(conv) => {
+                    gathering.conv(context, index, conv, &frozen, &products);
+                    products.insert(conv.output);
+                }
+                Kernel::Linear(linear) if linear.siblings.is_empty() => {
+                    products.insert(linear.output);
+                }
+                Kernel::Affine {
+                    input,
+                    coefficients,
+                    silu,
+                    output,
+                } if products.contains(input) => {
+                    let Some(&known) = frozen.get(coefficients) else {
+                        continue;
+                    };
+                    let channels = context.program.values[input.index()].shape.last().copied();
+                    let scaled = Scaled {
+                        coefficients: known,
+                        channels: channels.unwrap_or(1),
+                        silu: *silu,
+                    };
+                    gathering.scaled.entry(*input).or_insert(Affine {
+                        scaled,
+                        output: *output,
+                    });
+                }
+                _ => {}
+            }
         }
         gathering
     }
@@ -212,7 +243,7 @@ impl Assembler<'_> {
     /// Where a computed value's rows are also written, when a convolution takes them.
     pub(super) fn taken(&mut self, output: ValueId, epilogue: Epilogue) -> Epilogue {
         let Some(&place) = self.gathering.taken.get(&output) else {
-            return epilogue;
+            return self.scaled_too(output, epilogue);
         };
         let rows = self.buffer(place);
         let source = self.gathering.sources.get_mut(&place).expect("taken by a source");
@@ -222,15 +253,27 @@ impl Assembler<'_> {
             _ => None,
         };
         let window = source.window;
-        Epilogue {
+        let epilogue = Epilogue {
             normed: rows.address,
             normed_stride: rows.stride as i32,
             normed_rows: self.rows_of_window(window),
-            affine: scaled.map_or(Address::ABSENT, |scaled| scaled.coefficients),
-            affine_channels: scaled.map_or(0, |scaled| scaled.channels as i32),
-            flags: epilogue.flags | scaled.map_or(0, |scaled| if scaled.silu { CONV_NORMED_SILU } else { 0 }),
             ..epilogue
-        }
+        };
+        scaled.map_or(epilogue, |scaled| scaled.in_epilogue(epilogue))
+    }
+
+    /// Where a computed value's rows are written scaled for an affine call, which then has nothing to do.
+    fn scaled_too(&mut self, value: ValueId, epilogue: Epilogue) -> Epilogue {
+        let Some(&Affine { scaled, output }) = self.gathering.scaled.get(&value) else {
+            return epilogue;
+        };
+        let rows = self.make_rows(output);
+        scaled.in_epilogue(Epilogue {
+            normed: rows.address,
+            normed_stride: rows.stride as i32,
+            normed_rows: Rows::PACKED,
+            ..epilogue
+        })
     }
 
     /// Whether a value is read by the convolution that takes it and by nobody else.
@@ -317,6 +360,18 @@ impl Assembler<'_> {
             scaled: source.scaled(computed),
             ..self.straight(source.value, from, to)
         })
+    }
+}
+
+impl Scaled {
+    /// Scale and shift of an epilogue's second output.
+    fn in_epilogue(self, epilogue: Epilogue) -> Epilogue {
+        Epilogue {
+            affine: self.coefficients,
+            affine_channels: self.channels as i32,
+            flags: epilogue.flags | if self.silu { CONV_NORMED_SILU } else { 0 },
+            ..epilogue
+        }
     }
 }
 

@@ -11,17 +11,20 @@ mod parity;
 mod products;
 mod rows;
 mod text;
+mod whole;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use fisec_kernels::cuda::{Address, Count, Gpu, Launch, MoveJob, Rows};
 use fisec_plan::cuda::padded;
 use fisec_plan::{Extent, IslandCall, Kernel, Node, Plan, Program, SlotId, SlotKind, Stage, ValueId, WeightId};
 use fisec_tensor::{ActiveSet, Shape};
 
+use super::folded::FoldedNorms;
 use super::lists::{Contents, List, Lists, Placed};
 use super::memory::{self, Lifetime};
 use super::slots::{SlotBlock, half_rows_bytes};
+use super::weights::FoldedWeight;
 use crate::RuntimeError;
 use crate::executor::Prepared;
 use gathered::Gathering;
@@ -51,6 +54,10 @@ pub(super) struct Context<'a> {
     pub(super) levels: &'a [ActiveSet],
     /// device address of every weight
     pub(super) weights: &'a HashMap<WeightId, u64>,
+    /// what stands beside weights that hold a layer norm
+    pub(super) folded: &'a HashMap<WeightId, FoldedWeight>,
+    /// the program's layer norms that weights hold
+    pub(super) norms: &'a FoldedNorms,
     /// values of earlier stages
     pub(super) early: &'a HashMap<ValueId, Address>,
     pub(super) slots: &'a SlotBlock,
@@ -123,6 +130,8 @@ enum Held {
     Concat(Vec<ValueId>),
     /// the sums of this node, computed by whoever needs them
     Sums(usize),
+    /// the coefficients of this node, computed by whoever applies them
+    Norm(usize),
 }
 
 /// How many rows of an image there are: now, and at most.
@@ -166,6 +175,10 @@ struct Assembler<'a> {
     recorded: HashMap<ValueId, SlotId>,
     last_use: HashMap<ValueId, usize>,
     gathering: Gathering,
+    /// nodes whose coefficients are computed by whoever applies them
+    whole_norms: HashSet<usize>,
+    /// mean and deviation of the rows of values that a folded norm reads
+    row_parts: HashMap<ValueId, u64>,
     node: usize,
 }
 
@@ -190,6 +203,8 @@ impl<'a> Assembler<'a> {
             recorded,
             last_use: last_uses(context.program),
             gathering: Gathering::new(context),
+            whole_norms: whole::whole_norms(context),
+            row_parts: HashMap::new(),
             node: 0,
         }
     }
@@ -265,6 +280,7 @@ impl<'a> Assembler<'a> {
             Kernel::ControlledAttention(attention) => self.controlled_attention(attention),
             Kernel::AttentionMaps(maps) if self.is_wanted(maps.output) => self.attention_maps(maps),
             Kernel::AttentionMaps(_) => Ok(()),
+            Kernel::LayerNorm { .. } if self.context.norms.skips(self.node) => Ok(()),
             Kernel::LayerNorm {
                 input,
                 gamma,
@@ -301,7 +317,9 @@ impl<'a> Assembler<'a> {
                 coefficients,
                 silu,
                 output,
-            } => self.affine(*input, *coefficients, *silu, *output),
+            } if !self.values.contains_key(output) => self.affine(*input, *coefficients, *silu, *output),
+            // written by whoever computed the input
+            Kernel::Affine { .. } => Ok(()),
             Kernel::Concat { inputs, output } => {
                 self.values.insert(*output, Held::Concat(inputs.clone()));
                 Ok(())
@@ -514,7 +532,8 @@ impl<'a> Assembler<'a> {
     }
 }
 
-/// The last node that needs each value's memory: through concatenations that never exist and sums that wait.
+/// The last node that needs each value's memory: through concatenations that never exist, sums that wait and layer norms
+/// that weights hold.
 fn last_uses(program: &Program) -> HashMap<ValueId, usize> {
     let mut makers: HashMap<ValueId, &Kernel> = HashMap::new();
     let mut last: HashMap<ValueId, usize> = HashMap::new();
@@ -525,6 +544,7 @@ fn last_uses(program: &Program) -> HashMap<ValueId, usize> {
             match makers.get(&id) {
                 Some(Kernel::Concat { inputs, .. }) => reads.extend(inputs),
                 Some(Kernel::GroupNormStats { input, .. }) => reads.push(input.value),
+                Some(Kernel::LayerNorm { input, .. }) => reads.push(*input),
                 Some(Kernel::GroupNormStatsUpdate(update)) => reads.push(update.input),
                 _ => {}
             }

@@ -27,6 +27,10 @@ struct Sums {
 
 impl Assembler<'_> {
     pub(super) fn norm_coefficients(&mut self, norm: &NormKernel) -> Result<(), RuntimeError> {
+        if self.whole_norms.contains(&self.node) {
+            self.values.insert(norm.output, Held::Norm(self.node));
+            return Ok(());
+        }
         let Held::Sums(node) = self.held(norm.stats)? else {
             return Err(self.error("recorded statistics are read where recorded coefficients are expected"));
         };
@@ -54,6 +58,8 @@ impl Assembler<'_> {
         match self.held(input)? {
             Held::Sums(node) => self.statistics(node, target, None),
             Held::Floats(address) if address == target => Ok(()),
+            // whoever applies them writes them there
+            Held::Norm(_) => Ok(()),
             Held::Floats(address) => {
                 // bits are bits: floats move as pairs of halves
                 let halves = 2 * self.shape(input).elements();

@@ -26,6 +26,10 @@ impl Assembler<'_> {
         let (Some(weight), Some(taps)) = (conv.by_parity, sources.taps) else {
             return Ok(false);
         };
+        // parts of rows are written in the rows' own order
+        if self.context.norms.last_of(conv.output).is_some() {
+            return Ok(false);
+        }
         let extent = self.extent(conv.output);
         if conv
             .residual
@@ -40,6 +44,7 @@ impl Assembler<'_> {
             cout,
             k_tiles: k_tiles(taps, &sources.widths),
             gated: false,
+            normed: false,
             parts,
             blocks,
         };

@@ -2,7 +2,8 @@
 
 use fisec_kernels::cpu::ConvGeometry;
 use fisec_kernels::cuda::{
-    self as kernel, Address, CONV_GEGLU, ConvChoice, ConvParams, ConvWork, Epilogue, Rows, conv_choice, k_tiles,
+    self as kernel, Address, CONV_GEGLU, ConvChoice, ConvParams, ConvWork, Epilogue, ROW_PART_COLUMNS, Rows,
+    conv_choice, k_tiles,
 };
 use fisec_plan::cuda::{TILE_CHANNELS, padded};
 use fisec_plan::{ConvKernel, ConvSource, Extent, LinearKernel, ResidualSource, ValueId};
@@ -11,6 +12,7 @@ use super::rows::{Move, Scaled};
 use super::{Assembler, Held, Rowed};
 use crate::RuntimeError;
 use crate::binding::geometry;
+use crate::cuda::folded::FoldedNorm;
 use crate::cuda::lists::{List, Window};
 
 /// Where a product reads.
@@ -47,8 +49,9 @@ impl Assembler<'_> {
     }
 
     pub(super) fn linear(&mut self, linear: &LinearKernel) -> Result<(), RuntimeError> {
-        let mut source = self.rows(linear.input)?;
-        if let Some(norm) = linear.layer_norm {
+        let norm = self.context.norms.of(self.node);
+        let mut source = self.rows(norm.map_or(linear.input, |norm| norm.input))?;
+        if let Some(norm) = linear.layer_norm.filter(|_| norm.is_none()) {
             let bytes = self.most_rows(linear.input) * source.stride * 2;
             let normed = Rowed {
                 address: Address::at(self.scratch(bytes)),
@@ -68,6 +71,10 @@ impl Assembler<'_> {
             flags: if linear.geglu { CONV_GEGLU } else { 0 },
             ..Epilogue::default()
         };
+        let epilogue = match norm {
+            Some(norm) => self.normed(epilogue, linear, norm)?,
+            None => epilogue,
+        };
         let epilogue = self.residual(epilogue, linear.residual, linear.output)?;
         let weight = self.weight(linear.weight)?;
         let mut cout = self.channels(linear.output) * if linear.geglu { 2 } else { 1 };
@@ -82,6 +89,43 @@ impl Assembler<'_> {
             ..epilogue
         };
         self.multiply(&sources, weight, (1, cout), epilogue, linear.output)
+    }
+
+    /// A layer norm before the product, which its weights hold.
+    fn normed(
+        &mut self,
+        epilogue: Epilogue,
+        linear: &LinearKernel,
+        norm: FoldedNorm,
+    ) -> Result<Epilogue, RuntimeError> {
+        let (Some(folded), Some(&parts)) = (self.context.folded.get(&linear.weight), self.row_parts.get(&norm.input))
+        else {
+            return Err(self.error("its layer norm is folded into nothing"));
+        };
+        Ok(Epilogue {
+            bias: Address::at(folded.bias),
+            norm_parts: parts,
+            column_sums: folded.column_sums,
+            norm_part_count: (self.channels(norm.input) / ROW_PART_COLUMNS) as i32,
+            norm_epsilon: norm.epsilon as f32,
+            ..epilogue
+        })
+    }
+
+    /// Has mean and deviation of the output's rows written, where a folded norm reads them.
+    fn with_row_parts(&mut self, epilogue: Epilogue, output: ValueId) -> Epilogue {
+        let Some(last) = self.context.norms.last_of(output) else {
+            return epilogue;
+        };
+        let count = self.channels(output) / ROW_PART_COLUMNS;
+        let bytes = self.most_rows(output) * count * 2 * size_of::<f32>();
+        let row_parts = self.allocate(bytes, last);
+        self.row_parts.insert(output, row_parts);
+        Epilogue {
+            row_parts,
+            row_part_count: count as i32,
+            ..epilogue
+        }
     }
 
     /// Rows of several results side by side.
@@ -126,34 +170,13 @@ impl Assembler<'_> {
 
     /// Whole maps: taps are pixels.
     fn map_sources(&mut self, conv: &ConvKernel, inputs: &[ConvSource]) -> Result<Sources, RuntimeError> {
-        let scaled = self.scaled(conv)?;
-        let mut rows = Vec::new();
-        let mut moves = Vec::new();
-        let mut first = 0;
-        for source in inputs {
-            let from = self.rows(source.value)?;
-            rows.push(match scaled {
-                None => from,
-                Some(scaled) => {
-                    let stride = self.stride(source.value);
-                    let to = Rowed {
-                        address: Address::at(
-                            self.scratch(self.images(source.value) * self.pixels(source.value) * stride * 2),
-                        ),
-                        stride,
-                    };
-                    moves.push(Move {
-                        scaled: Some(scaled.from(first)),
-                        ..self.straight(source.value, from, to)
-                    });
-                    to
-                }
-            });
-            first += self.channels(source.value);
-        }
-        if !moves.is_empty() {
-            self.moves(&moves);
-        }
+        let rows = match conv.coefficients {
+            None => self.rows_of(inputs)?,
+            Some(coefficients) => match self.held(coefficients)? {
+                Held::Norm(node) => self.normed_maps(node, inputs, conv.silu)?,
+                _ => self.scaled_maps(conv, inputs)?,
+            },
+        };
         let geometry = whole_window(conv);
         let taps = match self.extent(conv.output) {
             Extent::Full if is_pointwise(&geometry) => None,
@@ -166,6 +189,49 @@ impl Assembler<'_> {
             image_rows: self.whole(inputs[0].value),
             taps,
         })
+    }
+
+    fn rows_of(&mut self, inputs: &[ConvSource]) -> Result<Vec<Rowed>, RuntimeError> {
+        inputs.iter().map(|source| self.rows(source.value)).collect()
+    }
+
+    /// Room for a map beside a value's own.
+    fn scratch_map(&mut self, like: ValueId) -> Rowed {
+        let stride = self.stride(like);
+        let bytes = self.images(like) * self.pixels(like) * stride * 2;
+        Rowed {
+            address: Address::at(self.scratch(bytes)),
+            stride,
+        }
+    }
+
+    /// Whole maps, normed by statistics of their own.
+    fn normed_maps(&mut self, node: usize, inputs: &[ConvSource], silu: bool) -> Result<Vec<Rowed>, RuntimeError> {
+        let from = self.rows_of(inputs)?;
+        let parts: Vec<(ValueId, Rowed)> = inputs.iter().map(|source| source.value).zip(from).collect();
+        let to: Vec<Rowed> = inputs.iter().map(|source| self.scratch_map(source.value)).collect();
+        self.whole_norm(node, &parts, &to, silu)?;
+        Ok(to)
+    }
+
+    /// Whole maps, scaled by coefficients that are known.
+    fn scaled_maps(&mut self, conv: &ConvKernel, inputs: &[ConvSource]) -> Result<Vec<Rowed>, RuntimeError> {
+        let scaled = self.scaled(conv)?;
+        let mut rows = Vec::new();
+        let mut moves = Vec::new();
+        let mut first = 0;
+        for source in inputs {
+            let from = self.rows(source.value)?;
+            let to = self.scratch_map(source.value);
+            moves.push(Move {
+                scaled: scaled.map(|scaled| scaled.from(first)),
+                ..self.straight(source.value, from, to)
+            });
+            rows.push(to);
+            first += self.channels(source.value);
+        }
+        self.moves(&moves);
+        Ok(rows)
     }
 
     /// Packed rows, gathered where taps reach beyond them or a norm applies.
@@ -331,6 +397,7 @@ impl Assembler<'_> {
         output: ValueId,
     ) -> Result<(), RuntimeError> {
         let epilogue = self.leaving(output, epilogue);
+        let epilogue = self.with_row_parts(epilogue, output);
         self.multiply(sources, weights, (taps, cout), epilogue, output)
     }
 
@@ -363,6 +430,7 @@ impl Assembler<'_> {
             cout,
             k_tiles: k_tiles(taps, &sources.widths),
             gated: epilogue.flags & CONV_GEGLU != 0,
+            normed: epilogue.row_parts != 0 || epilogue.norm_parts != 0,
             parts: 1,
             blocks: 1,
         };

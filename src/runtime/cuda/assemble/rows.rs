@@ -195,6 +195,10 @@ impl Assembler<'_> {
         output: ValueId,
     ) -> Result<(), RuntimeError> {
         let from = self.rows(input)?;
+        if let Held::Norm(node) = self.held(coefficients)? {
+            let to = self.make_rows(output);
+            return self.whole_norm(node, &[(input, from)], &[to], silu);
+        }
         let coefficients = self.floats(coefficients)?;
         let to = self.make_rows(output);
         self.scale(input, from, coefficients, silu, to);
