@@ -6,6 +6,7 @@
 
 mod assemble;
 mod captured;
+mod dense;
 mod driver;
 mod early;
 mod fetch;

@@ -1,6 +1,5 @@
 //! A network beside the denoiser on the device: one captured graph, from a tensor to a tensor.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +9,12 @@ use fisec_plan::{Bundle, NetworkKind, Program, Value};
 use fisec_tensor::{DType, HostTensor, Shape};
 use half::f16;
 
-use super::assemble::{Context, Rowed, measure, table};
-use super::captured::Captured;
-use super::driver::{Buffer, Device, Event, Functions};
-use super::folded::FoldedNorms;
-use super::slots::SlotBlock;
-use super::weights::Weights;
+use super::assemble::Rowed;
+use super::dense::Dense;
+use super::driver::{Device, Event, Functions};
 use crate::RuntimeError;
 use crate::cpu::CpuBackend;
-use crate::executor::{HostStages, NodeTime, Prepared};
+use crate::executor::{HostStages, NodeTime};
 use crate::ort::OnnxRuntime;
 
 /// What a device's programs share.
@@ -35,13 +31,8 @@ pub(super) struct Shared {
 pub(crate) struct NetworkProgram {
     bundle: Bundle,
     kind: NetworkKind,
-    // graphs go before the memory that they use
-    captured: Captured,
+    dense: Dense,
     functions: Arc<Functions>,
-    _weights: Weights,
-    _values: Buffer,
-    _table: Buffer,
-    input: Buffer,
     around: [Event; 2],
     device_time: Duration,
     device: Arc<Device>,
@@ -57,45 +48,12 @@ impl NetworkProgram {
         let Some(program) = plan.networks.get(&kind) else {
             return Ok(None);
         };
-        device.enter()?;
-        let weights = Weights::upload(
-            device,
-            &shared.functions,
-            bundle,
-            program.nodes.iter(),
-            &BTreeMap::new(),
-        )?;
-        let table = device.upload(&[0; table::ENTRIES * size_of::<u64>()])?;
-        let input = device.allocate(input_bytes(sample_of(program)))?;
-        let context = Context {
-            plan,
-            program,
-            prepared: &Prepared::network(program),
-            gpu: shared.gpu,
-            levels: &[],
-            weights: &weights.addresses,
-            folded: &weights.folded,
-            norms: &FoldedNorms::default(),
-            early: &HashMap::new(),
-            slots: &SlotBlock::new(plan),
-            table: table.address(),
-            sample: input.address(),
-            control: &HashMap::new(),
-            remember: false,
-            maps: false,
-        };
-        let measured = measure(&context)?;
-        let values = device.allocate(measured.bytes)?;
-        let captured = Captured::new(device, &shared.functions, &context, None, &measured, values.address())?;
+        let dense = Dense::capture(shared, program, input_bytes(sample_of(program)))?;
         let host = CpuBackend::new(bundle.clone(), shared.onnx_runtime.clone(), shared.threads)?;
         Ok(Some(NetworkProgram {
             kind,
-            captured,
+            dense,
             functions: Arc::clone(&shared.functions),
-            _weights: weights,
-            _values: values,
-            _table: table,
-            input,
             around: [Event::new(device)?, Event::new(device)?],
             device_time: Duration::ZERO,
             device: Arc::clone(device),
@@ -122,12 +80,13 @@ impl NetworkProgram {
     pub(crate) fn run_rows(&mut self, input: &HostTensor) -> Result<HostTensor, RuntimeError> {
         self.device.enter()?;
         let rows = input_rows(self.kind, sample_of(&self.bundle.plan().networks[&self.kind]), input)?;
-        self.input.write(0, &rows)?;
+        self.dense.input.write(0, &rows)?;
         self.around[0].record()?;
         // SAFETY: all buffers that the graph names are fields of `self`; nothing of a network lies in a slot.
         unsafe {
             let (device, plan) = (&self.device, self.bundle.plan());
-            self.captured
+            self.dense
+                .captured
                 .run(device, &mut self.host, plan, &|rows: Rowed| rows.address.base)?;
         }
         self.around[1].record()?;
@@ -147,7 +106,8 @@ impl NetworkProgram {
         let plan = self.bundle.plan();
         // SAFETY: as in `run`.
         let times = unsafe {
-            self.captured
+            self.dense
+                .captured
                 .measure(&self.device, &self.functions, &mut self.host, plan, &|rows: Rowed| {
                     rows.address.base
                 })?
@@ -167,7 +127,7 @@ impl NetworkProgram {
     fn output(&self) -> Result<HostTensor, RuntimeError> {
         let program = &self.bundle.plan().networks[&self.kind];
         let mut dims = program.values[program.outputs["prediction"].index()].shape.to_vec();
-        let rows = self.captured.prediction.rows;
+        let rows = self.dense.captured.prediction.rows;
         let count: usize = dims.iter().rev().skip(1).product();
         // SAFETY: the rows lie in the block of values.
         let bytes = unsafe {

@@ -1,6 +1,6 @@
 //! The values that depend on the prompt only, computed by the device: keys and values of the text, for all programs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fisec_kernels::cuda::{Address, Count, Launch, MoveJob, MoveParams, Rows, move_rows};
@@ -8,29 +8,22 @@ use fisec_plan::cuda::padded;
 use fisec_plan::{Kernel, Plan, ProgramKind, PromptProgram, Stage, ValueId};
 use fisec_tensor::HostTensor;
 
-use super::assemble::{Context, measure, table};
 use super::captured::Captured;
+use super::dense::Dense;
 use super::driver::{Buffer, Device, Functions};
 use super::early::EarlyValues;
-use super::folded::FoldedNorms;
 use super::network::Shared;
-use super::slots::{SlotBlock, half_rows, half_rows_bytes};
-use super::weights::Weights;
+use super::slots::{half_rows, half_rows_bytes};
 use crate::RuntimeError;
-use crate::executor::{HostStages, Prepared};
+use crate::executor::HostStages;
 
 /// The prompt's program with its memory.
 pub(super) struct Prompt {
-    // graphs go before the memory that they use
-    captured: Captured,
+    dense: Dense,
     /// brings every output to its places in the block of prompt values
     deliver: Launch,
     functions: Arc<Functions>,
     _jobs: Buffer,
-    _weights: Weights,
-    _values: Buffer,
-    _table: Buffer,
-    input: Buffer,
     device: Arc<Device>,
 }
 
@@ -45,41 +38,13 @@ impl Prompt {
             return Ok(None);
         };
         let program = &prompt.program;
-        let weights = Weights::upload(
-            device,
-            &shared.functions,
-            bundle,
-            program.nodes.iter(),
-            &BTreeMap::new(),
-        )?;
-        let table = device.upload(&[0; table::ENTRIES * size_of::<u64>()])?;
         let sample = &program.values[program.inputs["sample"].index()];
-        let input = device.allocate(half_rows_bytes(&sample.shape))?;
-        let context = Context {
-            plan,
-            program,
-            prepared: &Prepared::network(program),
-            gpu: shared.gpu,
-            levels: &[],
-            weights: &weights.addresses,
-            folded: &weights.folded,
-            norms: &FoldedNorms::default(),
-            early: &HashMap::new(),
-            slots: &SlotBlock::new(plan),
-            table: table.address(),
-            sample: input.address(),
-            control: &HashMap::new(),
-            remember: false,
-            maps: false,
-        };
-        let measured = measure(&context)?;
-        let rows = device.allocate(measured.bytes)?;
-        let captured = Captured::new(device, &shared.functions, &context, None, &measured, rows.address())?;
+        let dense = Dense::capture(shared, program, half_rows_bytes(&sample.shape))?;
         let moves: Vec<MoveJob> = places
             .iter()
             .map(|&(id, offset)| {
                 let shape = &program.values[id.index()].shape;
-                job(&captured, id, shape, block + offset as u64)
+                job(&dense.captured, id, shape, block + offset as u64)
             })
             .collect::<Result<_, _>>()?;
         let vectors = moves.iter().map(|job| (job.images * job.channels) as usize).max();
@@ -87,28 +52,26 @@ impl Prompt {
         let jobs = device.upload(bytemuck::cast_slice(&moves))?;
         let params = MoveParams {
             jobs: jobs.address(),
-            slots: table.address(),
+            slots: dense.table.address(),
         };
         Ok(Some(Prompt {
-            captured,
+            dense,
             deliver: move_rows(&params, moves.len(), vectors.unwrap_or(0) * tokens / 8),
             functions: Arc::clone(&shared.functions),
             _jobs: jobs,
-            _weights: weights,
-            _values: rows,
-            _table: table,
-            input,
             device: Arc::clone(device),
         }))
     }
 
     /// Fills the block for a text embedding, in the order of the stream.
     pub(super) fn run(&mut self, plan: &Plan, host: &mut HostStages, context: &HostTensor) -> Result<(), RuntimeError> {
-        self.input.write(0, &half_rows(context))?;
+        self.dense.input.write(0, &half_rows(context))?;
         // SAFETY: all buffers that the graph and the launch name are fields of `self`, but for the block of prompt values,
         // which lives as long as the engine that holds `self`.
         unsafe {
-            self.captured.run(&self.device, host, plan, &|rows| rows.address.base)?;
+            self.dense
+                .captured
+                .run(&self.device, host, plan, &|rows| rows.address.base)?;
             self.device.launch(&self.functions, &self.deliver)
         }
     }
