@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fisec_passes::cost::CostTable;
 use fisec_plan::TileCost;
-use fisec_runtime::{Measurement, RuntimeError, calibrate, fit};
+use fisec_runtime::{Measurement, NodeTime, RuntimeError, calibrate, fit};
 
 use super::Row;
 
@@ -54,7 +54,7 @@ fn products(step: &Row) -> Vec<Measurement> {
     let products = step.nodes.iter().filter(|node| node.macs > 0);
     let alone: Duration = products.clone().map(|node| node.time).sum();
     let together = step.times.median() / alone.as_secs_f64().max(1e-12);
-    let product = |node: &fisec_runtime::NodeTime| Measurement {
+    let product = |node: &NodeTime| Measurement {
         what: node.kernel.to_owned(),
         share: 1.0,
         tile: None,

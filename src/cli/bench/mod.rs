@@ -229,11 +229,11 @@ impl Bench {
     fn measure_nodes(&mut self, regions: &[Region]) -> Result<(), Failure> {
         self.executor.measure_nodes(true);
         self.executor.dense(0, &self.sample)?;
-        self.dense.nodes = nodes::by_time(self.executor.last_step());
+        self.dense.nodes = nodes::by_time(self.executor.last_step().nodes.clone());
         for index in 0..regions.len() {
             self.executor
                 .edit(0, &self.sample, &self.bindings[index], &self.recorded, None)?;
-            self.edits[index].nodes = nodes::by_time(self.executor.last_step());
+            self.edits[index].nodes = nodes::by_time(self.executor.last_step().nodes.clone());
         }
         Ok(())
     }

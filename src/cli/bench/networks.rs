@@ -66,8 +66,7 @@ impl Row {
             }
         }
         if with_nodes {
-            row.nodes = network.measure()?;
-            row.nodes.sort_by_key(|node| std::cmp::Reverse(node.time));
+            row.nodes = nodes::by_time(network.measure()?);
         }
         Ok(row)
     }

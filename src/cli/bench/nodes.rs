@@ -1,6 +1,6 @@
 //! Where a step spends its time.
 
-use fisec_runtime::{NodeTime, StepReport};
+use fisec_runtime::NodeTime;
 use serde_json::{Value, json};
 
 use crate::cli::{output, units};
@@ -8,9 +8,8 @@ use crate::cli::{output, units};
 /// Rows printed; the rest is one line.
 const SHOWN: usize = 25;
 
-/// The nodes of a measured step, slowest first.
-pub fn by_time(report: &StepReport) -> Vec<NodeTime> {
-    let mut nodes = report.nodes.clone();
+/// Measured nodes, slowest first.
+pub fn by_time(mut nodes: Vec<NodeTime>) -> Vec<NodeTime> {
     nodes.sort_by_key(|node| std::cmp::Reverse(node.time));
     nodes
 }

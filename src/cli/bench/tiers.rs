@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use fisec_plan::{Plan, ScratchFolder, SlotId};
 use fisec_runtime::cache::{ImageKey, MemoryCache, Store};
-use fisec_runtime::{Binding, Executor, RuntimeError, SampledSteps, SlotSource, StepUpdate};
+use fisec_runtime::{Binding, Executor, HISTORY, RuntimeError, SampledSteps, SlotSink, SlotSource, StepUpdate};
 use fisec_tensor::HostTensor;
 use serde_json::{Value, json};
 
@@ -95,7 +95,7 @@ fn edit(
         guidance: 5.0,
         latents: 1.0,
         prediction: -0.01,
-        history: [0.0; fisec_runtime::HISTORY],
+        history: [0.0; HISTORY],
         kept: None,
         sample_scale: 1.0,
     };
@@ -137,7 +137,7 @@ fn write(store: &Store, plan: &Plan, recorded: &MemoryCache, latents: &[Vec<f32>
         .filter(|slot| !maps.contains(slot));
     for slot in slots {
         for step in 0..STEPS {
-            fisec_runtime::SlotSink::put(&mut recording, step, slot, recorded.slot(step, slot)?)?;
+            recording.put(step, slot, recorded.slot(step, slot)?)?;
         }
     }
     recording.set_latents(&HostTensor::from_f32(

@@ -91,7 +91,7 @@ impl Difference {
             let moved = values.iter().map(|&value| value >= share * threshold);
             Mask::new(self.height, self.width, moved.collect())
         };
-        let mut region = mask.union(&moved(SHARES.core).opened());
+        let mut region = moved(SHARES.core).opened();
         let beside = moved(SHARES.beside);
         loop {
             let next = region.union(&region.dilated(1).intersection(&beside));

@@ -66,9 +66,7 @@ impl Call {
             outputs: [prediction, 0.0, 0.0, 0.0],
         }
     }
-}
 
-impl Call {
     /// The call as one linear update; where fewer outputs are `kept` than it looks back on, its own stands in.
     fn update(&self, guidance: f32, kept: usize, sample_scale: f64) -> StepUpdate {
         let own = self.outputs[0] + self.outputs[1 + kept..].iter().sum::<f64>();
