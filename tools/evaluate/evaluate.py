@@ -9,8 +9,8 @@ continued, and split over machines whose folders are put together afterwards. Th
 
     results.json                     every figure of every edit
     report.md                        tables
-    contact.jpg best.jpg worst.jpg   base, mask, edited, without sparsity, difference: two of every kind, five, five
-    variants.jpg                     one edit of every kind, by all variants
+    contact.webp best.webp worst.webp   base, mask, edited, without sparsity, difference: two of every kind, five, five
+    variants.webp                     one edit of every kind, by all variants
 
 --only-report with the last four and no OUT/edits writes the report from them.
 """

@@ -14,7 +14,7 @@ from verdict import verdict
 
 HERE = Path(__file__).parent
 PART = " A part of the list: too few edits for a verdict."
-SHEETS = ("figure.svg", "contact.jpg", "best.jpg", "worst.jpg", "variants.jpg")
+SHEETS = ("figure.svg", "contact.webp", "best.webp", "worst.webp", "variants.webp")
 
 
 def keep(rows, found, chosen, about, output):
@@ -26,7 +26,7 @@ def keep(rows, found, chosen, about, output):
 
 
 def draw(rows, found, output, variant):
-    """contact.jpg of two of every kind, best.jpg and worst.jpg of up to five each, never the same edit on both."""
+    """contact.webp of two of every kind, best.webp and worst.webp of up to five each, never the same edit on both."""
     known = {row["id"]: row for row in rows}
 
     def strips(chosen, size, note=lambda result: ""):
@@ -42,9 +42,9 @@ def draw(rows, found, output, variant):
     order = tables.ranked(ran, variant.name)
     few = min(5, len(order) // 2)
     shown = of_every_kind(ran, 2)
-    sheets.save(output / "contact.jpg", strips(shown, 80), 3 if len(shown) > 12 else 1)
-    sheets.save(output / "best.jpg", strips(order[:few], 176, decibels))
-    sheets.save(output / "worst.jpg", strips(order[::-1][:few], 176, decibels))
+    sheets.save(output / "contact.webp", strips(shown, 80), 3 if len(shown) > 12 else 1)
+    sheets.save(output / "best.webp", strips(order[:few], 176, decibels))
+    sheets.save(output / "worst.webp", strips(order[::-1][:few], 176, decibels))
 
 
 def of_every_kind(found, count):
@@ -54,14 +54,14 @@ def of_every_kind(found, count):
 
 
 def draw_variants(rows, found, output, chosen, size=88):
-    """variants.jpg: the list's first edit of every kind, by every variant that is no yardstick but the first one's."""
+    """variants.webp: the list's first edit of every kind, by every variant that is no yardstick but the first one's."""
     names = ["base", *(v.name for v in chosen if v.name == "dense" or not v.name.endswith("-dense"))]
     known, strips = {row["id"]: row for row in rows}, []
     for result in of_every_kind(found, 1):
         folder = results.Folder(output / "edits" / result["id"])
         pictures = [folder.image(name) if folder.done(name) else None for name in names]
         strips.append(sheets.labelled(known[result["id"]], pictures, size))
-    sheets.save(output / "variants.jpg", strips, names=names)
+    sheets.save(output / "variants.webp", strips, names=names)
 
 
 def read(output):
@@ -109,7 +109,7 @@ def report(rows, output, chosen_by, chained, pictures, conclusions=""):
     shown = [v for v in chosen if v.name == "dense" or not v.name.endswith("-dense")]
     lines += ["## Other ways to edit", "", tables.by_variant(found, shown), ""]
     lines += [*(f"- `{v.name}`: `{v.flags or 'no flags'}`" for v in shown), ""]
-    lines += [f"![the same edits by all variants]({pictures}variants.jpg)", ""]
+    lines += [f"![the same edits by all variants]({pictures}variants.webp)", ""]
     lines += [f"![image-image against directional similarity]({pictures}figure.svg)", ""]
     lines += ["## What each choice costs", ""] if chosen_by else []
     for folder in chosen_by:
@@ -119,10 +119,10 @@ def report(rows, output, chosen_by, chained, pictures, conclusions=""):
     lines += [
         "## Best, worst, two of every kind",
         "",
-        f"The most and the least like `--dense`:\n\n![best]({pictures}best.jpg)",
+        f"The most and the least like `--dense`:\n\n![best]({pictures}best.webp)",
         "",
     ]
-    lines += [f"![worst]({pictures}worst.jpg)", "", f"![two edits of every kind]({pictures}contact.jpg)", ""]
+    lines += [f"![worst]({pictures}worst.webp)", "", f"![two edits of every kind]({pictures}contact.webp)", ""]
     return "\n".join([*lines, (HERE / "meaning.md").read_text()])
 
 

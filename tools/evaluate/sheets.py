@@ -103,4 +103,4 @@ def save(path, strips, columns=1, names=COLUMNS):
             draw.text((column * width + i * width // len(names) + 2, 3), name, "gray", ImageFont.load_default(11))
     for i, strip_image in enumerate(strips):
         page.paste(strip_image, (i % columns * width, 20 + i // columns * height))
-    page.save(path, quality=74)
+    page.save(path, quality=60, method=6)
