@@ -17,6 +17,7 @@ mod pass;
 mod pipeline;
 pub mod programs;
 mod roles;
+mod share_halves;
 pub mod sparse;
 mod widen_floats;
 
@@ -25,4 +26,5 @@ pub use network::Network;
 pub use pass::{Changes, PassError};
 pub use pipeline::{Listener, PassRun, Pipeline};
 pub use roles::{Roles, RolesError};
+pub use share_halves::share_halves;
 pub use widen_floats::widen_floats;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot};
-use fisec_plan::{BundleWriter, CompileOptions, FORMAT, Level, Plan, Programs, Slot, SlotKind};
+use fisec_plan::{BundleWriter, CompileOptions, FORMAT, Level, Plan, Programs, Slot, Samples, SlotKind};
 use fisec_tensor::DType;
 use thiserror::Error;
 
@@ -19,6 +19,7 @@ use crate::lower::{
 use crate::native::{record_coefficients, spell_norms};
 use crate::programs::{edit, guide, record};
 use crate::roles::{Roles, RolesError};
+use crate::share_halves::share_halves;
 use crate::sparse::Sparsity;
 use crate::widen_floats::widen_floats;
 use crate::{Network, PassError, Pipeline};
@@ -80,6 +81,10 @@ impl Module {
         pipeline.run("widen_floats", &mut dense, widen_floats)?;
         pipeline.run("fold_upsample", &mut dense, fold_upsample)?;
         let roles = Roles::of(&dense)?;
+        if options.samples == Samples::Shared {
+            // before anything is marked or recorded: slots hold one image where one is computed
+            pipeline.run("share_halves", &mut dense, |graph| share_halves(graph, &roles))?;
+        }
         let stages = roles.stages(&dense)?;
         let sample = dense
             .input(&roles.sample)
@@ -204,7 +209,7 @@ impl Module {
             target: target.into(),
             model: String::new(),
             model_hash: String::new(),
-            batch: sample[0],
+            batch: text[0],
             latent: [sample[1], sample[2], sample[3]],
             context: [text[1], text[2]],
             options: CompileOptions {

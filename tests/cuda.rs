@@ -13,7 +13,7 @@ use fisec_ir::{Graph, SlotId as IrSlot};
 use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, ControlInput, Kernel, Keys, Norm, Plan, SlotId, Stage};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, ControlInput, Kernel, Keys, Norm, Plan, Samples, SlotId, Stage};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{
@@ -69,7 +69,11 @@ fn compile(shape: &Shape, options: &CompileOptions) -> Option<Compiled> {
     let table = CostTable::shipped(TARGET).expect("shipped");
     let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
     let mut pipeline = Pipeline::new(&mut listener);
-    let module = Module::build(random_unet(shape), options, &table, &mut pipeline);
+    let build = CompileOptions {
+        samples: shape.samples,
+        ..options.clone()
+    };
+    let module = Module::build(random_unet(shape), &build, &table, &mut pipeline);
     let mut module = module.expect("compiles").expect("not stopped");
     module.make_native(&mut pipeline).expect("native");
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -181,6 +185,15 @@ fn edits_equal_the_oracle_with_norms_in_weights() {
         ..shape(19)
     };
     check_masks(&wide, Keys::Full, Norm::Frozen, 2);
+}
+
+#[test]
+fn edits_equal_the_oracle_with_a_latent_for_each_image() {
+    let each = Shape {
+        samples: Samples::Each,
+        ..shape(20)
+    };
+    check_masks(&each, Keys::Full, Norm::Frozen, 2);
 }
 
 #[test]
@@ -362,7 +375,7 @@ fn step_by_step(
         let step = run.first + index;
         let predicted = compiled
             .executor
-            .edit(step, &sample.repeat(2), binding, run.source, sink);
+            .edit(step, &sample, binding, run.source, sink);
         let predicted = predicted.expect("edits");
         let (without, given) = predicted.split_at(latents.len());
         let guided = without.iter().zip(given);

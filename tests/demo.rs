@@ -53,7 +53,7 @@ struct Image {
 impl Image {
     fn random(side: usize, width: usize, seed: u64) -> Self {
         let mut random = Random(seed);
-        let sample = random.tensor(&[BATCH, 4, side, side], 0.0, 1.7);
+        let sample = random.tensor(&[1, 4, side, side], 0.0, 1.7);
         Image {
             sample,
             context: random.tensor(&[BATCH, TOKENS, width], 0.0, 1.0),

@@ -13,7 +13,7 @@ use fisec_onnx::{Bindings, import};
 use fisec_passes::Module;
 use fisec_passes::canonical::canonicalize;
 use fisec_passes::cost::CostTable;
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, PipelineFiles, Plan};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, PipelineFiles, Plan, Samples};
 use fisec_runtime::SlotSink;
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
@@ -141,6 +141,7 @@ impl Compiled {
             sparse_levels: Some(sparse_levels),
             cache_dtype,
             control_levels: None,
+            samples: Samples::Shared,
         };
         let table = CostTable::shipped("cpu").unwrap();
         let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());

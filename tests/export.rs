@@ -152,14 +152,15 @@ fn every_operator() -> Graph {
         graph.add_value(op, operands, f32s(shape), named(&label))
     };
     let embedding = TimestepEmbedding {
-        rows: 2,
+        rows: 1,
         width: 8,
         flip_sin_to_cos: true,
         shift: 0.0,
         max_period: 10_000.0,
     };
-    let time = add(Op::TimestepEmbedding(embedding), vec![time.into()], &[2, 8]);
-    let time = add(Op::Activate(Activation::Silu), vec![time.into()], &[2, 8]);
+    let time = add(Op::TimestepEmbedding(embedding), vec![time.into()], &[1, 8]);
+    let time = add(Op::Activate(Activation::Silu), vec![time.into()], &[1, 8]);
+    let time = add(Op::Repeat { images: 2 }, vec![time.into()], &[2, 8]);
     let stats = add(Op::GroupNormStats { groups: 4 }, vec![map.into()], &[2, 4, 2]);
     let affine = [weight(&mut graph, "gamma", &[8]), weight(&mut graph, "beta", &[8])];
     let (kernel, bias) = (

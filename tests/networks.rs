@@ -14,7 +14,7 @@ use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::canonical::canonicalize;
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Network, Pipeline};
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, Kernel, Keys, NetworkKind, Norm};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, Kernel, Keys, NetworkKind, Norm, Samples};
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Executor, RuntimeError};
 use fisec_tensor::{DType, HostTensor};
@@ -72,6 +72,7 @@ impl Device {
             sparse_levels: Some(1),
             cache_dtype: DType::F16,
             control_levels: Some(0),
+            samples: Samples::Shared,
         };
         // text as wide as devices want it
         let shape = Shape {

@@ -9,7 +9,7 @@ use fisec_ir::{Graph, SlotId as IrSlot};
 use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, SlotId};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, Samples, SlotId};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Binding, Executor, SlotSource};
@@ -55,7 +55,11 @@ fn compile(shape: &Shape, options: &CompileOptions) -> Option<Compiled> {
 fn build(shape: &Shape, options: &CompileOptions) -> Module {
     let table = CostTable::shipped("cpu").expect("shipped");
     let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
-    let module = Module::build(random_unet(shape), options, &table, &mut Pipeline::new(&mut listener));
+    let options = CompileOptions {
+        samples: shape.samples,
+        ..options.clone()
+    };
+    let module = Module::build(random_unet(shape), &options, &table, &mut Pipeline::new(&mut listener));
     module.expect("compiles").expect("not stopped")
 }
 
@@ -158,6 +162,16 @@ fn edits_equal_the_oracle_with_live_and_updated_norms() {
         Norm::Updated,
         2,
     );
+}
+
+#[test]
+fn edits_equal_the_oracle_with_a_latent_for_each_image() {
+    let shape = Shape {
+        seed: 17,
+        samples: Samples::Each,
+        ..Shape::default()
+    };
+    check_masks(&shape, Keys::Full, Norm::Frozen, 2);
 }
 
 #[test]
@@ -275,7 +289,8 @@ fn error_and_bound(shape: &Shape, keys: Keys, sparse_levels: usize) -> Option<(f
 }
 
 /// Four channels and two groups when narrow, three levels when deep.
-fn drawn(size: [usize; 2], [deep, narrow]: [bool; 2], depth: usize, seed: u64) -> Shape {
+fn drawn(size: [usize; 2], [deep, narrow, shared]: [bool; 3], depth: usize, seed: u64) -> Shape {
+    let samples = if shared { Samples::Shared } else { Samples::Each };
     let first = if narrow { 4 } else { 8 };
     let mut channels = vec![first, 2 * first];
     channels.extend(deep.then_some(2 * first));
@@ -287,6 +302,7 @@ fn drawn(size: [usize; 2], [deep, narrow]: [bool; 2], depth: usize, seed: u64) -
         depth,
         context: [3, 6],
         seed,
+        samples,
         ..Shape::default()
     }
 }
@@ -300,7 +316,7 @@ proptest! {
         seed in any::<u64>(),
         height in 7usize..15,
         width in 7usize..15,
-        kind in any::<[bool; 2]>(),
+        kind in any::<[bool; 3]>(),
         depth in 1usize..3,
         masked in any::<bool>(),
         sparse_levels in 1usize..4,
@@ -315,7 +331,7 @@ proptest! {
 /// A network that stretches errors eight hundredfold: off by more than others, and not by more than f32 must be.
 #[test]
 fn an_ill_conditioned_network_is_as_good_as_f32_can_be() {
-    let shape = drawn([7, 14], [true, true], 2, 4_575_909_675_852_849_431);
+    let shape = drawn([7, 14], [true, true, false], 2, 4_575_909_675_852_849_431);
     if let Some((error, bound)) = error_and_bound(&shape, Keys::Full, 1) {
         assert!(error < bound, "off by {error:e} instead of {bound:e}");
     }

@@ -54,7 +54,7 @@ pub struct Map<'a> {
     pub fresh: &'a [f32],
     /// rank of every pixel among the active ones, negative outside
     pub ranks: Option<&'a [i32]>,
-    /// the recorded map, read where a pixel is not active
+    /// the recorded map, read where a pixel is not active: of all images, or of one that stands for all
     pub outside: Option<RecordedRows<'a>>,
 }
 
@@ -96,12 +96,19 @@ impl<'a> Map<'a> {
         Some(&self.fresh[start..start + self.channels])
     }
 
+    /// Images of the recorded map.
+    pub fn recorded_images(&self) -> usize {
+        let elements = self.outside.as_ref().map_or(0, RecordedRows::len);
+        elements / (self.pixels * self.channels).max(1)
+    }
+
     /// Copies the row of a pixel. A pixel that is neither fresh nor recorded gives zeros: only results that are
     /// discarded depend on it.
     pub fn read_row(&self, images: usize, image: usize, pixel: usize, into: &mut [f32]) {
         if let Some(row) = self.fresh_row(images, image, pixel) {
             into.copy_from_slice(row);
         } else if let Some(recorded) = &self.outside {
+            let image = image % self.recorded_images().max(1);
             recorded.read((image * self.pixels + pixel) * self.channels, into);
         } else {
             into.fill(0.0);

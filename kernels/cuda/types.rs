@@ -98,9 +98,27 @@ impl Rows {
         },
     };
 
+    /// Every image has the same rows.
+    pub const SHARED: Rows = Rows {
+        map: 0,
+        image_rows: Count {
+            device: 0,
+            fixed: -1,
+            reserved: 0,
+        },
+    };
+
     /// Row `i` is row `i` of an image of `image_rows`.
     pub fn of(image_rows: Count) -> Self {
         Rows { map: 0, image_rows }
+    }
+
+    /// These rows of one image, for every image.
+    pub fn shared(self) -> Self {
+        Rows {
+            map: self.map,
+            ..Rows::SHARED
+        }
     }
 
     /// The same rows found through the i32 list at device address `map`.

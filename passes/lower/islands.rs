@@ -68,8 +68,15 @@ fn is_native(graph: &Graph, id: NodeId) -> bool {
             let map = graph.operands(id)[0].value();
             map.is_some_and(|map| matches!(graph.op(map.node), Op::Scatter(_)))
         }
+        Op::Repeat { .. } if repeats_slot(graph, id) => true,
         _ => graph.node(id).outputs().iter().any(active),
     }
+}
+
+/// Whether what is repeated is a recorded image: whoever reads around active pixels names the slot instead.
+pub(super) fn repeats_slot(graph: &Graph, repeat: NodeId) -> bool {
+    let image = graph.operands(repeat)[0].value();
+    image.is_some_and(|image| matches!(graph.op(image.node), Op::CacheRead(_)))
 }
 
 /// Islands of one depth have no native node between them, so running them as one creates no cycle.

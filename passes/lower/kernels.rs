@@ -10,6 +10,7 @@ use fisec_plan::{
 };
 
 use super::LowerError;
+use super::islands::repeats_slot;
 use super::native::Embedding;
 use super::program::Lowering;
 use super::weights::{WeightLayout, WeightTarget};
@@ -76,6 +77,11 @@ impl Lowering<'_, '_> {
                 input: self.rows(id, 0)?,
                 coefficients: self.operand_value(id, 1)?,
                 silu: is_silu(activation),
+                output: self.value(output),
+            },
+            Op::Repeat { .. } if repeats_slot(self.graph, id) && !self.is_read_whole(id) => return Ok(None),
+            Op::Repeat { .. } => Kernel::Repeat {
+                input: self.rows(id, 0)?,
                 output: self.value(output),
             },
             Op::Concat(_) => {
@@ -409,6 +415,7 @@ impl Lowering<'_, '_> {
         let recorded = self.ir_value(id, position)?;
         match self.graph.op(recorded.node) {
             Op::CacheRead(slot) => Ok(plan_slot(*slot)),
+            Op::Repeat { .. } if repeats_slot(self.graph, recorded.node) => self.slot_of(recorded.node, 0),
             _ => Err(self.unsupported(id, "what stands outside the active set is not recorded")),
         }
     }
@@ -424,8 +431,11 @@ impl Lowering<'_, '_> {
     /// Whether someone reads the slot itself: scatters and updates name it instead.
     fn is_read_whole(&self, id: NodeId) -> bool {
         let users = self.graph.users(IrValue { node: id, output: 0 });
-        let names_slot = |op: &Op| matches!(op, Op::Scatter(_) | Op::GroupNormStatsUpdate { .. });
-        users.iter().any(|&(user, _)| !names_slot(self.graph.op(user)))
+        users.iter().any(|&(user, _)| match self.graph.op(user) {
+            Op::Scatter(_) | Op::GroupNormStatsUpdate { .. } => false,
+            Op::Repeat { .. } => self.is_read_whole(user),
+            _ => true,
+        })
     }
 }
 
@@ -456,16 +466,20 @@ pub fn slot_demand(graph: &Graph, slot: IrSlot) -> Demand {
         .ids()
         .into_iter()
         .filter(|&id| *graph.op(id) == Op::CacheRead(slot));
-    let users = reads.flat_map(|id| graph.users(IrValue { node: id, output: 0 }));
-    let demands = users.map(|(user, _)| match *graph.op(user) {
+    let demands = reads.map(|id| demand_of_users(graph, id));
+    demands.reduce(Demand::or).unwrap_or(Demand::Full)
+}
+
+fn demand_of_users(graph: &Graph, recorded: NodeId) -> Demand {
+    let users = graph.users(IrValue {
+        node: recorded,
+        output: 0,
+    });
+    let demands = users.into_iter().map(|(user, _)| match *graph.op(user) {
         Op::Scatter(demand) => demand,
         Op::GroupNormStatsUpdate { .. } => Demand::Halo(0),
+        Op::Repeat { .. } => demand_of_users(graph, user),
         _ => Demand::Full,
     });
-    demands
-        .reduce(|a, b| match (a, b) {
-            (Demand::Halo(a), Demand::Halo(b)) => Demand::Halo(a.max(b)),
-            _ => Demand::Full,
-        })
-        .unwrap_or(Demand::Full)
+    demands.reduce(Demand::or).unwrap_or(Demand::Full)
 }

@@ -57,6 +57,7 @@ pub(super) fn has_device_kernel(graph: &Graph, stages: &Stages, id: NodeId) -> b
             let are_values = graph.operands(id).iter().all(|operand| operand.value().is_some());
             are_values && operand(0) == operand(1) && whole_vectors(channels(graph, id, 0)) && is_rows(graph, id)
         }
+        Op::Repeat { .. } => whole_vectors(channels(graph, id, 0)) && is_rows(graph, id),
         Op::Concat(concat) => {
             let axis = if graph.node(id).outputs()[0].shape.len() == 4 {
                 1

@@ -77,9 +77,12 @@ fn has_sparse_form(graph: &Graph, id: NodeId) -> bool {
         Op::Add => same_shapes(graph, id),
         Op::AddVector => follows_conv(graph, id),
         Op::Concat(concat) => concat.axis == 1,
-        Op::Tokens | Op::Spatial { .. } | Op::LayerNorm { .. } | Op::Attention { control: None, .. } | Op::Geglu => {
-            true
-        }
+        Op::Tokens
+        | Op::Spatial { .. }
+        | Op::LayerNorm { .. }
+        | Op::Attention { control: None, .. }
+        | Op::Geglu
+        | Op::Repeat { .. } => true,
         _ => false,
     }
 }

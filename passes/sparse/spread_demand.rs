@@ -16,7 +16,8 @@ use crate::{Changes, PassError};
 
 /// Narrows scatters to what their users read and drops the slots that become unused.
 pub fn spread_demand(graph: &mut Graph, sparsity: &mut Sparsity) -> Result<Changes, PassError> {
-    let mut changes = repeat_on_halo(graph).map_err(cycle)?;
+    let mut changes = share_recorded(graph);
+    changes += repeat_on_halo(graph).map_err(cycle)?;
     changes += read_active(graph);
     graph.prune();
     changes += narrow(graph).map_err(cycle)?;
@@ -31,6 +32,37 @@ fn cycle(error: GraphError) -> PassError {
         message: error.to_string(),
         hint: None,
     }
+}
+
+/// What is recorded of one image stands for all that repeat it.
+fn share_recorded(graph: &mut Graph) -> Changes {
+    let mut changes = Changes::default();
+    for id in graph.ids() {
+        let Some(active) = scattered_active(graph, id) else {
+            continue;
+        };
+        let Op::Repeat { images } = *graph.op(active.node) else {
+            continue;
+        };
+        let is_recorded = |operand: Operand| {
+            let read = operand.value().map(|value| graph.op(value.node));
+            matches!(read, Some(Op::CacheRead(_)))
+        };
+        let image = graph.operands(active.node)[0].value().map(|image| image.node);
+        let image = image.filter(|&image| scattered_active(graph, image).is_some());
+        let Some(recorded) = image.map(|image| graph.operands(image)[1]).filter(|&base| is_recorded(base)) else {
+            continue;
+        };
+        if !is_recorded(graph.operands(id)[1]) {
+            continue;
+        }
+        let all = graph.value_type(ValueId { node: id, output: 0 }).clone();
+        let origin = Origin::merged("spread_demand", [graph.origin(id)]).because("recorded of one image");
+        let repeated = graph.add_value(Op::Repeat { images }, vec![recorded], all, origin);
+        graph.set_operand(id, 1, repeated.into());
+        changes += Changes(1);
+    }
+    changes
 }
 
 /// Gives every use outside the active set of a transparent operator a full version of it that reads scattered inputs.
@@ -102,14 +134,7 @@ fn demand_on(graph: &Graph, value: ValueId) -> Demand {
         op if is_transparent(op) && at_map(op, at) => demand_on(graph, ValueId { node: user, output: 0 }),
         _ => Demand::Full,
     });
-    demands.reduce(widest).unwrap_or(Demand::Full)
-}
-
-fn widest(a: Demand, b: Demand) -> Demand {
-    match (a, b) {
-        (Demand::Halo(a), Demand::Halo(b)) => Demand::Halo(a.max(b)),
-        _ => Demand::Full,
-    }
+    demands.reduce(Demand::or).unwrap_or(Demand::Full)
 }
 
 /// How far from the active set of its input's level a convolution reads.

@@ -32,7 +32,11 @@ pub fn update_stats(graph: &mut Graph, sparsity: &mut Sparsity) -> Result<Change
 fn scattered(graph: &Graph, operand: Operand) -> Option<(ValueId, ValueId)> {
     let scatter = operand.value()?.node;
     match (graph.op(scatter), graph.operands(scatter)) {
-        (Op::Scatter(_), [Operand::Value(active), Operand::Value(recorded)]) => Some((*active, *recorded)),
+        (Op::Scatter(_), [Operand::Value(active), Operand::Value(recorded)])
+            if matches!(graph.op(recorded.node), Op::CacheRead(_)) =>
+        {
+            Some((*active, *recorded))
+        }
         _ => None,
     }
 }

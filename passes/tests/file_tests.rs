@@ -9,8 +9,8 @@ use fisec_passes::analysis::Levels;
 use fisec_passes::canonical::{CANONICAL, NamedPass};
 use fisec_passes::control::{control_attention, cross_attentions, expose_maps};
 use fisec_passes::sparse::{self, Sparsity};
-use fisec_passes::{Changes, PassError, Roles, fuse, widen_floats};
-use fisec_plan::CompileOptions;
+use fisec_passes::{Changes, PassError, Roles, fuse, share_halves, widen_floats};
+use fisec_plan::{CompileOptions, Samples};
 use fisec_tensor::DType;
 use serde_json::{Map, Value};
 
@@ -28,6 +28,10 @@ fn run_pass(name: &str, options: &[String], graph: &mut Graph) -> Result<(), Str
     let known = CANONICAL.iter().chain(OTHERS).find(|(known, _)| *known == name);
     match known {
         Some((_, pass)) => pass(graph).map(drop).map_err(|error| error.to_string()),
+        None if name == "share_halves" => {
+            let roles = Roles::of(graph).map_err(|error| error.to_string())?;
+            share_halves(graph, &roles).map(drop).map_err(|error| error.to_string())
+        }
         None => run_sparse(name, &compile_options(options)?, graph).map(drop),
     }
 }
@@ -72,6 +76,7 @@ fn compile_options(words: &[String]) -> Result<CompileOptions, String> {
         sparse_levels: None,
         cache_dtype: DType::F16,
         control_levels: None,
+        samples: Samples::Shared,
     };
     let defaults = serde_json::to_value(defaults).expect("plain data");
     let Value::Object(mut fields) = defaults else {

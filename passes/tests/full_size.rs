@@ -15,7 +15,7 @@ use fisec_onnx::Bindings;
 use fisec_passes::analysis::{Levels, REFERENCE_SHARES, dense_macs, representative_mask, sparse_macs};
 use fisec_passes::cost::{CostTable, pooled_masks};
 use fisec_passes::{Module, Pipeline};
-use fisec_plan::{CompileOptions, Keys, Norm};
+use fisec_plan::{CompileOptions, Keys, Norm, Samples};
 use fisec_tensor::DType;
 use flate2::read::GzDecoder;
 use routes::{data, raised};
@@ -118,25 +118,34 @@ fn work_at_768_pixels_is_2149_giga() {
     }
 }
 
-/// Work of an edit in units of 1 G under two discs of 5, 15 and 30 %, every level sparse, doubled maps by parity.
-const EDITS: [u64; 3] = [122, 340, 661];
+/// Bytes that a step records in units of 1 MB, maps in f16, no maps of attention.
+const CACHE: u64 = 456;
 
-#[test]
-fn edits_at_768_pixels_are_predicted() {
-    let graph = full_size(MODELS[0]);
-    let sample = graph.input("sample").expect("latents");
-    let levels = Levels::of(&graph, &graph.value_type(sample).shape);
+/// Work of an edit in units of 1 G under two discs of 5, 15 and 30 %, every level sparse, doubled maps by parity, one latent.
+const EDITS: [u64; 3] = [118, 328, 638];
+
+/// The programs with every level sparse.
+fn compiled(graph: Graph, levels: &Levels) -> Module {
     let options = CompileOptions {
         keys: Keys::Full,
         norm: Norm::Frozen,
         sparse_levels: Some(levels.sizes().len()),
         cache_dtype: DType::F16,
         control_levels: Some(0),
+        samples: Samples::Shared,
     };
     let table = CostTable::shipped("cpu").expect("shipped");
     let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
     let module = Module::build(graph, &options, &table, &mut Pipeline::new(&mut listener));
-    let module = module.expect("compiles").expect("not stopped");
+    module.expect("compiles").expect("not stopped")
+}
+
+#[test]
+fn edits_at_768_pixels_are_predicted() {
+    let graph = full_size(MODELS[0]);
+    let sample = graph.input("sample").expect("latents");
+    let levels = Levels::of(&graph, &graph.value_type(sample).shape);
+    let module = compiled(graph, &levels);
     let edit = module.edit.expect("every level is sparse");
     let stages = module.roles.stages(&edit).expect("acyclic");
     let predicted = REFERENCE_SHARES.map(|share| {
@@ -146,6 +155,11 @@ fn edits_at_768_pixels_are_predicted() {
         (macs + 500_000_000) / 1_000_000_000
     });
     assert_eq!(predicted, EDITS);
+    let bytes = module.record.slots().iter().map(|slot| {
+        let width = if slot.level.is_some() { DType::F16 } else { DType::F32 };
+        (slot.value_type.shape.elements() * width.size()) as u64
+    });
+    assert_eq!((bytes.sum::<u64>() + 500_000) / 1_000_000, CACHE);
 }
 
 fn no_type() -> fisec_ir::ValueType {

@@ -12,18 +12,29 @@ use fisec_passes::control::Controlled;
 use fisec_passes::cost::CostTable;
 use fisec_passes::sparse::{Sparsity, freeze_norm, mark_sparse};
 use fisec_passes::{Module, Pipeline, Roles, analysis::Levels, fuse::fold_upsample, programs::record};
-use fisec_plan::{CompileOptions, ControlInput, Keys, Norm};
+use fisec_plan::{CompileOptions, ControlInput, Keys, Norm, Samples};
 use fisec_tensor::Mask;
 use support::image::Image;
 use support::masks::masks;
 use support::options::options;
-use support::unet::{Shape, random_unet};
+use support::unet::{BATCH, Shape, random_unet};
 
 /// Rounding of f64 sums in another order: thousands of terms of size one.
 const ROUNDING: f64 = 1e-9;
 
 fn inputs(shape: &Shape, seed: u64) -> BTreeMap<String, Tensor> {
     Image::random(shape, seed).oracle_inputs()
+}
+
+/// The same for the model as it was, which takes a latent and a timestep for every image.
+fn for_each_image(inputs: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    let each = inputs.iter().map(|(name, value)| {
+        let mut shape = value.shape.to_vec();
+        let repeats = BATCH / shape[0];
+        shape[0] = BATCH;
+        (name.clone(), Tensor::new(shape, value.data.repeat(repeats)))
+    });
+    each.collect()
 }
 
 fn record_slots(graph: &Graph, inputs: &BTreeMap<String, Tensor>) -> BTreeMap<SlotId, Tensor> {
@@ -95,7 +106,10 @@ fn check(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
     let table = CostTable::shipped("cpu").expect("shipped");
     let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
     let mut pipeline = Pipeline::new(&mut listener);
-    let options = options(keys, norm, sparse_levels);
+    let options = CompileOptions {
+        samples: shape.samples,
+        ..options(keys, norm, sparse_levels)
+    };
     let module = Module::build(dense.clone(), &options, &table, &mut pipeline)
         .expect("compiles")
         .expect("not stopped");
@@ -106,7 +120,8 @@ fn check(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
     let (record, marked) = marked(&dense, keys, norm, sparse_levels);
     for (name, mask) in masks(shape.size[0], shape.size[1], shape.seed) {
         let fast = predict(&edit, &edited, slots.clone(), &mask);
-        let slow = predict(&marked, &edited, record_slots(&record, &base), &mask);
+        let slots = record_slots(&record, &for_each_image(&base));
+        let slow = predict(&marked, &for_each_image(&edited), slots, &mask);
         for (index, active) in mask.bits().iter().enumerate().filter(|(_, active)| **active) {
             assert!(
                 fast.data[index].is_finite(),
@@ -141,6 +156,20 @@ fn rewrites_keep_the_semantics_with_frozen_norms() {
             sparse_levels,
         );
     }
+}
+
+#[test]
+fn rewrites_keep_the_semantics_with_a_latent_for_each_image() {
+    check(
+        &Shape {
+            seed: 9,
+            samples: Samples::Each,
+            ..Shape::default()
+        },
+        Keys::Full,
+        Norm::Frozen,
+        2,
+    );
 }
 
 #[test]
@@ -212,7 +241,7 @@ fn a_full_mask_is_the_dense_program() {
     let full = Mask::filled(shape.size[0], shape.size[1], true);
     let edited = inputs(&shape, 2);
     let sparse = predict(module.edit.as_ref().expect("sparse"), &edited, slots, &full);
-    let expected = Oracle::new(&dense).inputs(edited).run().expect("runs").outputs["prediction"].clone();
+    let expected = Oracle::new(&dense).inputs(for_each_image(&edited)).run().expect("runs").outputs["prediction"].clone();
     let difference = largest_difference(&expected, &sparse);
     assert!(difference < ROUNDING, "differs by {difference:e}");
 }

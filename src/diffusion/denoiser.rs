@@ -8,7 +8,8 @@ use crate::mask::MapSlot;
 
 /// A denoising network in its three forms: dense, dense under control of recorded attention, and sparse.
 ///
-/// `sample` and the result are `[2, C, H, W]`: both halves of guidance, unconditional first. `step` counts the calls of
+/// `sample` is one latent `[C, H, W]`, which both halves of guidance see; the result is `[2, C, H, W]`, unconditional
+/// first. `step` counts the calls of
 /// the schedule that [`Denoiser::set_timesteps`] gave.
 pub trait Denoiser {
     /// Latent channels, rows and columns.

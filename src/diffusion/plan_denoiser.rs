@@ -50,6 +50,11 @@ impl PlanDenoiser {
         Network::of(runtime, model, kind, self.executor.network(kind)?)
     }
 
+    /// One latent as the plan takes it: once where its halves share it.
+    fn samples(&self, latent: &[f32]) -> Vec<f32> {
+        latent.repeat(self.executor.plan().samples())
+    }
+
     /// The executor, to prepare or measure it.
     pub fn executor(&mut self) -> &mut Executor {
         &mut self.executor
@@ -75,9 +80,10 @@ impl Denoiser for PlanDenoiser {
         sample: &[f32],
         sink: Option<&mut dyn SlotSink>,
     ) -> Result<Vec<f32>, DiffusionError> {
+        let samples = self.samples(sample);
         Ok(match sink {
-            Some(sink) => self.executor.record(step, sample, sink)?,
-            None => self.executor.dense(step, sample)?,
+            Some(sink) => self.executor.record(step, &samples, sink)?,
+            None => self.executor.dense(step, &samples)?,
         })
     }
 
@@ -99,7 +105,8 @@ impl Denoiser for PlanDenoiser {
         recorded: &dyn SlotSource,
         sink: Option<&mut dyn SlotSink>,
     ) -> Result<Vec<f32>, DiffusionError> {
-        Ok(self.executor.guide(step, sample, control, recorded, sink)?)
+        let samples = self.samples(sample);
+        Ok(self.executor.guide(step, &samples, control, recorded, sink)?)
     }
 
     fn can_edit(&self) -> bool {
@@ -118,8 +125,9 @@ impl Denoiser for PlanDenoiser {
         recorded: &dyn SlotSource,
         sink: Option<&mut dyn SlotSink>,
     ) -> Result<Vec<f32>, DiffusionError> {
+        let samples = self.samples(sample);
         let binding = self.binding.as_ref().ok_or(RuntimeError::NotPrepared("mask"))?;
-        Ok(self.executor.edit(step, sample, binding, recorded, sink)?)
+        Ok(self.executor.edit(step, &samples, binding, recorded, sink)?)
     }
 
     fn edit_steps(

@@ -33,6 +33,7 @@ pub fn operand_counts(op: &Op) -> RangeInclusive<usize> {
         | Op::Tokens
         | Op::Spatial { .. }
         | Op::Geglu
+        | Op::Repeat { .. }
         | Op::Activate(_)
         | Op::TimestepEmbedding(_)
         | Op::CacheWrite(_)
@@ -123,6 +124,10 @@ pub fn result_type(op: &Op, operands: &[ValueType]) -> Result<ValueType, String>
             expect("vector", &operands[1], &[n, c])?;
             like(&operands[0])
         }
+        Op::Repeat { images } => match operands[0].shape[..] {
+            [1, ref image @ ..] => typed(&operands[0], std::iter::once(*images).chain(image.iter().copied()).collect::<Vec<_>>()),
+            _ => return Err(format!("`x` has shape [{}], expected one image", operands[0].shape)),
+        },
         Op::Concat(concat) => concat_type(concat.axis, operands)?,
         Op::TimestepEmbedding(embedding) => {
             let count = operands[0].shape.elements();

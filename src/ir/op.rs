@@ -107,6 +107,11 @@ pub enum Op {
     Add,
     /// Map plus one vector per image: `x[N,C,H,W], vector[N,C]`.
     AddVector,
+    /// One image `images` times: `x[1, …] -> [images, …]`, for what all images of a step have in common. Operands: `x`.
+    Repeat {
+        /// images of the result
+        images: usize,
+    },
     /// Concatenation along the channel axis (1 for maps, last for tokens and vectors). Operands: two or more.
     Concat(Concat),
     /// Sinusoidal embedding of timesteps: `t[N]`, `t[1]` or a scalar, to `[N, width]` in any float type.
@@ -237,6 +242,16 @@ pub enum Demand {
     Halo(usize),
 }
 
+impl Demand {
+    /// What both read together.
+    pub fn or(self, other: Demand) -> Demand {
+        match (self, other) {
+            (Demand::Halo(a), Demand::Halo(b)) => Demand::Halo(a.max(b)),
+            _ => Demand::Full,
+        }
+    }
+}
+
 /// An ONNX operator as imported.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OnnxOp {
@@ -318,6 +333,7 @@ impl Op {
             Op::Activate(_) => "activate",
             Op::Add => "add",
             Op::AddVector => "add_vector",
+            Op::Repeat { .. } => "repeat",
             Op::Concat(_) => "concat",
             Op::TimestepEmbedding(_) => "timestep_embedding",
             Op::CacheRead(_) => "cache.read",

@@ -326,6 +326,7 @@ fn may_be_active(op: &Op) -> bool {
             | Op::Activate(_)
             | Op::Add
             | Op::AddVector
+            | Op::Repeat { .. }
             | Op::Concat(_)
     )
 }

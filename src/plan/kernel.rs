@@ -111,6 +111,13 @@ pub enum Kernel {
         /// like the input
         output: ValueId,
     },
+    /// One image as all images.
+    Repeat {
+        /// rows of one image
+        input: ValueId,
+        /// rows of all images, of the input's extent
+        output: ValueId,
+    },
     /// Concatenation of rows along channels.
     Concat {
         /// rows of one extent
@@ -175,7 +182,8 @@ pub struct IslandCall {
 
 /// Where a convolution or statistic reads a map.
 ///
-/// A full value is read as it is. An active value is read where active, and elsewhere from `outside` at the current step.
+/// A full value is read as it is. An active value is read where active, and elsewhere from `outside` at the current step:
+/// a slot of one image stands around every image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConvSource {
     /// the map, full or packed

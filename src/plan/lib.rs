@@ -35,7 +35,7 @@ pub use kernel::{
 };
 pub use plan::{
     CompileOptions, Extent, FORMAT, FileHash, Island, IslandId, Keys, Level, NetworkKind, Node, Norm, PipelineFiles,
-    Plan, Port, Program, ProgramKind, Programs, PromptProgram, Provenance, Slot, SlotId, SlotKind, Stage, Value,
+    Plan, Port, Program, ProgramKind, Programs, PromptProgram, Provenance, Samples, Slot, SlotId, SlotKind, Stage, Value,
     ValueId, Weight, WeightId,
 };
 pub use scratch::{ScratchFolder, remove_all_scratch};

@@ -52,7 +52,7 @@ pub(crate) fn check_operands(plan: &Plan, program: &Program, kernel: &Kernel, pl
             check.stats(check.value(*output), check.channels(input.value), *groups)
         }
         Kernel::GroupNormStatsUpdate(update) => {
-            check.outside(update.input, Some(update.recorded))?;
+            check.same_size(&plan.slots[update.recorded.index()].shape, &check.value(update.input).shape)?;
             check.stats(check.value(update.output), check.channels(update.input), update.groups)?;
             check.slot_fits(update.recorded_stats, check.value(update.output))
         }
@@ -66,6 +66,7 @@ pub(crate) fn check_operands(plan: &Plan, program: &Program, kernel: &Kernel, pl
             check.coefficients(*coefficients, check.channels(*input))?;
             check.alike(*input, *output)
         }
+        Kernel::Repeat { input, output } => check.repeat(*input, *output),
         Kernel::Concat { inputs, output } => {
             inputs.iter().try_for_each(|input| check.whole_vectors(*input))?;
             inputs.iter().try_for_each(|input| check.same_rows(*input, *output))?;
@@ -202,7 +203,30 @@ impl Check<'_> {
 
     fn outside(&self, value: ValueId, slot: Option<SlotId>) -> Result<(), PlanError> {
         let Some(slot) = slot else { return Ok(()) };
-        self.same_size(&self.plan.slots[slot.index()].shape, &self.value(value).shape)
+        let (slot, value) = (&self.plan.slots[slot.index()].shape, &self.value(value).shape);
+        match (slot.first(), value.first()) {
+            (Some(1), Some(&images)) => self.images(slot, value, images),
+            _ => self.same_size(slot, value),
+        }
+    }
+
+    /// `all` is `one` image so many times.
+    fn images(&self, one: &Shape, all: &Shape, images: usize) -> Result<(), PlanError> {
+        self.equal(rows(all), rows(one).saturating_mul(images), "rows")?;
+        self.equal(
+            one.last().copied().unwrap_or(1),
+            all.last().copied().unwrap_or(1),
+            "channels",
+        )
+    }
+
+    fn repeat(&self, input: ValueId, output: ValueId) -> Result<(), PlanError> {
+        let (one, all) = (self.value(input), self.value(output));
+        self.whole_vectors(output)?;
+        match (one.shape.first(), all.shape.first()) {
+            (Some(1), Some(&images)) if one.extent == all.extent => self.images(&one.shape, &all.shape, images),
+            _ => self.fail("one image of the same extent is repeated"),
+        }
     }
 
     fn residual(&self, residual: ValueId, output: ValueId) -> Result<(), PlanError> {

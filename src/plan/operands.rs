@@ -24,6 +24,7 @@ impl Kernel {
             Kernel::GroupNormStatsUpdate(_) => "group_norm_stats_update",
             Kernel::NormCoefficients(_) => "norm_coefficients",
             Kernel::Affine { .. } => "affine",
+            Kernel::Repeat { .. } => "repeat",
             Kernel::Concat { .. } => "concat",
             Kernel::ReadSlot { .. } => "read_slot",
             Kernel::WriteSlot { .. } => "write_slot",
@@ -64,6 +65,7 @@ impl Kernel {
             | Kernel::Gelu { input, .. }
             | Kernel::Lookup { ids: input, .. }
             | Kernel::AddConstant { input, .. }
+            | Kernel::Repeat { input, .. }
             | Kernel::WriteSlot { input, .. }
             | Kernel::Gather { input, .. } => vec![*input],
             Kernel::CausalAttention(attention) => vec![attention.q, attention.k, attention.v],
@@ -103,6 +105,7 @@ impl Kernel {
             | Kernel::Add { output, .. }
             | Kernel::GroupNormStats { output, .. }
             | Kernel::Affine { output, .. }
+            | Kernel::Repeat { output, .. }
             | Kernel::Concat { output, .. }
             | Kernel::ReadSlot { output, .. }
             | Kernel::Gather { output, .. }

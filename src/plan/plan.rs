@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Kernel;
 
 /// Version of the bundle's format. A runtime refuses any other.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 macro_rules! index {
     ($(#[$doc:meta])* $name:ident) => {
@@ -104,6 +104,19 @@ pub struct CompileOptions {
     /// number of levels, coarsest first, whose cross-attention `guide` controls; `None`: all
     #[serde(default)]
     pub control_levels: Option<usize>,
+    /// latents of a step
+    pub samples: Samples,
+}
+
+/// What the images of a step have in common beside the timestep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Samples {
+    /// one latent under several texts, as guidance has it
+    #[default]
+    Shared,
+    /// nothing: every image has a latent of its own
+    Each,
 }
 
 /// Which keys and values the active queries of self-attention see.
@@ -152,7 +165,7 @@ pub struct Slot {
     pub kind: SlotKind,
     /// element type in the store
     pub dtype: DType,
-    /// `[N, H, W, C]`, `[N, L, C]`, `[N, groups, 2]` or `[heads, L, tokens]`
+    /// `[N, H, W, C]`, `[N, L, C]`, `[N, groups, 2]` or `[heads, L, tokens]`; `N` is 1 where all images have the same
     pub shape: Shape,
     /// bytes per step
     pub bytes: u64,
@@ -283,7 +296,7 @@ pub enum NetworkKind {
 
 /// Kernel calls in execution order.
 ///
-/// Inputs by name: `sample` (f32 `[N, H, W, C]`, step), `timestep` (f32 `[N]`, timestep stage), `context`
+/// Inputs by name: `sample` (f32 `[N, H, W, C]`, or one image for all: [`Plan::samples`]; step), `timestep` (f32 `[N]`, timestep stage), `context`
 /// (`[N, tokens, width]`, prompt stage), and those of [`crate::ControlInput`]. Output: `prediction`, f32 `[N, H, W, C]`; in `edit` only its active pixels are
 /// defined and the others are zero.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -120,6 +120,13 @@ impl Plan {
         self.target.starts_with("cuda:")
     }
 
+    /// Latents that a step takes: one per image, or one for all.
+    pub fn samples(&self) -> usize {
+        let guide = &self.programs.guide;
+        let shape = guide.inputs.get("sample").map(|id| &guide.values[id.index()].shape);
+        shape.and_then(|shape| shape.first().copied()).unwrap_or(self.batch)
+    }
+
     /// Bytes that an image's cache holds per step.
     pub fn cache_bytes_per_step(&self) -> u64 {
         let every_step = self

@@ -28,6 +28,7 @@ pub(crate) fn validate(plan: &Plan) -> Result<(), PlanError> {
     check_pipeline(plan)?;
     for (kind, program) in plan.programs.iter() {
         check_program(plan, kind.name(), program)?;
+        check_samples(plan, kind.name(), program)?;
     }
     for (kind, program) in &plan.networks {
         check_network(plan, kind.name(), program)?;
@@ -223,6 +224,18 @@ fn check_program(plan: &Plan, kind: &str, program: &Program) -> Result<(), PlanE
         }
     }
     check_order(plan, kind, program)
+}
+
+/// All programs take one latent for all images, or one for each.
+fn check_samples(plan: &Plan, kind: &str, program: &Program) -> Result<(), PlanError> {
+    let [channels, height, width] = plan.latent;
+    let samples = plan.samples();
+    let found = &program.values[program.inputs["sample"].index()].shape;
+    let is_one_or_all = samples == 1 || samples == plan.batch;
+    match is_one_or_all && found.dims() == [samples, height, width, channels] {
+        true => Ok(()),
+        false => Err(PlanError::invalid(kind, format!("`sample` is [{found}], which are no latents of the plan"))),
+    }
 }
 
 fn check_value(plan: &Plan, value: &Value, place: &str) -> Result<(), PlanError> {

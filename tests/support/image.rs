@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use fisec_oracle::{Oracle, Tensor, levels};
 use fisec_passes::Module;
+use fisec_plan::Samples;
 use fisec_tensor::{HostTensor, Mask};
 
 use super::unet::{BATCH, Random, Shape, disturbed};
@@ -15,7 +16,7 @@ pub const TIMESTEPS: [f32; 2] = [700.0, 321.0];
 
 /// What one image is made of.
 pub struct Image {
-    /// latents of every image of the batch
+    /// the latent of all images of the batch, or one for each
     pub sample: HostTensor,
     /// text
     pub context: HostTensor,
@@ -26,7 +27,11 @@ impl Image {
     pub fn random(shape: &Shape, seed: u64) -> Self {
         let mut random = Random(seed);
         let ([height, width], [tokens, text]) = (shape.size, shape.context);
-        let sample = random.tensor(&[BATCH, 4, height, width], 0.0, 1.5);
+        let samples = match shape.samples {
+            Samples::Shared => 1,
+            Samples::Each => BATCH,
+        };
+        let sample = random.tensor(&[samples, 4, height, width], 0.0, 1.5);
         Image {
             sample,
             context: random.tensor(&[BATCH, tokens, text], 0.0, 1.0),
@@ -48,7 +53,8 @@ impl Image {
 
     /// The inputs of a graph at [`STEP`].
     pub fn oracle_inputs(&self) -> BTreeMap<String, Tensor> {
-        let timestep = Tensor::new([BATCH], vec![f64::from(TIMESTEPS[STEP]); BATCH]);
+        let samples = self.sample.shape()[0];
+        let timestep = Tensor::new([samples], vec![f64::from(TIMESTEPS[STEP]); samples]);
         BTreeMap::from([
             ("sample".to_owned(), Tensor::from_host(&self.sample)),
             ("timestep".to_owned(), timestep),

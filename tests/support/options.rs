@@ -1,9 +1,9 @@
 //! What random U-Nets are compiled with.
 
-use fisec_plan::{CompileOptions, Keys, Norm};
+use fisec_plan::{CompileOptions, Keys, Norm, Samples};
 use fisec_tensor::DType;
 
-/// Exact slots, and every cross-attention under control.
+/// Exact slots, every cross-attention under control, one latent for all images.
 pub fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
     CompileOptions {
         keys,
@@ -11,5 +11,6 @@ pub fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
         sparse_levels: Some(sparse_levels),
         cache_dtype: DType::F32,
         control_levels: None,
+        samples: Samples::Shared,
     }
 }

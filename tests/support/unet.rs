@@ -4,6 +4,7 @@ use fisec_ir::{
     Activation, Concat, Conv, Graph, GroupNorm, Linear, Op, Operand, Origin, TimestepEmbedding, ValueId, ValueType,
     WeightId, WeightInfo,
 };
+use fisec_plan::Samples;
 use fisec_tensor::{DType, HostTensor};
 
 /// What a random U-Net looks like.
@@ -25,6 +26,8 @@ pub struct Shape {
     pub seed: u64,
     /// largest relative error that every weight is given
     pub error: f32,
+    /// latents of a step
+    pub samples: Samples,
 }
 
 impl Default for Shape {
@@ -38,6 +41,7 @@ impl Default for Shape {
             context: [5, 12],
             seed: 0,
             error: 0.0,
+            samples: Samples::Shared,
         }
     }
 }

@@ -23,7 +23,7 @@ struct Count {
 static_assert(sizeof(Count) == 16);
 
 // How row i of image n is found in a buffer: n * image_rows + (map ? map[i] : i).
-// image_rows 0 means "as many as there are live rows": the buffer is packed.
+// image_rows 0 means "as many as there are live rows": the buffer is packed; -1 means that all images are in the same place.
 struct Rows {
   uint64_t map;  // const int32_t*, or 0
   Count image_rows;
@@ -65,5 +65,5 @@ struct ImageRow {
 
 FISEC_DEVICE RowIndex resolve(const Rows& r, int live) {
   int image_rows = resolve(r.image_rows);
-  return {reinterpret_cast<const int32_t*>(r.map), image_rows ? image_rows : live};
+  return {reinterpret_cast<const int32_t*>(r.map), image_rows < 0 ? 0 : image_rows ? image_rows : live};
 }

@@ -176,7 +176,7 @@ impl Bench {
         if !regions.is_empty() {
             executor.prepare(ProgramKind::Edit)?;
         }
-        let sample = timing::noise(plan.batch * plan.latent.iter().product::<usize>(), 2);
+        let sample = timing::noise(plan.samples() * plan.latent.iter().product::<usize>(), 2);
         let bindings = regions.iter().map(|region| Binding::bind(plan, &region.mask));
         Ok(Bench {
             executor,

@@ -47,7 +47,7 @@ pub fn measure(
     let latents: Vec<Vec<f32>> = (0..=STEPS as u64).map(|step| noise(size, step + 3)).collect();
     let mut recorded = MemoryCache::new(&plan.slots);
     for (step, latents) in latents.iter().take(STEPS).enumerate() {
-        executor.record(step, &latents.repeat(plan.batch), &mut recorded)?;
+        executor.record(step, &latents.repeat(plan.samples()), &mut recorded)?;
     }
     // on the disk where remembered images are
     let folder = ScratchFolder::beside(&Store::open(None)?.folder().join("bench"));

@@ -20,7 +20,7 @@ use fisec_onnx::{Bindings, Import, import};
 use fisec_passes::canonical::canonicalize;
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Network, Pipeline};
-use fisec_plan::{BundleWriter, CompileOptions, Keys, Norm, Plan};
+use fisec_plan::{BundleWriter, CompileOptions, Keys, Norm, Plan, Samples};
 use fisec_tensor::DType;
 
 use super::console::Console;
@@ -69,6 +69,9 @@ pub struct Choices {
     /// Images per step: 2 with guidance
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     batch: u16,
+    /// Latents of a step's images: one under several texts, as guidance has it, or one each [default: shared]
+    #[arg(long, value_enum)]
+    samples: Option<SamplesChoice>,
     /// Where the plan runs: cpu, cuda:sm_80, cuda:sm_90a, cuda:sm_100a
     #[arg(long, default_value = "cpu", value_parser = parse_target)]
     target: String,
@@ -110,6 +113,14 @@ enum KeysChoice {
     Full,
     /// as in the paper's Figure A1
     Masked,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SamplesChoice {
+    /// what comes before the text is computed once
+    Shared,
+    /// every image is computed by itself
+    Each,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -314,6 +325,15 @@ impl Choices {
         &self.target
     }
 
+    /// The same choices where images of a step have latents of their own, unless `--samples` says otherwise.
+    pub fn for_each_sample(&self) -> Self {
+        let samples = self.samples.or(Some(SamplesChoice::Each));
+        Choices {
+            samples,
+            ..self.clone()
+        }
+    }
+
     pub fn options(&self) -> CompileOptions {
         CompileOptions {
             keys: match (self.kv, self.preset) {
@@ -330,6 +350,10 @@ impl Choices {
             control_levels: match self.control_levels {
                 Some(levels) => levels.0,
                 None => self.preset.map(|Preset::Paper| 0),
+            },
+            samples: match self.samples {
+                Some(SamplesChoice::Shared) | None => Samples::Shared,
+                Some(SamplesChoice::Each) => Samples::Each,
             },
         }
     }

@@ -20,8 +20,13 @@ pub fn program_work(program: &Program) -> (u64, [u64; 3]) {
 pub fn text(compiled: &Compiled, target: &Path) -> String {
     let plan = &compiled.plan;
     let [channels, height, width] = plan.latent;
+    let latents = format!("{channels}x{height}x{width} latents");
+    let latents = match plan.samples() {
+        samples if samples < plan.batch => format!("the same {latents}"),
+        _ => latents,
+    };
     let mut lines = vec![format!(
-        "model       {} for {}, {} images of {channels}x{height}x{width} latents",
+        "model       {} for {}, {} images of {latents}",
         plan.model, plan.target, plan.batch
     )];
     lines.push(format!("recognised  {}", counts(&compiled.recognised)));
@@ -73,6 +78,7 @@ pub fn json(compiled: &Compiled, target: &Path) -> Value {
         "model_hash": plan.model_hash,
         "target": plan.target,
         "batch": plan.batch,
+        "samples": plan.samples(),
         "latent": plan.latent,
         "recognised": compiled.recognised,
         "opaque": compiled.opaque,

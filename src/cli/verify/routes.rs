@@ -66,6 +66,17 @@ pub fn oracle(graph: &Graph, inputs: &Tensors) -> Result<Tensors, Failure> {
 /// The graph as a plan's `guide` program.
 pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tensors, Failure> {
     let roles = Roles::of(&graph).map_err(|error| Failure::new(error.to_string()))?;
+    let input = |name: &str| {
+        let value = recorded.inputs.get(name);
+        value.ok_or_else(|| {
+            Failure::new(format!("no array `in_{name}` is recorded")).hint("record one array for every input")
+        })
+    };
+    let sample = input(&roles.sample)?;
+    let choices = &match are_equal(sample) {
+        true => choices.clone(),
+        false => choices.for_each_sample(),
+    };
     let folder = scratch()?;
     let target = folder.path().join("plan");
     let table = CostTable::shipped(choices.target()).map_err(Failure::new)?;
@@ -77,23 +88,25 @@ pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tens
     let modules = cubins::add(choices.target(), &mut writer)?;
     writer.finish(Plan { modules, ..plan })?;
     let mut executor = Executor::new(Bundle::open(&target)?, Some(OnnxRuntime::load()?))?;
-    let input = |name: &str| {
-        let value = recorded.inputs.get(name);
-        value.ok_or_else(|| {
-            Failure::new(format!("no array `in_{name}` is recorded")).hint("record one array for every input")
-        })
-    };
     let timesteps = input(&roles.timestep)?.to_f32_vec();
     if timesteps.iter().any(|time| *time != timesteps[0]) {
         return Err(Failure::new("a plan takes one timestep for all images").hint("record with equal timesteps"));
     }
     executor.set_timesteps(&timesteps[..1])?;
     executor.set_context(input(&roles.context)?)?;
-    let sample = input(&roles.sample)?;
-    let prediction = executor.dense(0, &sample.to_f32_vec())?;
+    let samples = executor.plan().samples() * executor.plan().latent.iter().product::<usize>();
+    let prediction = executor.dense(0, &sample.to_f32_vec()[..samples])?;
     let (name, expected) = recorded.outputs.first_key_value().expect("outputs are recorded");
     let prediction = HostTensor::from_f32(expected.shape().clone(), prediction);
     Ok(Tensors::from([(name.clone(), prediction)]))
+}
+
+/// Whether all images of a tensor are the same.
+fn are_equal(tensor: &HostTensor) -> bool {
+    let images = tensor.shape().first().copied().unwrap_or(1).max(1);
+    let mut images = tensor.data().chunks_exact((tensor.data().len() / images).max(1));
+    let first = images.next();
+    images.all(|image| Some(image) == first)
 }
 
 pub fn scratch() -> Result<ScratchFolder, Failure> {

@@ -80,9 +80,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The network's input at a call: both halves of guidance see the same latents.
+    /// The network's input at a call.
     fn input(&self, call: usize, latents: &[f32]) -> Vec<f32> {
-        self.sampler.scale_input(call, latents).repeat(2)
+        self.sampler.scale_input(call, latents)
     }
 
     /// The latents after a call, from the network's output.

@@ -68,7 +68,7 @@ impl Denoiser for Exported {
     }
 
     fn dense(&mut self, step: usize, sample: &[f32], _: Option<&mut dyn SlotSink>) -> Result<Vec<f32>, DiffusionError> {
-        let sample = HostTensor::from_f32([2, 4, 16, 16], sample.to_vec());
+        let sample = HostTensor::from_f32([2, 4, 16, 16], sample.repeat(2));
         let time = HostTensor::from_f32(Vec::new(), vec![self.timesteps[step]]);
         let inputs = [
             ("sample", &sample),

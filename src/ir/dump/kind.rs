@@ -44,7 +44,7 @@ impl Kind {
             | Op::Affine { .. }
             | Op::LayerNorm { .. } => Kind::Norm,
             Op::Geglu | Op::Activate(_) | Op::Add | Op::AddVector | Op::TimestepEmbedding(_) => Kind::Pointwise,
-            Op::Upsample { .. } | Op::Tokens | Op::Spatial { .. } | Op::Concat(_) => Kind::View,
+            Op::Upsample { .. } | Op::Tokens | Op::Spatial { .. } | Op::Repeat { .. } | Op::Concat(_) => Kind::View,
             Op::CacheRead(_) | Op::CacheWrite(_) | Op::Gather | Op::Scatter(_) => Kind::Cache,
         }
     }

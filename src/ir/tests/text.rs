@@ -117,7 +117,7 @@ impl Draw {
         let groups = self.number(40);
         let [height, width] = [self.number(100), self.number(100)];
         let slot = SlotId(self.number(5) as u32);
-        match self.number(26) {
+        match self.number(27) {
             0 => Op::Input(self.name()),
             1 | 2 => Op::Onnx(OnnxOp {
                 domain: self.pick(&["", "com.microsoft", "a \"b\""]).to_owned(),
@@ -190,6 +190,7 @@ impl Draw {
             22 => self.pick(&[Op::CacheRead(slot), Op::CacheWrite(slot)]),
             23 => Op::Gather,
             24 => Op::Scatter(self.pick(&[Demand::Full, Demand::Halo(groups)])),
+            25 => Op::Repeat { images: groups },
             _ => Op::Output(self.name()),
         }
     }

@@ -35,6 +35,7 @@ pub(super) fn attributes(op: &Op) -> String {
         Op::CausalAttention { heads, scale } | Op::AttentionMaps { heads, scale } => {
             format!("heads={heads} scale={scale:?}")
         }
+        Op::Repeat { images } => format!("images={images}"),
         Op::Concat(concat) => format!("axis={}", concat.axis),
         Op::TimestepEmbedding(embedding) => words([
             format!("rows={} width={}", embedding.rows, embedding.width),
@@ -317,6 +318,9 @@ fn operator(name: &str, bag: &mut Bag) -> Result<Op, String> {
         "geglu" => Op::Geglu,
         "add" => Op::Add,
         "add_vector" => Op::AddVector,
+        "repeat" => Op::Repeat {
+            images: bag.required("images")?,
+        },
         "concat" => Op::Concat(Concat {
             axis: bag.required("axis")?,
         }),

@@ -82,6 +82,7 @@ pub fn emit(builder: &mut Builder<'_>, id: NodeId) -> Result<(), ExportError> {
             let (x, vector) = (builder.operand(id, 0), builder.operand(id, 1));
             add_vector(builder, &x, &vector)
         }
+        Op::Repeat { images } => repeat(builder, id, images),
         Op::Concat(concat) => {
             let count = builder.graph.operands(id).len();
             let inputs: Vec<String> = (0..count).map(|position| builder.operand(id, position)).collect();
@@ -95,6 +96,14 @@ pub fn emit(builder: &mut Builder<'_>, id: NodeId) -> Result<(), ExportError> {
     };
     builder.bind(ValueId { node: id, output: 0 }, result);
     Ok(())
+}
+
+fn repeat(builder: &mut Builder<'_>, id: NodeId, images: usize) -> String {
+    let x = builder.operand(id, 0);
+    let mut dims = vec![1; builder.operand_type(id, 0).shape.len()];
+    dims[0] = images as i64;
+    let dims = builder.ints(&dims);
+    builder.op("Expand", &[&x, &dims], &[])
 }
 
 fn nhwc(value: &ValueType) -> ValueType {

@@ -68,6 +68,7 @@ pub(crate) fn evaluate(op: &Op, operands: &[&Tensor], active: &[Option<&Mask>]) 
         Op::Activate(activation) => pointwise::activate(x, *activation),
         Op::Add => add(x, operands[1])?,
         Op::AddVector => pointwise::add_vector(x, operands[1]),
+        Op::Repeat { images } => pointwise::repeat(x, *images),
         Op::Concat(op) => concat(operands, op.axis),
         Op::TimestepEmbedding(op) => pointwise::timestep_embedding(op, x),
         Op::Gather => x.clone(),

@@ -80,6 +80,13 @@ pub(super) fn add_vector(x: &Tensor, vector: &Tensor) -> Tensor {
     y
 }
 
+/// One image as many.
+pub(super) fn repeat(x: &Tensor, images: usize) -> Tensor {
+    let mut shape = x.shape.to_vec();
+    shape[0] = images;
+    x.like(shape, x.data.repeat(images))
+}
+
 /// Concatenation along `axis`.
 pub(crate) fn concat(operands: &[&Tensor], axis: usize) -> Tensor {
     let mut shape = operands[0].shape.to_vec();

@@ -36,6 +36,7 @@ pub fn plan(writer: &mut BundleWriter) -> Plan {
             sparse_levels: None,
             cache_dtype: DType::F16,
             control_levels: Some(0),
+            samples: Samples::Each,
         },
         levels: vec![Level {
             height: 4,

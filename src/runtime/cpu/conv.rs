@@ -31,7 +31,7 @@ impl CpuBackend {
             .residual
             .map(|residual| map_of(call, residual.value, None))
             .transpose()?;
-        report.slot_bytes += sources.iter().map(|map| halo_bytes(map, images, table)).sum::<u64>();
+        report.slot_bytes += sources.iter().map(|map| halo_bytes(map, table)).sum::<u64>();
         let output = call.elements(conv.output)?;
         let macs = &mut report.macs;
         self.compute(output, |weights, output| {

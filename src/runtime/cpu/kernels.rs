@@ -62,6 +62,15 @@ impl CpuBackend {
         })
     }
 
+    pub(super) fn repeat(&mut self, call: &CpuCall<'_>, input: ValueId, output: ValueId) -> Made {
+        let image = call.value(input)?.as_slice();
+        self.compute(call.elements(output)?, |_, output| {
+            let images = output.chunks_exact_mut(image.len().max(1));
+            images.for_each(|into| into.copy_from_slice(image));
+            Ok(())
+        })
+    }
+
     pub(super) fn concat(&mut self, call: &CpuCall<'_>, inputs: &[ValueId], output: ValueId) -> Made {
         let inputs = inputs
             .iter()

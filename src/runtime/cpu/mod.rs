@@ -154,6 +154,7 @@ impl Backend for CpuBackend {
                 silu,
                 output,
             } => self.affine(call, *input, *coefficients, *silu, *output),
+            Kernel::Repeat { input, output } => self.repeat(call, *input, *output),
             Kernel::Concat { inputs, output } => self.concat(call, inputs, *output),
             Kernel::ReadSlot { slot, .. } => self.read_slot(call, *slot, report),
             Kernel::Gather { input, output } => self.gather(call, *input, *output),

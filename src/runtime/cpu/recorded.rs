@@ -54,19 +54,19 @@ pub(super) fn map_of<'a>(
 }
 
 /// Bytes of a slot that a convolution reads.
-pub(super) fn halo_bytes(map: &Map<'_>, images: usize, table: &ConvTable) -> u64 {
+pub(super) fn halo_bytes(map: &Map<'_>, table: &ConvTable) -> u64 {
     let (Some(ranks), Some(outside)) = (map.ranks, &map.outside) else {
         return 0;
     };
     let pixels = table.reads().iter().filter(|&&pixel| ranks[pixel as usize] < 0).count();
-    (pixels * images * map.channels * outside.element_bytes()) as u64
+    (pixels * map.recorded_images() * map.channels * outside.element_bytes()) as u64
 }
 
 /// Bytes of a slot that are read when everything outside the active set is.
 pub(super) fn outside_bytes(map: &Map<'_>, images: usize) -> u64 {
     let Some(outside) = &map.outside else { return 0 };
     let active = map.fresh.len() / (images * map.channels);
-    ((map.pixels - active) * images * map.channels * outside.element_bytes()) as u64
+    ((map.pixels - active) * map.recorded_images() * map.channels * outside.element_bytes()) as u64
 }
 
 /// Bytes of the active rows of a slot.

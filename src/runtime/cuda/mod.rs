@@ -159,6 +159,7 @@ impl Engine {
         let timestep_values = EarlyValues::new(&plan, &prepared, Stage::Timestep);
         let tables = ControlInput::ALL.map(|table| half_rows_bytes(&table.dims(plan.context[0]).into()));
         let control_bytes = tables.iter().sum();
+        // for all images, also where one stands for all: `latent_update` writes both halves
         let latents = plan.batch * plan.latent[1] * plan.latent[2];
         let sample = device.allocate(latents * fisec_plan::cuda::padded(plan.latent[0]) * 2)?;
         let prompt = device.allocate(prompt_values.bytes())?;

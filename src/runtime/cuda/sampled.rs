@@ -113,11 +113,11 @@ impl Engine {
 
     fn check_run(&self, binding: &Binding, run: &SampledSteps<'_>) -> Result<(), RuntimeError> {
         run.check(&self.plan)?;
-        let both = run.latents.repeat(self.plan.batch);
+        let samples = run.latents.repeat(self.plan.samples());
         let known = self.schedule.as_ref().map(|schedule| schedule.steps);
         let last = StepInput {
             binding: Some(binding),
-            ..StepInput::dense(run.first + run.updates.len() - 1, &both)
+            ..StepInput::dense(run.first + run.updates.len() - 1, &samples)
         };
         check_step(&self.plan, known, self.has_prompt, ProgramKind::Edit, &last)
     }
@@ -219,7 +219,7 @@ impl Engine {
         let coefficients: Vec<StepCoefficients> = run.updates.iter().map(StepUpdate::coefficients).collect();
         let scaled = |value: &f32| (f64::from(*value) * f64::from(run.sample_scale)) as f32;
         let sample: Vec<f32> = run.latents.iter().map(scaled).collect();
-        self.upload_sample(&sample.repeat(self.plan.batch))?;
+        self.upload_sample(&sample.repeat(self.plan.samples()))?;
         Ok(Memory {
             latents,
             history,

@@ -32,7 +32,7 @@ pub(super) struct Variant {
 }
 
 impl Engine {
-    /// One step of a program: `[N, C, H, W]` to `[N, C, H, W]`.
+    /// One step of a program: `[S, C, H, W]` to `[N, C, H, W]`.
     pub(crate) fn step(&mut self, kind: ProgramKind, mut input: StepInput<'_>) -> Result<Vec<f32>, RuntimeError> {
         let steps = self.schedule.as_ref().map(|schedule| schedule.steps);
         check_step(&self.plan, steps, self.has_prompt, kind, &input)?;
@@ -261,11 +261,11 @@ impl Engine {
         self.control.write(0, &tables.concat())
     }
 
-    /// `[N, C, H, W]` as f16 rows.
+    /// `[S, C, H, W]` as f16 rows.
     pub(super) fn upload_sample(&mut self, planes: &[f32]) -> Result<(), RuntimeError> {
         let [channels, height, width] = self.plan.latent;
         let (pixels, stride) = (height * width, padded(channels));
-        let mut rows = vec![f16::ZERO; self.plan.batch * pixels * stride];
+        let mut rows = vec![f16::ZERO; self.plan.samples() * pixels * stride];
         for (index, &value) in planes.iter().enumerate() {
             let (image, channel, pixel) = (index / (channels * pixels), index / pixels % channels, index % pixels);
             rows[(image * pixels + pixel) * stride + channel] = f16::from_f32(value);

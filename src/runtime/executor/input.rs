@@ -71,7 +71,7 @@ pub(crate) fn check_step(
         return Err(RuntimeError::ForeignBinding);
     }
     let [channels, height, width] = plan.latent;
-    let expected = plan.batch * channels * height * width;
+    let expected = plan.samples() * channels * height * width;
     if input.sample.len() != expected {
         return Err(RuntimeError::SampleSize {
             expected,

@@ -27,7 +27,8 @@ use walker::Walker;
 
 /// The three programs of a plan, ready to run.
 ///
-/// Samples and predictions are `f32 [N, C, H, W]`, `N` being the plan's batch. Steps are indices into the timesteps of
+/// Predictions are `f32 [N, C, H, W]`, `N` being the plan's batch; samples have [`Plan::samples`] images, one for all or
+/// one for each. Steps are indices into the timesteps of
 /// [`Executor::set_timesteps`].
 pub struct Executor {
     device: Device,

@@ -138,7 +138,22 @@ fn remembered(program: &Program) -> Vec<Vec<(SlotId, ValueId)>> {
         pairs.retain(|(slot, _)| seen.insert(*slot));
         pairs
     });
-    nodes.collect()
+    before_repeats(program, nodes.collect())
+}
+
+/// Of a value that is one image repeated, that image, where it is repeated: the slot holds it once.
+fn before_repeats(program: &Program, mut remembered: Vec<Vec<(SlotId, ValueId)>>) -> Vec<Vec<(SlotId, ValueId)>> {
+    for (index, node) in program.nodes.iter().enumerate() {
+        let Kernel::Repeat { input, output } = node.kernel else {
+            continue;
+        };
+        for at in index + 1..remembered.len() {
+            let images = remembered[at].extract_if(.., |(_, value)| *value == output);
+            let images: Vec<_> = images.map(|(slot, _)| (slot, input)).collect();
+            remembered[index].extend(images);
+        }
+    }
+    remembered
 }
 
 /// Active values that a call merges with a slot.

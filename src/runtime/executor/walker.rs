@@ -123,7 +123,7 @@ impl<B: Backend> Walker<B> {
         Ok(())
     }
 
-    /// One step of a program: `[N, C, H, W]` to `[N, C, H, W]`.
+    /// One step of a program: `[S, C, H, W]` to `[N, C, H, W]`.
     pub(super) fn step(&mut self, kind: ProgramKind, input: StepInput<'_>) -> Result<Vec<f32>, RuntimeError> {
         check_step(&self.plan, self.timesteps, self.has_context, kind, &input)?;
         let start = Instant::now();
@@ -229,7 +229,7 @@ impl<'a> Walk<'a> {
             timestep: &stored.timesteps[input.step],
         };
         let sample = self.program.inputs["sample"];
-        values.step[sample.index()] = Some(backend.import_planes(input.sample, self.plan.batch, self.plan.latent[0]));
+        values.step[sample.index()] = Some(backend.import_planes(input.sample, self.plan.samples(), self.plan.latent[0]));
         for table in ControlInput::ALL {
             if let (Some(id), Some(control)) = (self.program.inputs.get(table.name()), input.control) {
                 values.step[id.index()] = Some(backend.import(control.table(table))?);

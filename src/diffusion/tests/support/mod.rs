@@ -104,7 +104,7 @@ impl Denoiser for Toy {
         sample: &[f32],
         sink: Option<&mut dyn SlotSink>,
     ) -> Result<Vec<f32>, DiffusionError> {
-        let (prediction, hidden) = self.compute(step, sample);
+        let (prediction, hidden) = self.compute(step, &sample.repeat(2));
         if let Some(sink) = sink {
             sink.put(step, HIDDEN, HostTensor::from_f32([2, CHANNELS, SIZE, SIZE], hidden))?;
         }
@@ -150,6 +150,7 @@ impl Denoiser for Toy {
             slot_bytes: 7,
         };
         let slot = recorded.slot(step, HIDDEN)?;
+        let sample = &sample.repeat(2);
         let fresh = self.hidden(step, sample);
         let recorded = slot.as_f32()?;
         let hidden: Vec<f32> = (0..fresh.len())

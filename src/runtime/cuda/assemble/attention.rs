@@ -19,7 +19,7 @@ struct Keys {
 
 impl Assembler<'_> {
     pub(super) fn attention(&mut self, attention: &AttentionKernel) -> Result<(), RuntimeError> {
-        let query = self.rows(attention.q)?;
+        let query = self.rows_of_images(attention.q)?;
         let (k, v) = (attention.k, attention.v);
         let is_active = self.extent(k) != Extent::Full;
         let fresh = if is_active { Some(self.fresh_keys(k, v)?) } else { None };
@@ -31,6 +31,7 @@ impl Assembler<'_> {
                 let (listed, live) = self.listed(List::Inactive(level), self.pixels(k));
                 let stride = self.stride(k);
                 let row = |address| Rowed { address, stride };
+                let listed = self.recorded_rows(keys, k, listed);
                 let (keys, values) = (row(self.slot_read(keys)), row(self.slot_read(values)));
                 Some(self.keys(keys, values, live, listed)?)
             }
@@ -82,7 +83,7 @@ impl Assembler<'_> {
     fn attend(
         &mut self,
         attention: &AttentionKernel,
-        query: Rowed,
+        (query, query_rows): (Rowed, Rows),
         map: Option<Keys>,
         fresh: Option<Keys>,
     ) -> Result<(), RuntimeError> {
@@ -113,7 +114,7 @@ impl Assembler<'_> {
                 .or(first)
                 .map_or(Address::ABSENT, |keys| keys.rows.address),
             output: output.address,
-            query_rows: Rows::PACKED,
+            query_rows,
             queries: queries.count,
             key_rows: map.as_ref().map_or(Rows::PACKED, |keys| keys.listed),
             keys: map.as_ref().map_or(none, |keys| keys.live.count),

@@ -325,11 +325,12 @@ impl Assembler<'_> {
         if source.has_active {
             return Ok(None);
         }
-        let from = self.rows(source.value)?;
+        let (from, from_rows) = self.rows_of_images(source.value)?;
         let to = self.buffer(place);
         let to_rows = self.rows_of_window(source.window);
         self.gathering.sources.get_mut(&place).expect("known").has_active = true;
         Ok(Some(Move {
+            from_rows,
             to_rows,
             scaled: source.scaled(computed),
             ..self.straight(source.value, from, to)
@@ -351,6 +352,7 @@ impl Assembler<'_> {
             stride: to.stride,
         };
         let (from_rows, live) = self.listed(List::Ring(source.window), self.pixels(source.value));
+        let from_rows = self.recorded_rows(slot, source.value, from_rows);
         let first = self.live(source.value).count;
         Some(Move {
             from_rows,

@@ -28,6 +28,7 @@ use super::weights::FoldedWeight;
 use crate::RuntimeError;
 use crate::executor::Prepared;
 use gathered::Gathering;
+use rows::Move;
 
 /// Entries of a step's table.
 pub(super) mod table {
@@ -128,6 +129,8 @@ enum Held {
     Floats(Address),
     /// its parts one after another along channels: it need not exist itself
     Concat(Vec<ValueId>),
+    /// this one image for all: it need not exist itself
+    Repeated(ValueId),
     /// the sums of this node, computed by whoever needs them
     Sums(usize),
     /// the coefficients of this node, computed by whoever applies them
@@ -320,6 +323,10 @@ impl<'a> Assembler<'a> {
             } if !self.values.contains_key(output) => self.affine(*input, *coefficients, *silu, *output),
             // written by whoever computed the input
             Kernel::Affine { .. } => Ok(()),
+            Kernel::Repeat { input, output } => {
+                self.values.insert(*output, Held::Repeated(*input));
+                Ok(())
+            }
             Kernel::Concat { inputs, output } => {
                 self.values.insert(*output, Held::Concat(inputs.clone()));
                 Ok(())
@@ -501,7 +508,7 @@ impl<'a> Assembler<'a> {
         self.values.get(&id).cloned().ok_or_else(missing)
     }
 
-    /// A value as rows; a concatenation comes to exist.
+    /// A value as rows; a concatenation or repetition comes to exist.
     fn rows(&mut self, id: ValueId) -> Result<Rowed, RuntimeError> {
         match self.held(id)? {
             Held::Rows(rows) => Ok(rows),
@@ -510,7 +517,33 @@ impl<'a> Assembler<'a> {
                 self.concatenate(&parts, rows)?;
                 Ok(rows)
             }
+            Held::Repeated(_) => {
+                let (image, from_rows) = self.rows_of_images(id)?;
+                let to = self.make_rows(id);
+                let copies = Move {
+                    from_rows,
+                    ..self.straight(id, image, to)
+                };
+                self.moves(&[copies]);
+                Ok(to)
+            }
             _ => Err(self.error("statistics stand where rows are expected")),
+        }
+    }
+
+    /// A value as rows, and how those of each image are found, for readers that need no copy of what is repeated.
+    fn rows_of_images(&mut self, id: ValueId) -> Result<(Rowed, Rows), RuntimeError> {
+        match self.held(id)? {
+            Held::Repeated(image) => Ok((self.rows(image)?, Rows::SHARED)),
+            _ => Ok((self.rows(id)?, Rows::PACKED)),
+        }
+    }
+
+    /// How rows of a slot that a list names are found where `like` has its images.
+    fn recorded_rows(&self, slot: SlotId, like: ValueId, listed: Rows) -> Rows {
+        match self.context.plan.slots[slot.index()].shape.first() {
+            Some(&images) if images < self.images(like) => listed.shared(),
+            _ => listed,
         }
     }
 
@@ -532,7 +565,7 @@ impl<'a> Assembler<'a> {
     }
 }
 
-/// The last node that needs each value's memory: through concatenations that never exist, sums that wait and layer norms
+/// The last node that needs each value's memory: through concatenations and repetitions that never exist, sums that wait and layer norms
 /// that weights hold.
 fn last_uses(program: &Program) -> HashMap<ValueId, usize> {
     let mut makers: HashMap<ValueId, &Kernel> = HashMap::new();
@@ -543,6 +576,7 @@ fn last_uses(program: &Program) -> HashMap<ValueId, usize> {
             last.insert(id, index);
             match makers.get(&id) {
                 Some(Kernel::Concat { inputs, .. }) => reads.extend(inputs),
+                Some(Kernel::Repeat { input, .. }) => reads.push(*input),
                 Some(Kernel::GroupNormStats { input, .. }) => reads.push(input.value),
                 Some(Kernel::LayerNorm { input, .. }) => reads.push(*input),
                 Some(Kernel::GroupNormStatsUpdate(update)) => reads.push(update.input),

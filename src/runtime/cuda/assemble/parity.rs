@@ -79,7 +79,7 @@ impl Assembler<'_> {
             cout: cout as i32,
             epilogue: Epilogue {
                 output_rows: Rows::listed(map, live),
-                residual_rows: Rows::listed(map, live),
+                residual_rows: epilogue.residual_rows.through(map),
                 normed_rows: epilogue.normed_rows.through(map),
                 ..epilogue
             },

@@ -328,12 +328,15 @@ impl Assembler<'_> {
         if is_pointwise(&window.geometry) {
             return Ok(moves);
         }
-        let (ring_rows, ring) = self.listed(List::Ring(window), pixels);
+        let (mut ring_rows, ring) = self.listed(List::Ring(window), pixels);
         let outside = match (source.outside, is_full) {
-            (Some(slot), _) => Rowed {
-                address: self.slot_read(slot),
-                stride: to.stride,
-            },
+            (Some(slot), _) => {
+                ring_rows = self.recorded_rows(slot, source.value, ring_rows);
+                Rowed {
+                    address: self.slot_read(slot),
+                    stride: to.stride,
+                }
+            }
             (None, true) => from,
             // binding has made sure that no active output reads there
             (None, false) => return Ok(moves),
@@ -375,10 +378,13 @@ impl Assembler<'_> {
         let Some(ResidualSource { value }) = residual else {
             return Ok(epilogue);
         };
-        let rows = self.rows(value)?;
+        let (rows, in_images) = self.rows_of_images(value)?;
         let residual_rows = match (self.extent(value), self.extent(output)) {
-            (Extent::Full, Extent::Active(level)) => self.listed(List::Active(level), self.pixels(value)).0,
-            _ => Rows::PACKED,
+            (Extent::Full, Extent::Active(level)) => {
+                let listed = self.listed(List::Active(level), self.pixels(value)).0;
+                if in_images == Rows::SHARED { listed.shared() } else { listed }
+            }
+            _ => in_images,
         };
         Ok(Epilogue {
             residual: rows.address,

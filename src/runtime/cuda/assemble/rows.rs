@@ -156,7 +156,7 @@ impl Assembler<'_> {
             };
             moves.push(Move {
                 from: recorded,
-                from_rows: listed,
+                from_rows: self.recorded_rows(slot, rows, listed),
                 to_rows: listed,
                 live,
                 ..straight

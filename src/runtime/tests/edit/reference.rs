@@ -237,6 +237,7 @@ impl State<'_> {
             }
             Kernel::Island(_)
             | Kernel::WriteSlot { .. }
+            | Kernel::Repeat { .. }
             | Kernel::Gelu { .. }
             | Kernel::Lookup { .. }
             | Kernel::AddConstant { .. }

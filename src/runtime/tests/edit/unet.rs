@@ -469,6 +469,7 @@ impl Unet {
                 sparse_levels: None,
                 cache_dtype: self.spec.cache_dtype,
                 control_levels: Some(0),
+                samples: fisec_plan::Samples::Each,
             },
             levels: levels.to_vec(),
             slots: self.maker.slots.clone(),
