@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """What PyTorch computes in f32 with the weights that fill_weights.py made: inputs and output for `fisec verify --io`.
 
-    reference.py FOLDER --latents 96 --out io.npz [--network text_encoder|vae_decoder|vae_encoder]
+    reference.py FOLDER --latents 96 --out io.npz [--network text_encoder|vae_decoder|vae_encoder] [--each]
+
+The U-Net sees one latent under two texts, as in guidance; with --each a latent for each text.
 
 Also prints how far PyTorch's own f16 is from it. Needs torch with CUDA, diffusers (a wheel is enough), and transformers for the text encoder.
 """
@@ -48,12 +50,13 @@ def load(folder, network):
     return module, missing, [name for name in state if not name.startswith(other)]
 
 
-def example(network, latents):
+def example(network, latents, each):
     """Inputs by name, the output's name, and what calls the module."""
     random = torch.Generator().manual_seed(1)
     noise = lambda *shape: torch.randn(*shape, generator=random).half()  # noqa: E731
     if network == "unet":
-        inputs = dict(sample=noise(2, 4, latents, latents), timestep=torch.tensor(501.0), encoder_hidden_states=noise(2, TOKENS, WIDTH))
+        sample = noise(2, 4, latents, latents) if each else noise(1, 4, latents, latents).repeat(2, 1, 1, 1)
+        inputs = dict(sample=sample, timestep=torch.tensor(501.0), encoder_hidden_states=noise(2, TOKENS, WIDTH))
         return inputs, "out_sample", lambda unet, *given: unet(*given, return_dict=False)[0]
     if network == "text_encoder":
         ids = torch.randint(0, TEXT["vocab_size"], (1, TOKENS), generator=random)
@@ -71,12 +74,13 @@ def main():
     parser.add_argument("--latents", type=int, default=96)
     parser.add_argument("--network", default="unet")
     parser.add_argument("--out", default="io.npz")
+    parser.add_argument("--each", action="store_true")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     module, missing, left = load(options.folder, options.network)
     if missing or left:
         raise SystemExit(f"error: not in the module: {missing[:5]}; without a value: {left[:5]}")
-    inputs, name, call = example(options.network, options.latents)
+    inputs, name, call = example(options.network, options.latents, options.each)
     wide = [x.float().cuda() if x.is_floating_point() else x.cuda() for x in inputs.values()]
     module = module.cuda().eval()
     out = call(module, *wide)
