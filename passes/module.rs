@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot};
-use fisec_plan::{BundleWriter, CompileOptions, FORMAT, Level, Plan, Programs, Slot, Samples, SlotKind};
+use fisec_plan::{BundleWriter, CompileOptions, FORMAT, Level, Plan, Programs, Samples, Slot, SlotKind};
 use fisec_tensor::DType;
 use thiserror::Error;
 

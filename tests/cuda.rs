@@ -13,7 +13,9 @@ use fisec_ir::{Graph, SlotId as IrSlot};
 use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, ControlInput, Kernel, Keys, Norm, Plan, Samples, SlotId, Stage};
+use fisec_plan::{
+    Bundle, BundleWriter, CompileOptions, ControlInput, Kernel, Keys, Norm, Plan, Samples, SlotId, Stage,
+};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{
@@ -373,9 +375,7 @@ fn step_by_step(
         let sample: Vec<f32> = latents.iter().map(|value| value * scale).collect();
         let sink = remembered.as_deref_mut().map(|sink| sink as &mut dyn SlotSink);
         let step = run.first + index;
-        let predicted = compiled
-            .executor
-            .edit(step, &sample, binding, run.source, sink);
+        let predicted = compiled.executor.edit(step, &sample, binding, run.source, sink);
         let predicted = predicted.expect("edits");
         let (without, given) = predicted.split_at(latents.len());
         let guided = without.iter().zip(given);

@@ -50,7 +50,10 @@ fn share_recorded(graph: &mut Graph) -> Changes {
         };
         let image = graph.operands(active.node)[0].value().map(|image| image.node);
         let image = image.filter(|&image| scattered_active(graph, image).is_some());
-        let Some(recorded) = image.map(|image| graph.operands(image)[1]).filter(|&base| is_recorded(base)) else {
+        let Some(recorded) = image
+            .map(|image| graph.operands(image)[1])
+            .filter(|&base| is_recorded(base))
+        else {
             continue;
         };
         if !is_recorded(graph.operands(id)[1]) {

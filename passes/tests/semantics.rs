@@ -241,7 +241,12 @@ fn a_full_mask_is_the_dense_program() {
     let full = Mask::filled(shape.size[0], shape.size[1], true);
     let edited = inputs(&shape, 2);
     let sparse = predict(module.edit.as_ref().expect("sparse"), &edited, slots, &full);
-    let expected = Oracle::new(&dense).inputs(for_each_image(&edited)).run().expect("runs").outputs["prediction"].clone();
+    let expected = Oracle::new(&dense)
+        .inputs(for_each_image(&edited))
+        .run()
+        .expect("runs")
+        .outputs["prediction"]
+        .clone();
     let difference = largest_difference(&expected, &sparse);
     assert!(difference < ROUNDING, "differs by {difference:e}");
 }

@@ -125,7 +125,12 @@ pub fn result_type(op: &Op, operands: &[ValueType]) -> Result<ValueType, String>
             like(&operands[0])
         }
         Op::Repeat { images } => match operands[0].shape[..] {
-            [1, ref image @ ..] => typed(&operands[0], std::iter::once(*images).chain(image.iter().copied()).collect::<Vec<_>>()),
+            [1, ref image @ ..] => typed(
+                &operands[0],
+                std::iter::once(*images)
+                    .chain(image.iter().copied())
+                    .collect::<Vec<_>>(),
+            ),
             _ => return Err(format!("`x` has shape [{}], expected one image", operands[0].shape)),
         },
         Op::Concat(concat) => concat_type(concat.axis, operands)?,

@@ -52,7 +52,10 @@ pub(crate) fn check_operands(plan: &Plan, program: &Program, kernel: &Kernel, pl
             check.stats(check.value(*output), check.channels(input.value), *groups)
         }
         Kernel::GroupNormStatsUpdate(update) => {
-            check.same_size(&plan.slots[update.recorded.index()].shape, &check.value(update.input).shape)?;
+            check.same_size(
+                &plan.slots[update.recorded.index()].shape,
+                &check.value(update.input).shape,
+            )?;
             check.stats(check.value(update.output), check.channels(update.input), update.groups)?;
             check.slot_fits(update.recorded_stats, check.value(update.output))
         }

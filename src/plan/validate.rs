@@ -234,7 +234,10 @@ fn check_samples(plan: &Plan, kind: &str, program: &Program) -> Result<(), PlanE
     let is_one_or_all = samples == 1 || samples == plan.batch;
     match is_one_or_all && found.dims() == [samples, height, width, channels] {
         true => Ok(()),
-        false => Err(PlanError::invalid(kind, format!("`sample` is [{found}], which are no latents of the plan"))),
+        false => Err(PlanError::invalid(
+            kind,
+            format!("`sample` is [{found}], which are no latents of the plan"),
+        )),
     }
 }
 

@@ -70,8 +70,9 @@ fn dumps_have_every_format() {
     let text = stdout(&run(&["dump"]));
     assert!(text.starts_with("graph edit\n") && text.contains(" = conv "), "{text}");
     let calls = stdout(&run(&["dump", "--format", "calls"]));
+    let last = calls.trim_end().lines().last().unwrap_or_default();
     assert!(
-        calls.contains(" tiles=") && calls.trim_end().ends_with("output prediction = %183"),
+        calls.contains(" tiles=") && last.starts_with("output prediction = %"),
         "{calls}"
     );
     let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["dump", "--format", "json"]))).unwrap();

@@ -229,7 +229,8 @@ impl<'a> Walk<'a> {
             timestep: &stored.timesteps[input.step],
         };
         let sample = self.program.inputs["sample"];
-        values.step[sample.index()] = Some(backend.import_planes(input.sample, self.plan.samples(), self.plan.latent[0]));
+        values.step[sample.index()] =
+            Some(backend.import_planes(input.sample, self.plan.samples(), self.plan.latent[0]));
         for table in ControlInput::ALL {
             if let (Some(id), Some(control)) = (self.program.inputs.get(table.name()), input.control) {
                 values.step[id.index()] = Some(backend.import(control.table(table))?);

@@ -382,7 +382,11 @@ impl Assembler<'_> {
         let residual_rows = match (self.extent(value), self.extent(output)) {
             (Extent::Full, Extent::Active(level)) => {
                 let listed = self.listed(List::Active(level), self.pixels(value)).0;
-                if in_images == Rows::SHARED { listed.shared() } else { listed }
+                if in_images == Rows::SHARED {
+                    listed.shared()
+                } else {
+                    listed
+                }
             }
             _ => in_images,
         };
