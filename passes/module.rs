@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot};
-use fisec_plan::{BundleWriter, CompileOptions, FORMAT, Level, Plan, Programs, Samples, Slot, SlotKind};
+use fisec_plan::{BundleWriter, CompileOptions, FORMAT, Level, Plan, Programs, Remainder, Samples, Slot, SlotKind};
 use fisec_tensor::DType;
 use thiserror::Error;
 
@@ -13,8 +13,8 @@ use crate::control::{Controlled, cross_attentions};
 use crate::cost::{CostTable, Predictor, pooled_masks};
 use crate::fuse::{fold_upsample, fuse_conv_epilogue, fuse_conv_prologue, fuse_linear, sink_views};
 use crate::lower::{
-    LowerError, PlanBuilder, ProgramLowering, WeightTarget, channels_last, lower_network, lower_program, lower_prompt,
-    slot_demand,
+    DenseLevels, LowerError, PlanBuilder, ProgramLowering, WeightTarget, channels_last, lower_network, lower_program,
+    lower_prompt, slot_demand,
 };
 use crate::native::{record_coefficients, spell_norms};
 use crate::programs::{edit, guide, record};
@@ -178,6 +178,10 @@ impl Module {
             masks: &masks,
             table,
             target: WeightTarget::of(target),
+            remainder: (options.remainder == Remainder::OnnxRuntime).then_some(DenseLevels {
+                levels: &self.sparsity.levels,
+                sparse: self.sparsity.sparse_levels,
+            }),
         };
         let mut builder = PlanBuilder::new(writer, context.target);
         let programs = Programs {

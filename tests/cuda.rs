@@ -14,7 +14,7 @@ use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
 use fisec_plan::{
-    Bundle, BundleWriter, CompileOptions, ControlInput, Kernel, Keys, Norm, Plan, Samples, SlotId, Stage,
+    Bundle, BundleWriter, CompileOptions, ControlInput, Kernel, Keys, Norm, Plan, Remainder, Samples, SlotId, Stage,
 };
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
@@ -134,7 +134,11 @@ impl Compiled {
 }
 
 fn check_masks(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
-    let Some(mut compiled) = compile(shape, &options(keys, norm, sparse_levels)) else {
+    check_edits(shape, &options(keys, norm, sparse_levels));
+}
+
+fn check_edits(shape: &Shape, options: &CompileOptions) {
+    let Some(mut compiled) = compile(shape, options) else {
         return;
     };
     let (base, edited) = (Image::random(shape, 1), Image::random(shape, 2));
@@ -146,10 +150,7 @@ fn check_masks(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
         let reference = oracle_edit(&compiled.module, &base, &edited, &mask);
         let prediction = compiled.edit(&edited, &slots, &mask);
         let error = relative_error(&reference, &prediction);
-        assert!(
-            error < TOLERANCE,
-            "{name}, {keys:?}, {norm:?}, {sparse_levels} levels: off by {error:e}"
-        );
+        assert!(error < TOLERANCE, "{name}, {options:?}: off by {error:e}");
         assert_eq!(prediction, compiled.edit(&edited, &slots, &mask), "{name}: other bits");
         let bits = mask.bits();
         let mut outside = prediction
@@ -207,6 +208,25 @@ fn edits_equal_the_oracle_with_masked_keys() {
 fn edits_equal_the_oracle_with_live_and_updated_norms() {
     check_masks(&shape(13), Keys::Full, Norm::Live, 2);
     check_masks(&shape(13), Keys::Full, Norm::Updated, 2);
+}
+
+/// The dense levels in ONNX Runtime: on a GPU whose library has the CUDA provider in place, elsewhere on the host.
+#[test]
+fn edits_equal_the_oracle_with_dense_levels_in_onnx_runtime() {
+    for sparse_levels in [1, 2] {
+        let options = CompileOptions {
+            remainder: Remainder::OnnxRuntime,
+            ..options(Keys::Full, Norm::Frozen, sparse_levels)
+        };
+        let Some(compiled) = compile(&shape(18), &options) else {
+            return;
+        };
+        let edit = compiled.plan().programs.edit.as_ref().expect("a sparse program");
+        let islands = edit.nodes.iter().filter(|node| node.stage == Stage::Step);
+        let islands = islands.filter(|node| matches!(node.kernel, Kernel::Island(_)));
+        assert_eq!(islands.count(), 1, "the core of the network is one model");
+        check_edits(&shape(18), &options);
+    }
 }
 
 /// Text of whole vectors: what depends on the prompt only is a program too.

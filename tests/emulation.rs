@@ -142,6 +142,7 @@ impl Compiled {
             cache_dtype,
             control_levels: None,
             samples: Samples::Shared,
+            remainder: fisec_plan::Remainder::Native,
         };
         let table = CostTable::shipped("cpu").unwrap();
         let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());

@@ -13,7 +13,7 @@ use fisec_ir::{
     Activation, Concat, Control, Conv, Graph, GroupNorm, Linear, Op, Operand, Origin, TimestepEmbedding, ValueType,
     WeightInfo,
 };
-use fisec_onnx::{Bindings, ExportOptions, Location, SinkError, WeightSink, export};
+use fisec_onnx::{Bindings, Location, Ports, SinkError, WeightSink, export};
 use fisec_oracle::{Oracle, Tensor};
 use fisec_runtime::ort::{OnnxRuntime, find_library};
 use fisec_tensor::{Constant, DType, HostTensor};
@@ -44,9 +44,9 @@ impl WeightSink for OneFile {
     }
 }
 
-fn exported(graph: &Graph, options: &ExportOptions, folder: &Path) {
+fn exported(graph: &Graph, ports: Ports, folder: &Path) {
     let mut weights = OneFile::default();
-    let model = export(graph, options, &mut weights).expect("exports");
+    let model = export(graph, ports, &mut weights).expect("exports");
     fs::write(folder.join("model.onnx"), model).expect("model");
     fs::write(folder.join("weights.bin"), weights.0).expect("weights");
 }
@@ -75,7 +75,7 @@ fn raised_graphs_run_in_onnx_runtime() {
     for route in ROUTES {
         let folder = tempfile::tempdir().expect("folder");
         let graph = route.raised();
-        exported(&graph, &ExportOptions::default(), folder.path());
+        exported(&graph, Ports::Plain, folder.path());
         let (inputs, outputs) = route.recorded(&graph);
         let found = run(&runtime, &folder.path().join("model.onnx"), &inputs);
         assert_close(&found, &outputs, route.tolerance, route.name);
@@ -120,7 +120,7 @@ fn quantised_networks_export_to_what_they_computed() {
     for (name, bindings, inputs) in networks {
         let original = data().join("nano-pipeline").join(name).join("model.onnx");
         let folder = tempfile::tempdir().expect("folder");
-        exported(&raised(&original, &bindings), &ExportOptions::default(), folder.path());
+        exported(&raised(&original, &bindings), Ports::Plain, folder.path());
         let expected = run(&runtime, &original, &inputs);
         let found = run(&runtime, &folder.path().join("model.onnx"), &inputs);
         assert_close(&found, &expected, 1e-4, name); // f32 sums in another order
@@ -297,7 +297,7 @@ fn every_operator() -> Graph {
 fn every_operator_means_in_onnx_runtime_what_it_means_in_the_oracle() {
     let Some(runtime) = onnx_runtime() else { return };
     let (folder, graph) = (tempfile::tempdir().expect("folder"), every_operator());
-    exported(&graph, &ExportOptions::default(), folder.path());
+    exported(&graph, Ports::Plain, folder.path());
     let inputs: Tensors = [
         ("map".to_owned(), ramp(&[2, 8, 6, 10], 1)),
         ("low".to_owned(), ramp(&[2, 8, 3, 5], 2)),
@@ -327,10 +327,7 @@ fn maps_at_ports_can_be_channels_last() {
     let folder = tempfile::tempdir().expect("folder");
     let original = data().join("nano-pipeline/vae_decoder/model.onnx");
     let graph = raised(&original, &Bindings::vae(1, 4, 16, 16));
-    let options = ExportOptions {
-        maps_nhwc_at_ports: true,
-    };
-    exported(&graph, &options, folder.path());
+    exported(&graph, Ports::ChannelsLast, folder.path());
     let latent = ramp(&[1, 4, 16, 16], 5);
     let turned = transposed(&latent, [0, 2, 3, 1]);
     let expected = run(&runtime, &original, &[("latent_sample".to_owned(), latent)].into());
@@ -343,6 +340,44 @@ fn maps_at_ports_can_be_channels_last() {
         .iter()
         .map(|(name, map)| (name.clone(), transposed(map, [0, 2, 3, 1])));
     assert_close(&found, &expected.collect(), 1e-4, "channels last");
+}
+
+/// Four channels of the latent and three of the image are padded to eight.
+#[test]
+fn ports_can_be_rows_of_a_device() {
+    let Some(runtime) = onnx_runtime() else { return };
+    let folder = tempfile::tempdir().expect("folder");
+    let original = data().join("nano-pipeline/vae_decoder/model.onnx");
+    let graph = raised(&original, &Bindings::vae(1, 4, 16, 16));
+    exported(&graph, Ports::DeviceRows { vector: 8 }, folder.path());
+    let latent = ramp(&[1, 4, 16, 16], 5).cast(DType::F16).cast(DType::F32);
+    let rows = widened(&transposed(&latent, [0, 2, 3, 1]), 9.0).cast(DType::F16);
+    let expected = run(&runtime, &original, &[("latent_sample".to_owned(), latent)].into());
+    let found = run(
+        &runtime,
+        &folder.path().join("model.onnx"),
+        &[("latent_sample".to_owned(), rows)].into(),
+    );
+    let expected = expected
+        .iter()
+        .map(|(name, map)| (name.clone(), widened(&transposed(map, [0, 2, 3, 1]), 0.0)));
+    assert!(found.values().all(|value| value.dtype() == DType::F16));
+    let found = found.into_iter().map(|(name, value)| (name, value.cast(DType::F32)));
+    // the output is rounded to halves
+    assert_close(&found.collect(), &expected.collect(), 1e-3, "device rows");
+}
+
+/// Rows padded with `filling` to a multiple of eight channels.
+fn widened(rows: &HostTensor, filling: f32) -> HostTensor {
+    let mut dims = rows.shape().to_vec();
+    let channels = dims.pop().expect("channels");
+    dims.push(channels.next_multiple_of(8));
+    let values = rows.to_f32_vec();
+    let padded = values.chunks(channels).flat_map(|row| {
+        let padding = std::iter::repeat_n(filling, channels.next_multiple_of(8) - channels);
+        row.iter().copied().chain(padding).collect::<Vec<_>>()
+    });
+    HostTensor::from_f32(dims, padded.collect())
 }
 
 fn transposed(map: &HostTensor, order: [usize; 4]) -> HostTensor {

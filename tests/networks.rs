@@ -73,6 +73,7 @@ impl Device {
             cache_dtype: DType::F16,
             control_levels: Some(0),
             samples: Samples::Shared,
+            remainder: fisec_plan::Remainder::Native,
         };
         // text as wide as devices want it
         let shape = Shape {

@@ -6,7 +6,7 @@ use fisec_ir::{Extent, Graph, GraphError, NodeId, Op, Operand, Stage, ValueId, W
 
 use super::WeightTarget;
 use super::native::has_device_kernel;
-use crate::analysis::Stages;
+use crate::analysis::{Levels, Stages};
 
 /// One thing that the plan does: a node, or a subgraph that ONNX Runtime runs at once.
 #[derive(Clone, Debug)]
@@ -17,15 +17,60 @@ pub enum Unit {
     Island(Vec<NodeId>, Stage),
 }
 
-/// The units of a graph in an order in which each has what it reads.
-pub fn partition(graph: &Graph, stages: &Stages, target: WeightTarget) -> Result<Vec<Unit>, GraphError> {
+/// The dense remainder of a U-Net: its levels that are never sparse.
+#[derive(Clone, Copy, Debug)]
+pub struct DenseLevels<'a> {
+    /// all resolutions
+    pub levels: &'a Levels,
+    /// how many of the finest are sparse
+    pub sparse: usize,
+}
+
+impl DenseLevels<'_> {
+    /// Whether a node computes something of a dense level, and nothing that an edit or its control records or replaces.
+    fn hold(&self, graph: &Graph, id: NodeId) -> bool {
+        let is_apart = matches!(
+            graph.op(id),
+            Op::Input(_)
+                | Op::Output(_)
+                | Op::CacheRead(_)
+                | Op::CacheWrite(_)
+                | Op::AttentionMaps { .. }
+                | Op::Attention { control: Some(_), .. }
+        );
+        !is_apart && self.level(graph, id).is_some_and(|level| level >= self.sparse)
+    }
+
+    /// The level of a node's first output, or else of what it is computed of: statistics and coefficients have no size.
+    fn level(&self, graph: &Graph, id: NodeId) -> Option<usize> {
+        let outputs = graph.node(id).outputs().first();
+        if let Some(level) = outputs.and_then(|value| self.levels.level_of(value)) {
+            return Some(level.0 as usize);
+        }
+        let source = graph.operands(id).first()?.value()?;
+        let is_summary = matches!(
+            graph.op(id),
+            Op::GroupNormStats { .. } | Op::GroupNormStatsUpdate { .. } | Op::NormCoefficients { .. }
+        );
+        is_summary.then(|| self.level(graph, source.node)).flatten()
+    }
+}
+
+/// The units of a graph in an order in which each has what it reads. On a device `remainder` is left to ONNX Runtime too.
+pub fn partition(
+    graph: &Graph,
+    stages: &Stages,
+    target: WeightTarget,
+    remainder: Option<DenseLevels<'_>>,
+) -> Result<Vec<Unit>, GraphError> {
     let order = graph.ordered()?;
+    let left_over = |id: NodeId| remainder.is_some_and(|remainder| remainder.hold(graph, id));
     let natives: HashSet<NodeId> = match target {
         WeightTarget::Cpu => order.iter().copied().filter(|&id| is_native(graph, id)).collect(),
         WeightTarget::Cuda => order
             .iter()
             .copied()
-            .filter(|&id| has_device_kernel(graph, stages, id))
+            .filter(|&id| has_device_kernel(graph, stages, id) && !left_over(id))
             .collect(),
     };
     let mut depths: HashMap<NodeId, usize> = HashMap::new();

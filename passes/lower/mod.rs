@@ -9,6 +9,7 @@ mod program;
 mod values;
 mod weights;
 
+pub use islands::DenseLevels;
 pub use kernels::slot_demand;
 pub use network::{lower_network, lower_prompt};
 pub use program::{ProgramLowering, lower_program};

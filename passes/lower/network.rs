@@ -50,6 +50,7 @@ pub fn lower_network(graph: &Graph, table: &CostTable, builder: &mut PlanBuilder
         masks: &[const { Vec::new() }; 3],
         table,
         target: WeightTarget::Cuda,
+        remainder: None,
     };
     builder.begin_model();
     lower_staged(graph, &Stages::whole(), &context, builder)

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use fisec_ir::{Graph, NodeId, Op, Origin, Stage, ValueId as IrValue};
+use fisec_onnx::Ports;
+use fisec_plan::cuda::{CHANNELS, padded_rows};
 use fisec_plan::{Island, IslandCall, Kernel, Node, Port, Program, Provenance, ValueId};
-use fisec_tensor::Mask;
+use fisec_tensor::{DType, Mask};
 
-use super::islands::{Unit, extract, partition};
+use super::islands::{DenseLevels, Unit, extract, partition};
 use super::values::{Values, channels_last, plan_stage};
 use super::{LowerError, PlanBuilder, WeightTarget};
 use crate::analysis::{Stages, dense_macs, sparse_macs};
@@ -23,6 +25,8 @@ pub struct ProgramLowering<'a> {
     pub table: &'a CostTable,
     /// whose kernels run what is dense
     pub target: WeightTarget,
+    /// what a device leaves to ONNX Runtime although it has kernels for it
+    pub remainder: Option<DenseLevels<'a>>,
 }
 
 /// The program of a graph.
@@ -42,7 +46,7 @@ pub(super) fn lower_staged(
     context: &ProgramLowering<'_>,
     builder: &mut PlanBuilder<'_>,
 ) -> Result<Program, LowerError> {
-    let units = partition(graph, stages, context.target)?;
+    let units = partition(graph, stages, context.target, context.remainder)?;
     let mut lowering = Lowering::new(graph, stages, context, builder);
     let natives = units.iter().filter_map(|unit| match unit {
         Unit::Native(id) => Some(*id),
@@ -241,12 +245,17 @@ impl<'a, 'b> Lowering<'a, 'b> {
             Stage::Step => format!("{}-{}", self.graph.name(), self.island_count()),
         };
         let extracted = extract(self.graph, nodes, &name);
+        // earlier stages run on the host, wherever the steps do
+        let device = stage == Stage::Step && self.context.target == WeightTarget::Cuda;
         let port = |prefix: &str, index: usize, value: IrValue| {
             let value_type = self.graph.value_type(value);
-            let shape = channels_last(&value_type.shape);
+            let (mut dtype, mut shape) = (value_type.dtype, channels_last(&value_type.shape));
+            if device && dtype.is_float() {
+                (dtype, shape) = (DType::F16, padded_rows(&shape));
+            }
             Port {
                 name: format!("{prefix}{index}"),
-                dtype: value_type.dtype,
+                dtype,
                 shape,
             }
         };
@@ -267,7 +276,12 @@ impl<'a, 'b> Lowering<'a, 'b> {
             nodes: origin.names.clone(),
             macs,
         };
-        let island = self.builder.island(&extracted.graph, describe)?;
+        let ports = if device {
+            Ports::DeviceRows { vector: CHANNELS }
+        } else {
+            Ports::ChannelsLast
+        };
+        let island = self.builder.island(&extracted.graph, ports, describe)?;
         if stage == Stage::Prompt {
             self.builder.prompt_island(island, extracted.graph.clone());
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use fisec_ir::{Graph, WeightId as IrWeight};
-use fisec_onnx::{ExportOptions, Location, SinkError, WeightSink, export};
+use fisec_onnx::{Location, Ports, SinkError, WeightSink, export};
 use fisec_plan::{BundleWriter, Island, IslandId, Placement, PlanError, WeightId};
 use fisec_tensor::{Constant, DType, HostTensor, Transform};
 
@@ -184,15 +184,12 @@ impl<'a> PlanBuilder<'a> {
     }
 
     /// Writes a dense subgraph as an ONNX island; an island that is already there is used again.
-    pub fn island(&mut self, graph: &Graph, describe: Island) -> Result<IslandId, LowerError> {
-        let options = ExportOptions {
-            maps_nhwc_at_ports: true,
-        };
+    pub fn island(&mut self, graph: &Graph, ports: Ports, describe: Island) -> Result<IslandId, LowerError> {
         let mut weights = External {
             writer: &mut *self.writer,
             placed: &mut self.placed,
         };
-        let model = export(graph, &options, &mut weights)?;
+        let model = export(graph, ports, &mut weights)?;
         if let Some(known) = self.island_models.get(&model) {
             return Ok(*known);
         }

@@ -77,6 +77,7 @@ fn compile_options(words: &[String]) -> Result<CompileOptions, String> {
         cache_dtype: DType::F16,
         control_levels: None,
         samples: Samples::Shared,
+        remainder: fisec_plan::Remainder::Native,
     };
     let defaults = serde_json::to_value(defaults).expect("plain data");
     let Value::Object(mut fields) = defaults else {

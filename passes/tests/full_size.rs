@@ -133,6 +133,7 @@ fn compiled(graph: Graph, levels: &Levels) -> Module {
         cache_dtype: DType::F16,
         control_levels: Some(0),
         samples: Samples::Shared,
+        remainder: fisec_plan::Remainder::Native,
     };
     let table = CostTable::shipped("cpu").expect("shipped");
     let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());

@@ -257,6 +257,7 @@ fn controlled(shape: &Shape, levels: Option<usize>) -> (Module, BTreeMap<SlotId,
     let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
     let options = CompileOptions {
         control_levels: levels,
+        remainder: fisec_plan::Remainder::Native,
         ..options(Keys::Full, Norm::Frozen, 2)
     };
     let module = Module::build(random_unet(shape), &options, &table, &mut Pipeline::new(&mut listener));

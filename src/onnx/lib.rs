@@ -24,5 +24,5 @@ mod tensor;
 pub use bind::Bindings;
 pub use element::{element_type, onnx_number};
 pub use error::ImportError;
-pub use export::{ExportError, ExportOptions, Location, SinkError, WeightSink, export, has_onnx_form};
+pub use export::{ExportError, Location, Ports, SinkError, WeightSink, export, has_onnx_form};
 pub use import::{Import, import, unknown_type};

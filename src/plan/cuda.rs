@@ -3,6 +3,8 @@
 //! Values of the step are f16 rows whose channels are padded to [`CHANNELS`], statistics and coefficients f32. Weights
 //! of products are f16 `[k_tiles, columns, 64]`, see [`packed_shape`]; vectors are f16, padded likewise.
 
+use fisec_tensor::Shape;
+
 /// Channels of a vector: rows, strides and columns are multiples of it.
 pub const CHANNELS: usize = 8;
 /// Channels of a tile of a product.
@@ -35,6 +37,15 @@ pub fn has_causal(dim: usize, tokens: usize) -> bool {
 /// Channels with padding.
 pub fn padded(channels: usize) -> usize {
     channels.next_multiple_of(CHANNELS)
+}
+
+/// The shape of rows with padding.
+pub fn padded_rows(shape: &Shape) -> Shape {
+    let mut dims = shape.to_vec();
+    if let Some(channels) = dims.last_mut() {
+        *channels = padded(*channels);
+    }
+    dims.into()
 }
 
 /// Shape of a product's weights: tiles of 64 channels per source and tap, a line of them per output column.

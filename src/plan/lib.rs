@@ -35,8 +35,8 @@ pub use kernel::{
 };
 pub use plan::{
     CompileOptions, Extent, FORMAT, FileHash, Island, IslandId, Keys, Level, NetworkKind, Node, Norm, PipelineFiles,
-    Plan, Port, Program, ProgramKind, Programs, PromptProgram, Provenance, Samples, Slot, SlotId, SlotKind, Stage,
-    Value, ValueId, Weight, WeightId,
+    Plan, Port, Program, ProgramKind, Programs, PromptProgram, Provenance, Remainder, Samples, Slot, SlotId, SlotKind,
+    Stage, Value, ValueId, Weight, WeightId,
 };
 pub use scratch::{ScratchFolder, remove_all_scratch};
 pub use text::program_text;

@@ -106,6 +106,9 @@ pub struct CompileOptions {
     pub control_levels: Option<usize>,
     /// latents of a step
     pub samples: Samples,
+    /// what computes the levels that are dense
+    #[serde(default)]
+    pub remainder: Remainder,
 }
 
 /// What the images of a step have in common beside the timestep.
@@ -117,6 +120,17 @@ pub enum Samples {
     Shared,
     /// nothing: every image has a latent of its own
     Each,
+}
+
+/// What computes the levels that are dense. The CPU has ONNX Runtime for it and nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Remainder {
+    /// the target's own kernels, where it has them
+    #[default]
+    Native,
+    /// ONNX Runtime: on a device its CUDA provider, with values where the kernels before left them
+    OnnxRuntime,
 }
 
 /// Which keys and values the active queries of self-attention see.

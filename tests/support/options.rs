@@ -12,5 +12,6 @@ pub fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
         cache_dtype: DType::F32,
         control_levels: None,
         samples: Samples::Shared,
+        remainder: fisec_plan::Remainder::Native,
     }
 }

@@ -20,7 +20,7 @@ use fisec_onnx::{Bindings, Import, import};
 use fisec_passes::canonical::canonicalize;
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Network, Pipeline};
-use fisec_plan::{BundleWriter, CompileOptions, Keys, Norm, Plan, Samples};
+use fisec_plan::{BundleWriter, CompileOptions, Keys, Norm, Plan, Remainder, Samples};
 use fisec_tensor::DType;
 
 use super::console::Console;
@@ -88,6 +88,9 @@ pub struct Choices {
     /// [default: auto]
     #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
     control_levels: Option<Levels>,
+    /// What computes the levels that are dense: the target's own kernels, or ONNX Runtime (always, on the CPU)
+    #[arg(long, value_enum, default_value_t = RemainderChoice::Native)]
+    remainder: RemainderChoice,
     /// Defaults of other work, to compare; goes with the same preset of `run`
     #[arg(long, value_enum)]
     preset: Option<Preset>,
@@ -121,6 +124,14 @@ enum SamplesChoice {
     Shared,
     /// every image is computed by itself
     Each,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RemainderChoice {
+    /// convolutions, products and attention of the target, where it has them
+    Native,
+    /// islands in ONNX Runtime; on a GPU through its CUDA provider
+    OnnxRuntime,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -354,6 +365,10 @@ impl Choices {
             samples: match self.samples {
                 Some(SamplesChoice::Shared) | None => Samples::Shared,
                 Some(SamplesChoice::Each) => Samples::Each,
+            },
+            remainder: match self.remainder {
+                RemainderChoice::Native => Remainder::Native,
+                RemainderChoice::OnnxRuntime => Remainder::OnnxRuntime,
             },
         }
     }

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use fisec_ir::dump::Dump;
 use fisec_ir::text::Printer;
 use fisec_ir::{Graph, NodeId, text};
-use fisec_onnx::{ExportOptions, Location, SinkError, WeightSink, export};
+use fisec_onnx::{Location, Ports, SinkError, WeightSink, export};
 use fisec_plan::{Plan, ProgramKind};
 use fisec_tensor::Constant;
 
@@ -151,7 +151,7 @@ fn write_onnx(arguments: &Arguments, graph: &Graph) -> Result<(), Failure> {
         return Err(Failure::new("an ONNX model goes into a file").hint("say where: `-o model.onnx`"));
     };
     let mut weights = BesideModel::create(path)?;
-    let model = export(graph, &ExportOptions::default(), &mut weights)
+    let model = export(graph, Ports::Plain, &mut weights)
         .map_err(|error| Failure::new(error.to_string()).hint("`record` and `guide` are dense programs"))?;
     output::write_file(path, &model)
 }

@@ -4,7 +4,7 @@ use std::env;
 use std::path::Path;
 
 use fisec_ir::Graph;
-use fisec_onnx::{ExportOptions, export};
+use fisec_onnx::{Ports, export};
 use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::Roles;
 use fisec_passes::cost::CostTable;
@@ -41,7 +41,7 @@ pub fn exported(graph: &Graph, inputs: &Tensors, outputs: &Tensors) -> Result<Te
     let folder = scratch()?;
     let path = folder.path().join("model.onnx");
     let mut weights = BesideModel::create(&path)?;
-    let model = export(graph, &ExportOptions::default(), &mut weights)
+    let model = export(graph, Ports::Plain, &mut weights)
         .map_err(|error| Failure::new(error.to_string()).hint("this is a defect of the exporter: please report it"))?;
     std::fs::write(&path, model).map_err(Failure::file(&path))?;
     onnx_runtime(&path, inputs, outputs)

@@ -6,7 +6,7 @@ use fisec_ir::{Attribute, Graph, NodeId, Op, Operand, ValueId, ValueType, Weight
 use fisec_tensor::{Constant, DType, HostTensor, Shape, Transform};
 
 use super::attributes::{attribute, tensor};
-use super::{ExportError, ExportOptions, WeightSink};
+use super::{ExportError, WeightSink};
 use crate::element::onnx_number;
 use crate::proto::tensor_proto::DataLocation;
 use crate::proto::tensor_shape_proto::{Dimension, dimension};
@@ -25,7 +25,6 @@ const INLINE_BYTES: usize = 1024;
 /// Collects nodes and initializers under unique names.
 pub struct Builder<'a> {
     pub graph: &'a Graph,
-    pub options: ExportOptions,
     names: HashMap<ValueId, String>,
     opsets: BTreeMap<String, i64>,
     initializers: BTreeMap<String, Constant>,
@@ -34,7 +33,7 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(graph: &'a Graph, options: ExportOptions) -> Self {
+    pub fn new(graph: &'a Graph) -> Self {
         let proto = GraphProto {
             name: Some(graph.name().to_owned()),
             ..GraphProto::default()
@@ -43,7 +42,6 @@ impl<'a> Builder<'a> {
         let (names, initializers) = (HashMap::new(), BTreeMap::new());
         Builder {
             graph,
-            options,
             names,
             opsets,
             initializers,

@@ -8,6 +8,7 @@ mod attributes;
 mod builder;
 mod norms;
 mod operators;
+mod ports;
 
 use fisec_ir::{Graph, GraphError, Op};
 use fisec_tensor::Constant;
@@ -16,11 +17,20 @@ use thiserror::Error;
 
 use builder::Builder;
 
-/// How a graph is exported.
+/// How the inputs and outputs of an exported model lie in memory. Inside it maps are `[N, C, H, W]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ExportOptions {
-    /// four-dimensional inputs and outputs of the model are `[N, H, W, C]`; inside they are `[N, C, H, W]`
-    pub maps_nhwc_at_ports: bool,
+pub enum Ports {
+    /// as in the graph
+    #[default]
+    Plain,
+    /// maps are `[N, H, W, C]`
+    ChannelsLast,
+    /// what floats are is f16 rows as a device's kernels have them: maps `[N, H, W, C]`, channels of everything padded with
+    /// zeros to a multiple of `vector`
+    DeviceRows {
+        /// channels of a vector
+        vector: usize,
+    },
 }
 
 /// Where an initializer's bytes stand, in the terms of ONNX external data.
@@ -83,10 +93,10 @@ pub enum ExportError {
 ///
 /// # Errors
 /// Fails on operators of sparse programs, on cycles, and when `weights` refuses a tensor.
-pub fn export(graph: &Graph, options: &ExportOptions, weights: &mut dyn WeightSink) -> Result<Vec<u8>, ExportError> {
-    let mut builder = Builder::new(graph, *options);
+pub fn export(graph: &Graph, ports: Ports, weights: &mut dyn WeightSink) -> Result<Vec<u8>, ExportError> {
+    let mut builder = Builder::new(graph);
     for id in graph.ordered()? {
-        operators::emit(&mut builder, id)?;
+        operators::emit(&mut builder, ports, id)?;
     }
     Ok(builder.finish(weights)?.encode_to_vec())
 }

@@ -1,22 +1,19 @@
 //! Each operator of the IR in ONNX operators.
 
-use fisec_ir::{
-    Attribute, Conv, ConvOperand, Linear, LinearOperand, NodeId, OnnxOp, Op, TimestepEmbedding, ValueId, ValueType,
-};
+use fisec_ir::{Attribute, Conv, ConvOperand, Linear, LinearOperand, NodeId, OnnxOp, Op, TimestepEmbedding, ValueId};
 use fisec_tensor::{DType, HostTensor, Shape};
 
 use super::attention::{attention, attention_maps, causal_attention, controlled_attention};
 use super::attributes::attribute;
 use super::builder::{Builder, NodeParts};
 use super::norms::{activate, affine, group_norm, group_norm_stats, norm_coefficients};
-use super::{ExportError, has_onnx_form};
+use super::ports::{NCHW_TO_NHWC, NHWC_TO_NCHW};
+use super::{ExportError, Ports, has_onnx_form, ports};
 
 pub const MICROSOFT: &str = "com.microsoft";
-const NCHW_TO_NHWC: [i64; 4] = [0, 2, 3, 1];
-const NHWC_TO_NCHW: [i64; 4] = [0, 3, 1, 2];
 
 /// Adds the ONNX nodes of one node of the graph.
-pub fn emit(builder: &mut Builder<'_>, id: NodeId) -> Result<(), ExportError> {
+pub fn emit(builder: &mut Builder<'_>, ports: Ports, id: NodeId) -> Result<(), ExportError> {
     let op = builder.graph.op(id).clone();
     if !has_onnx_form(&op) {
         let node = builder.graph.origin(id).label().to_owned();
@@ -26,9 +23,9 @@ pub fn emit(builder: &mut Builder<'_>, id: NodeId) -> Result<(), ExportError> {
         });
     }
     let result = match op {
-        Op::Input(name) => input(builder, id, &name),
+        Op::Input(name) => ports::input(builder, ports, id, &name),
         Op::Output(name) => {
-            output(builder, id, &name);
+            ports::output(builder, ports, id, &name);
             return Ok(());
         }
         Op::CacheWrite(_) => return Ok(()),
@@ -104,39 +101,6 @@ fn repeat(builder: &mut Builder<'_>, id: NodeId, images: usize) -> String {
     dims[0] = images as i64;
     let dims = builder.ints(&dims);
     builder.op("Expand", &[&x, &dims], &[])
-}
-
-fn nhwc(value: &ValueType) -> ValueType {
-    let [batch, channels, height, width] = value.shape[..] else {
-        return value.clone();
-    };
-    ValueType {
-        shape: [batch, height, width, channels].into(),
-        ..value.clone()
-    }
-}
-
-fn is_port_map(builder: &Builder<'_>, value: &ValueType) -> bool {
-    builder.options.maps_nhwc_at_ports && value.shape.len() == 4
-}
-
-fn input(builder: &mut Builder<'_>, id: NodeId, name: &str) -> String {
-    let value = builder.graph.node(id).outputs()[0].clone();
-    if !is_port_map(builder, &value) {
-        builder.input(name, &value);
-        return name.to_owned();
-    }
-    builder.input(name, &nhwc(&value));
-    builder.transpose(name, &NHWC_TO_NCHW)
-}
-
-fn output(builder: &mut Builder<'_>, id: NodeId, name: &str) {
-    let (x, value) = (builder.operand(id, 0), builder.operand_type(id, 0));
-    if !is_port_map(builder, &value) {
-        return builder.output(name, &x, &value);
-    }
-    let x = builder.transpose(&x, &NCHW_TO_NHWC);
-    builder.output(name, &x, &nhwc(&value));
 }
 
 fn opaque(builder: &mut Builder<'_>, id: NodeId, onnx: &OnnxOp) {

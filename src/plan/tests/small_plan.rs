@@ -37,6 +37,7 @@ pub fn plan(writer: &mut BundleWriter) -> Plan {
             cache_dtype: DType::F16,
             control_levels: Some(0),
             samples: Samples::Each,
+            remainder: fisec_plan::Remainder::Native,
         },
         levels: vec![Level {
             height: 4,

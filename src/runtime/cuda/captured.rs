@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use fisec_kernels::cuda::MoveJob;
 use fisec_plan::{IslandCall, Kernel, Plan, Program, ProgramKind, ValueId};
-use fisec_tensor::{ActiveSet, HostTensor, Mask};
+use fisec_tensor::{ActiveSet, Mask};
 
 use super::assemble::{Assembled, Blocks, Context, Item, Prediction, Rowed, assemble};
 use super::driver::{Buffer, Device, Event, Functions, Graph};
-use super::slots::{from_half_rows, half_rows, half_rows_bytes};
+use super::islands::{Islands, Operand};
 use crate::RuntimeError;
-use crate::executor::HostStages;
 
 /// One program for one bucket, ready to run at any step.
 pub(super) struct Captured {
@@ -159,8 +158,7 @@ impl Captured {
     /// The buffers that the context named are alive.
     pub(super) unsafe fn run(
         &self,
-        device: &Device,
-        host: &mut HostStages,
+        islands: &mut Islands,
         plan: &Plan,
         resolve: &dyn Fn(Rowed) -> u64,
     ) -> Result<(), RuntimeError> {
@@ -168,7 +166,8 @@ impl Captured {
             match segment {
                 // SAFETY: the caller's promise.
                 Segment::Graph(graph) => unsafe { graph.launch()? },
-                Segment::Island(item) => self.island(device, host, plan, *item, resolve)?,
+                // SAFETY: the caller's promise.
+                Segment::Island(item) => unsafe { self.island(islands, plan, *item, resolve)? },
             }
         }
         Ok(())
@@ -182,7 +181,7 @@ impl Captured {
         &self,
         device: &Arc<Device>,
         functions: &Functions,
-        host: &mut HostStages,
+        islands: &mut Islands,
         plan: &Plan,
         resolve: &dyn Fn(Rowed) -> u64,
     ) -> Result<Vec<(usize, f64)>, RuntimeError> {
@@ -191,7 +190,8 @@ impl Captured {
         let mut nodes = Vec::new();
         for (index, item) in self.assembled.items.iter().enumerate() {
             match item {
-                Item::Island(..) => self.island(device, host, plan, index, resolve)?,
+                // SAFETY: the caller's promise.
+                Item::Island(..) => unsafe { self.island(islands, plan, index, resolve)? },
                 // SAFETY: the caller's promise.
                 _ => unsafe { put(device, functions, item)? },
             }
@@ -214,10 +214,11 @@ impl Captured {
         Ok(times)
     }
 
-    fn island(
+    /// # Safety
+    /// As [`Captured::run`].
+    unsafe fn island(
         &self,
-        device: &Device,
-        host: &mut HostStages,
+        islands: &mut Islands,
         plan: &Plan,
         item: usize,
         resolve: &dyn Fn(Rowed) -> u64,
@@ -225,22 +226,10 @@ impl Captured {
         let Item::Island(node, inputs, outputs) = &self.assembled.items[item] else {
             unreachable!("an island's index")
         };
-        let call = &self.islands[node];
-        let description = &plan.islands[call.island.index()];
-        let mut tensors = Vec::new();
-        for (rows, port) in inputs.iter().zip(&description.inputs) {
-            // SAFETY: the value's rows lie in the block that they were assembled in.
-            let bytes = unsafe { device.read(resolve(*rows), half_rows_bytes(&port.shape))? };
-            tensors.push(from_half_rows(&bytes, &port.shape)?.cast(port.dtype));
-        }
-        let wanted: Vec<usize> = outputs.iter().map(|(port, _)| *port).collect();
-        let results: Vec<HostTensor> = host.island(plan, call, &tensors, &wanted)?;
-        for ((port, rows), result) in outputs.iter().zip(results) {
-            let bytes = half_rows(&result.reshaped(description.outputs[*port].shape.clone())?);
-            // SAFETY: as above.
-            unsafe { device.write(resolve(*rows), &bytes)? };
-        }
-        Ok(())
+        let inputs: Vec<u64> = inputs.iter().map(|rows| resolve(*rows)).collect();
+        let outputs: Vec<Operand> = outputs.iter().map(|(port, rows)| (*port, resolve(*rows))).collect();
+        // SAFETY: values have the rows of their ports, in the block that they were assembled in.
+        unsafe { islands.run(plan, &self.islands[node], &inputs, &outputs) }
     }
 }
 
@@ -264,6 +253,6 @@ unsafe fn put(device: &Device, functions: &Functions, item: &Item) -> Result<(),
         Item::Launch(_, launch) => unsafe { device.launch(functions, launch) },
         // SAFETY: the caller's promise.
         Item::Zero(_, address, bytes) => unsafe { device.zero(*address, *bytes) },
-        Item::Island(..) => unreachable!("islands run on the host"),
+        Item::Island(..) => unreachable!("islands are no launches"),
     }
 }

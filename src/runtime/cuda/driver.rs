@@ -9,6 +9,7 @@ use cudarc::driver::sys;
 use fisec_kernels::cuda::Launch;
 
 use crate::RuntimeError;
+use crate::ort::Stream;
 
 /// Dynamic shared memory that a kernel may have without asking.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
@@ -109,6 +110,11 @@ impl Device {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The stream that everything runs on.
+    pub(super) fn stream(&self) -> Stream {
+        Stream(self.stream.cast())
     }
 
     pub(super) fn multiprocessors(&self) -> usize {

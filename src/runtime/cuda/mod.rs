@@ -11,6 +11,7 @@ mod driver;
 mod early;
 mod fetch;
 mod folded;
+mod islands;
 mod lists;
 mod memory;
 mod network;
@@ -31,8 +32,7 @@ use fisec_plan::{Bundle, ControlInput, NetworkKind, Plan, ProgramKind, SlotKind,
 use fisec_tensor::{DType, HostTensor};
 
 use crate::RuntimeError;
-use crate::cpu::CpuBackend;
-use crate::executor::{HostStages, Prepared, StepReport, check_context};
+use crate::executor::{Prepared, StepReport, check_context};
 use crate::ort::OnnxRuntime;
 use captured::Captured;
 use driver::{Buffer, Device, Event, Functions};
@@ -40,6 +40,7 @@ pub(crate) use early::EarlyInput;
 use early::{EarlyValues, Schedule};
 use fetch::Fetch;
 use folded::{FoldedNorms, folded};
+use islands::Islands;
 pub(crate) use network::NetworkProgram;
 use network::Shared;
 pub use predict::{DeviceMemory, device_memory};
@@ -59,7 +60,7 @@ pub(crate) struct Engine {
     gpu: Gpu,
     prepared: HashMap<ProgramKind, Prepared>,
     norms: HashMap<ProgramKind, FoldedNorms>,
-    host: HostStages,
+    islands: Islands,
     // graphs go before the memory that they use
     captured: Vec<Captured>,
     functions: Arc<Functions>,
@@ -154,6 +155,7 @@ impl Engine {
             functions: Arc::clone(&functions),
             device: Arc::clone(&device),
         };
+        let islands = Islands::new(&device, &bundle, onnx_runtime.as_ref(), threads)?;
         let slots = SlotBlock::new(&plan);
         let prompt_values = EarlyValues::new(&plan, &prepared, Stage::Prompt);
         let timestep_values = EarlyValues::new(&plan, &prepared, Stage::Timestep);
@@ -189,7 +191,7 @@ impl Engine {
             device,
             measures_nodes: false,
             report: StepReport::default(),
-            host: HostStages::new(CpuBackend::new(bundle, onnx_runtime, threads)?),
+            islands,
             gpu,
             plan,
         })
@@ -221,7 +223,7 @@ impl Engine {
         let blocks = timesteps.iter().map(|&timestep| {
             let input = EarlyInput::Timestep(timestep);
             self.timestep_values
-                .compute(&mut self.host, &self.plan, &self.prepared, &input)
+                .compute(&mut self.islands.host, &self.plan, &self.prepared, &input)
         });
         let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
         let stride = self.timestep_values.bytes();
@@ -233,11 +235,11 @@ impl Engine {
         check_context(&self.plan, context)?;
         self.device.enter()?;
         if let Some(program) = &mut self.prompt_program {
-            program.run(&self.plan, &mut self.host, context)?;
+            program.run(&self.plan, &mut self.islands, context)?;
         } else {
             let input = EarlyInput::Context(context);
             let values = &self.prompt_values;
-            let block = values.compute(&mut self.host, &self.plan, &self.prepared, &input)?;
+            let block = values.compute(&mut self.islands.host, &self.plan, &self.prepared, &input)?;
             self.prompt.write(0, &block)?;
         }
         self.has_prompt = true;
@@ -246,7 +248,12 @@ impl Engine {
 
     pub(crate) fn prepare(&mut self, kind: ProgramKind) -> Result<(), RuntimeError> {
         self.device.enter()?;
-        self.host.prepare(&self.plan, kind)?;
+        let program = self
+            .plan
+            .programs
+            .get(kind)
+            .ok_or(RuntimeError::NoProgram(kind.name()))?;
+        self.islands.prepare(&self.plan, program)?;
         match kind {
             // its graph depends on the mask
             ProgramKind::Edit => Ok(()),

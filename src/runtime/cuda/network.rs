@@ -12,9 +12,9 @@ use half::f16;
 use super::assemble::Rowed;
 use super::dense::Dense;
 use super::driver::{Device, Event, Functions};
+use super::islands::Islands;
 use crate::RuntimeError;
-use crate::cpu::CpuBackend;
-use crate::executor::{HostStages, NodeTime};
+use crate::executor::NodeTime;
 use crate::ort::OnnxRuntime;
 
 /// What a device's programs share.
@@ -37,7 +37,7 @@ pub(crate) struct NetworkProgram {
     device_time: Duration,
     device: Arc<Device>,
     /// operators without a kernel
-    host: HostStages,
+    islands: Islands,
 }
 
 impl NetworkProgram {
@@ -49,7 +49,6 @@ impl NetworkProgram {
             return Ok(None);
         };
         let dense = Dense::capture(shared, program, input_bytes(sample_of(program)))?;
-        let host = CpuBackend::new(bundle.clone(), shared.onnx_runtime.clone(), shared.threads)?;
         Ok(Some(NetworkProgram {
             kind,
             dense,
@@ -57,7 +56,7 @@ impl NetworkProgram {
             around: [Event::new(device)?, Event::new(device)?],
             device_time: Duration::ZERO,
             device: Arc::clone(device),
-            host: HostStages::new(host),
+            islands: Islands::new(device, bundle, shared.onnx_runtime.as_ref(), shared.threads)?,
             bundle: bundle.clone(),
         }))
     }
@@ -84,10 +83,10 @@ impl NetworkProgram {
         self.around[0].record()?;
         // SAFETY: all buffers that the graph names are fields of `self`; nothing of a network lies in a slot.
         unsafe {
-            let (device, plan) = (&self.device, self.bundle.plan());
+            let plan = self.bundle.plan();
             self.dense
                 .captured
-                .run(device, &mut self.host, plan, &|rows: Rowed| rows.address.base)?;
+                .run(&mut self.islands, plan, &|rows: Rowed| rows.address.base)?;
         }
         self.around[1].record()?;
         let output = self.output()?;
@@ -106,11 +105,13 @@ impl NetworkProgram {
         let plan = self.bundle.plan();
         // SAFETY: as in `run`.
         let times = unsafe {
-            self.dense
-                .captured
-                .measure(&self.device, &self.functions, &mut self.host, plan, &|rows: Rowed| {
-                    rows.address.base
-                })?
+            self.dense.captured.measure(
+                &self.device,
+                &self.functions,
+                &mut self.islands,
+                plan,
+                &|rows: Rowed| rows.address.base,
+            )?
         };
         let timed = times.into_iter().map(|(index, seconds)| {
             let node = &plan.networks[&self.kind].nodes[index];

@@ -12,10 +12,10 @@ use super::captured::Captured;
 use super::dense::Dense;
 use super::driver::{Buffer, Device, Functions};
 use super::early::EarlyValues;
+use super::islands::Islands;
 use super::network::Shared;
 use super::slots::{half_rows, half_rows_bytes};
 use crate::RuntimeError;
-use crate::executor::HostStages;
 
 /// The prompt's program with its memory.
 pub(super) struct Prompt {
@@ -64,14 +64,12 @@ impl Prompt {
     }
 
     /// Fills the block for a text embedding, in the order of the stream.
-    pub(super) fn run(&mut self, plan: &Plan, host: &mut HostStages, context: &HostTensor) -> Result<(), RuntimeError> {
+    pub(super) fn run(&mut self, plan: &Plan, islands: &mut Islands, context: &HostTensor) -> Result<(), RuntimeError> {
         self.dense.input.write(0, &half_rows(context))?;
         // SAFETY: all buffers that the graph and the launch name are fields of `self`, but for the block of prompt values,
         // which lives as long as the engine that holds `self`.
         unsafe {
-            self.dense
-                .captured
-                .run(&self.device, host, plan, &|rows| rows.address.base)?;
+            self.dense.captured.run(islands, plan, &|rows| rows.address.base)?;
             self.device.launch(&self.functions, &self.deliver)
         }
     }

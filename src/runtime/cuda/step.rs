@@ -282,9 +282,9 @@ impl Engine {
         unsafe {
             if self.measures_nodes {
                 let (device, functions) = (&self.device, &self.functions);
-                return captured.measure(device, functions, &mut self.host, &self.plan, &resolve);
+                return captured.measure(device, functions, &mut self.islands, &self.plan, &resolve);
             }
-            captured.run(&self.device, &mut self.host, &self.plan, &resolve)?;
+            captured.run(&mut self.islands, &self.plan, &resolve)?;
         }
         Ok(Vec::new())
     }

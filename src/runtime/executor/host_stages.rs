@@ -61,15 +61,8 @@ impl HostStages {
         self.backend.run_island(plan, call, inputs, wanted)
     }
 
-    /// Opens the sessions of a program's islands.
-    pub(crate) fn prepare(&mut self, plan: &Plan, kind: ProgramKind) -> Result<(), RuntimeError> {
-        let program = plan.programs.get(kind).ok_or(RuntimeError::NoProgram(kind.name()))?;
-        let islands = program.nodes.iter().filter_map(|node| match &node.kernel {
-            fisec_plan::Kernel::Island(call) => Some(call),
-            _ => None,
-        });
-        islands
-            .into_iter()
-            .try_for_each(|call| self.backend.open_island(plan, call))
+    /// Opens the session of an island.
+    pub(crate) fn open(&mut self, plan: &Plan, call: &IslandCall) -> Result<(), RuntimeError> {
+        self.backend.open_island(plan, call)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The library is loaded at run time; nothing here needs it at build time.
 
+mod bound;
 mod library;
 mod provider;
 mod session;
@@ -16,8 +17,10 @@ use ::ort::logging::LogLevel;
 
 use crate::RuntimeError;
 
+pub(crate) use bound::Placed;
 pub use library::find_library;
 pub use provider::Provider;
+pub(crate) use provider::Stream;
 pub use session::{Outlet, Session};
 
 /// The loaded ONNX Runtime library. One per process: later loads return the first.
@@ -76,7 +79,25 @@ impl OnnxRuntime {
     /// Opens a model. External initializers are memory-mapped beside it. `threads`: 0 takes every core. Where the provider
     /// cannot be used, the next simpler one is: [`Session::provider`] and [`Session::fallback`] say so.
     pub fn session(&self, model: &Path, threads: usize) -> Result<Session, RuntimeError> {
-        Session::open(&self.environment, model, threads, self.provider)
+        Session::open(&self.environment, model, threads, self.provider, None)
+    }
+
+    /// Opens a model for a device: in the CUDA provider, or the one that was asked for, with all work on `stream`. Falls back
+    /// as [`OnnxRuntime::session`] does.
+    ///
+    /// # Safety
+    /// The session is dropped before the stream.
+    pub(crate) unsafe fn session_on(
+        &self,
+        stream: Stream,
+        model: &Path,
+        threads: usize,
+    ) -> Result<Session, RuntimeError> {
+        let provider = match self.provider {
+            Provider::Cpu => Provider::Cuda,
+            other => other,
+        };
+        Session::open(&self.environment, model, threads, provider, Some(stream))
     }
 
     /// What sessions are to compute with.

@@ -1,5 +1,6 @@
 //! What ONNX Runtime computes with: its CPU kernels, or an execution provider.
 
+use std::ffi::c_void;
 use std::fmt;
 use std::str::FromStr;
 
@@ -48,24 +49,32 @@ impl Provider {
         }
     }
 
-    /// What to register in a session, best first. Registering fails loudly, so that falling back can be reported.
-    pub(super) fn dispatches(self) -> Vec<ExecutionProviderDispatch> {
+    /// What to register in a session, best first, on a stream of the caller's where one is given. Registering fails loudly,
+    /// so that falling back can be reported.
+    pub(super) fn dispatches(self, stream: Option<Stream>) -> Vec<ExecutionProviderDispatch> {
         match self {
             Provider::Cpu => Vec::new(),
-            Provider::Cuda => vec![cuda()],
-            Provider::TensorRt => tensorrt().into_iter().chain([cuda()]).collect(),
+            Provider::Cuda => vec![cuda(stream)],
+            Provider::TensorRt => tensorrt().into_iter().chain([cuda(stream)]).collect(),
         }
     }
 }
 
+/// A CUDA stream of the device's primary context that outlives every session on it.
+#[derive(Clone, Copy)]
+pub(crate) struct Stream(pub(crate) *mut c_void);
+
 /// Sums in full f32: TF32 would round what a model declares as f32.
-fn cuda() -> ExecutionProviderDispatch {
-    let search = ep::cuda::ConvAlgorithmSearch::Heuristic;
-    ep::CUDA::default()
-        .with_conv_algorithm_search(search)
-        .with_tf32(false)
-        .build()
-        .error_on_failure()
+fn cuda(stream: Option<Stream>) -> ExecutionProviderDispatch {
+    let provider = ep::CUDA::default()
+        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+        .with_tf32(false);
+    let provider = match stream {
+        // SAFETY: what `Stream` says.
+        Some(Stream(stream)) => unsafe { provider.with_compute_stream(stream.cast()) },
+        None => provider,
+    };
+    provider.build().error_on_failure()
 }
 
 #[cfg(feature = "tensorrt")]

@@ -9,6 +9,7 @@ use ::ort::value::ValueType;
 use fisec_tensor::{DType, HostTensor};
 
 use super::Provider;
+use super::provider::Stream;
 use super::tensor::{aligned_copy, element_type, from_value, to_value};
 use crate::RuntimeError;
 
@@ -40,13 +41,14 @@ impl Session {
         model: &Path,
         threads: usize,
         wanted: Provider,
+        stream: Option<Stream>,
     ) -> Result<Self, RuntimeError> {
         let name = model.display().to_string();
         let fail = |error: ::ort::Error| RuntimeError::OnnxRuntime {
             action: format!("cannot open `{name}`"),
             reason: error.to_string(),
         };
-        let (provider, builder, fallback) = first_usable(environment, threads, wanted).map_err(fail)?;
+        let (provider, builder, fallback) = first_usable(environment, threads, wanted, stream).map_err(fail)?;
         let session = { builder }.commit_from_file(model).map_err(fail)?;
         let inputs = session.inputs().iter().map(outlet).collect::<Result<_, _>>()?;
         let outputs = session.outputs().iter().map(outlet).collect::<Result<_, _>>()?;
@@ -58,6 +60,15 @@ impl Session {
             provider,
             fallback,
         })
+    }
+
+    /// Path of the model.
+    pub(super) fn model(&self) -> &str {
+        &self.model
+    }
+
+    pub(super) fn inner_mut(&mut self) -> &mut ::ort::session::Session {
+        &mut self.session
     }
 
     /// What the model is computed with.
@@ -117,12 +128,13 @@ fn first_usable(
     environment: &Environment,
     threads: usize,
     wanted: Provider,
+    stream: Option<Stream>,
 ) -> ::ort::Result<(Provider, SessionBuilder, Option<String>)> {
     let mut refusals = Vec::new();
     for &provider in wanted.fallbacks() {
         let registered = match provider.is_offered() {
             true => configure(environment, threads)?
-                .with_execution_providers(provider.dispatches())
+                .with_execution_providers(provider.dispatches(stream))
                 .map_err(|error| error.to_string()),
             false => Err("this build of fisec or of ONNX Runtime does not have it".to_owned()),
         };

@@ -470,6 +470,7 @@ impl Unet {
                 cache_dtype: self.spec.cache_dtype,
                 control_levels: Some(0),
                 samples: fisec_plan::Samples::Each,
+                remainder: fisec_plan::Remainder::Native,
             },
             levels: levels.to_vec(),
             slots: self.maker.slots.clone(),
