@@ -64,6 +64,8 @@ pub enum Notice {
     NoSparseProgram,
     /// a network overflows half precision on the plan's device; ONNX Runtime computes it from now on
     Overflow(&'static str),
+    /// a part of the steps runs on the host although the plan is for a device; this is why
+    OnHost(String),
 }
 
 impl fmt::Display for Notice {
@@ -85,6 +87,7 @@ impl fmt::Display for Notice {
                 formatter,
                 "the {network} overflows half precision; ONNX Runtime computes it, which takes longer"
             ),
+            Notice::OnHost(reason) => write!(formatter, "slow: {reason}"),
             Notice::NoSparseProgram => write!(formatter, "the plan has no sparse program; dense steps are used"),
         }
     }

@@ -120,6 +120,9 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         }
     }
     bar.finish_and_clear();
+    if let Some(reason) = bench.executor.take_refusal() {
+        console.warn(&reason);
+    }
     if arguments.per_node || (arguments.calibrate && plan.is_cuda()) {
         bench.measure_nodes(&regions)?;
     }
@@ -272,6 +275,9 @@ impl Bench {
             ]
         }));
         let mut text = output::table(&rows, &[1, 2, 3, 4, 5, 6]);
+        if let Ok(Some(bytes)) = self.executor.device_memory_in_use() {
+            text += &format!("\ndevice memory in use: {}", units::bytes(bytes as u64));
+        }
         if with_nodes {
             for row in self.rows().filter(|row| !row.nodes.is_empty()) {
                 text += &format!("\n\n{}\n{}", row.name, nodes::table(&row.nodes));
@@ -294,7 +300,12 @@ impl Bench {
                 "nodes": row.nodes.iter().map(nodes::json).collect::<Vec<_>>(),
             })
         };
-        json!({ "model": plan.model, "target": plan.target, "steps": self.rows().map(row).collect::<Vec<_>>() })
+        json!({
+            "model": plan.model,
+            "target": plan.target,
+            "steps": self.rows().map(row).collect::<Vec<_>>(),
+            "device_bytes_in_use": self.executor.device_memory_in_use().ok().flatten(),
+        })
     }
 }
 

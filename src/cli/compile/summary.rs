@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fisec_plan::{Plan, Program, Stage};
+use fisec_plan::{Plan, Program, Remainder, Stage};
 use serde_json::{Value, json};
 
 use super::Compiled;
@@ -40,6 +40,9 @@ pub fn text(compiled: &Compiled, target: &Path) -> String {
             "level       {}x{} {kind}: {}",
             level.height, level.width, level.reason
         ));
+    }
+    if plan.options.remainder == Remainder::OnnxRuntime {
+        lines.push("remainder   dense levels run in ONNX Runtime".into());
     }
     lines.push(format!("work        {}", work(plan)));
     lines.push(format!(

@@ -257,6 +257,9 @@ impl Pipeline {
     /// The image of latents `[1, C, H, W]`.
     pub fn decode(&mut self, latents: &HostTensor, observer: &mut Observer<'_>) -> Result<Image, DiffusionError> {
         tell(observer, Event::Decode)?;
+        if let Some(reason) = self.denoiser.executor().take_refusal() {
+            tell(observer, Event::Notice(Notice::OnHost(reason)))?;
+        }
         let image = self.decoder.decode(latents)?;
         for network in [self.text_encoder.network(), self.decoder.network()] {
             if let Some(notice) = network.take_overflow() {

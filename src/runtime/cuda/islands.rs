@@ -19,6 +19,8 @@ use crate::ort::{OnnxRuntime, Placed, Provider, Session};
 pub(super) struct Islands {
     /// `None`: this island runs on the host
     sessions: HashMap<IslandId, Option<Session>>,
+    /// why the first one that runs there does
+    refusal: Option<String>,
     /// what runs on the host: stages before the steps too
     pub(super) host: HostStages,
     onnx_runtime: Option<OnnxRuntime>,
@@ -41,12 +43,18 @@ impl Islands {
         let backend = CpuBackend::new(bundle.clone(), onnx_runtime.cloned(), threads)?;
         Ok(Islands {
             sessions: HashMap::new(),
+            refusal: None,
             host: HostStages::new(backend),
             onnx_runtime: onnx_runtime.cloned(),
             folder: bundle.folder().to_owned(),
             threads,
             device: Arc::clone(device),
         })
+    }
+
+    /// Why an island runs on the host although the steps do not; said once.
+    pub(super) fn take_refusal(&mut self) -> Option<String> {
+        self.refusal.take()
     }
 
     /// Opens the sessions of a program's islands.
@@ -126,7 +134,7 @@ impl Islands {
         Ok(self.sessions.get_mut(&call.island).and_then(Option::as_mut))
     }
 
-    fn open(&self, plan: &Plan, id: IslandId) -> Result<Option<Session>, RuntimeError> {
+    fn open(&mut self, plan: &Plan, id: IslandId) -> Result<Option<Session>, RuntimeError> {
         let island = &plan.islands[id.index()];
         // ids and flags exist as halves only
         let are_rows = island
@@ -137,10 +145,15 @@ impl Islands {
         let Some(runtime) = self.onnx_runtime.as_ref().filter(|_| are_rows) else {
             return Ok(None);
         };
+        let model = self.folder.join(&island.file);
         // SAFETY: `self.sessions` goes before `self.device`, which has the stream.
-        let session =
-            unsafe { runtime.session_on(self.device.stream(), &self.folder.join(&island.file), self.threads)? };
-        Ok((session.provider() != Provider::Cpu).then_some(session))
+        let session = unsafe { runtime.session_on(self.device.stream(), &model, self.threads)? };
+        if session.provider() == Provider::Cpu {
+            let reason = session.fallback().unwrap_or("asked for");
+            self.refusal = Some(format!("`{}` runs on the host: {reason}", island.name));
+            return Ok(None);
+        }
+        Ok(Some(session))
     }
 }
 

@@ -246,6 +246,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Bytes of the device that are in use, by whomever. Nothing is freed between steps, so that it is the most so far.
+    pub(crate) fn memory_in_use(&self) -> Result<usize, RuntimeError> {
+        self.device.enter()?;
+        let (free, total) = self.device.memory()?;
+        Ok(total - free)
+    }
+
+    /// Why a part of the steps runs on the host; said once.
+    pub(crate) fn take_refusal(&mut self) -> Option<String> {
+        self.islands.take_refusal()
+    }
+
     pub(crate) fn prepare(&mut self, kind: ProgramKind) -> Result<(), RuntimeError> {
         self.device.enter()?;
         let program = self

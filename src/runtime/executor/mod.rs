@@ -193,6 +193,25 @@ impl Executor {
         }
     }
 
+    /// Bytes of the device's memory that are in use, by other processes too; `None` on the CPU.
+    ///
+    /// # Errors
+    /// Fails when the driver does not say.
+    pub fn device_memory_in_use(&self) -> Result<Option<usize>, RuntimeError> {
+        match &self.device {
+            Device::Cpu(_) => Ok(None),
+            Device::Cuda(engine) => engine.memory_in_use().map(Some),
+        }
+    }
+
+    /// Why a part of the steps so far ran on the host although the plan is for a device; said once.
+    pub fn take_refusal(&mut self) -> Option<String> {
+        match &mut self.device {
+            Device::Cpu(_) => None,
+            Device::Cuda(engine) => engine.take_refusal(),
+        }
+    }
+
     /// Opens what a program needs (ONNX Runtime sessions), so that its first step takes no longer than the others.
     pub fn prepare(&mut self, kind: ProgramKind) -> Result<(), RuntimeError> {
         on_device!(self, device => device.prepare(kind))
