@@ -339,7 +339,7 @@ impl Check<'_> {
                     dtype == port.dtype && is_view && shape.first() == port.shape.first()
                 };
                 let as_device_rows = value.dtype.is_float() && fits(DType::F16, &cuda::padded_rows(&value.shape));
-                if !fits(value.dtype, &value.shape) && !(self.plan.is_cuda() && as_device_rows) {
+                if !(fits(value.dtype, &value.shape) || self.plan.is_cuda() && as_device_rows) {
                     return self.fail(format!(
                         "`{}` is {}[{}], the value {}[{}]",
                         port.name, port.dtype, port.shape, value.dtype, value.shape
