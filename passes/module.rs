@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot};
-use fisec_plan::{BundleWriter, CompileOptions, FORMAT, Level, Plan, Programs, Remainder, Samples, Slot, SlotKind};
+use fisec_plan::{
+    BundleWriter, CompileOptions, FORMAT, Halos, Level, Norm, Plan, Programs, Remainder, Samples, Slot, SlotKind,
+};
 use fisec_tensor::DType;
 use thiserror::Error;
 
@@ -20,7 +22,7 @@ use crate::native::{record_coefficients, spell_norms};
 use crate::programs::{edit, guide, record};
 use crate::roles::{Roles, RolesError};
 use crate::share_halves::share_halves;
-use crate::sparse::Sparsity;
+use crate::sparse::{Sparsity, compute_rings};
 use crate::widen_floats::widen_floats;
 use crate::{Network, PassError, Pipeline};
 
@@ -98,8 +100,13 @@ impl Module {
         let mut sparsity = Sparsity {
             levels,
             sparse_levels,
+            rings: Default::default(),
             recorded: Default::default(),
         };
+        // live statistics are of whole maps, which are recorded then
+        if options.halos == Halos::Computed && options.norm == Norm::Frozen {
+            sparsity.rings = compute_rings(&dense, &sparsity);
+        }
         let edit = edit(&dense, &mut sparsity, &stages, options.norm, options.keys, pipeline)?;
         if pipeline.is_stopped() {
             return Ok(None);
@@ -182,6 +189,8 @@ impl Module {
                 levels: &self.sparsity.levels,
                 sparse: self.sparsity.sparse_levels,
             }),
+            levels: self.sparsity.levels.sizes().len(),
+            rings: &self.rings(),
         };
         let mut builder = PlanBuilder::new(writer, context.target);
         let programs = Programs {
@@ -235,16 +244,37 @@ impl Module {
         })
     }
 
+    /// Levels whose rings are computed.
+    fn rings(&self) -> Vec<LevelId> {
+        let nodes = self.edit.iter().flat_map(|edit| {
+            let outputs = edit.ids().into_iter().flat_map(|id| edit.node(id).outputs());
+            outputs
+                .filter(|output| output.extent.ring() > 0)
+                .filter_map(|output| output.extent.level())
+        });
+        nodes.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     fn levels(&self) -> Vec<Level> {
         let sizes = self.sparsity.levels.sizes().iter().zip(&self.level_reasons).enumerate();
-        sizes
-            .map(|(index, (&(height, width), reason))| Level {
+        let resolutions = sizes.map(|(index, (&(height, width), reason))| Level {
+            height,
+            width,
+            around: None,
+            sparse: index < self.sparsity.sparse_levels,
+            reason: reason.clone(),
+        });
+        let rings = self.rings().into_iter().map(|LevelId(level)| {
+            let (height, width) = self.sparsity.levels.sizes()[level as usize];
+            Level {
                 height,
                 width,
-                sparse: index < self.sparsity.sparse_levels,
-                reason: reason.clone(),
-            })
-            .collect()
+                around: Some(level),
+                sparse: true,
+                reason: "computed around the active set instead of being recorded".into(),
+            }
+        });
+        resolutions.chain(rings).collect()
     }
 
     fn control_levels(&self) -> usize {

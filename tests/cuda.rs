@@ -14,7 +14,8 @@ use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
 use fisec_plan::{
-    Bundle, BundleWriter, CompileOptions, ControlInput, Kernel, Keys, Norm, Plan, Remainder, Samples, SlotId, Stage,
+    Bundle, BundleWriter, CompileOptions, ControlInput, Halos, Kernel, Keys, Norm, Plan, Remainder, Samples, SlotId,
+    Stage,
 };
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
@@ -197,6 +198,17 @@ fn edits_equal_the_oracle_with_a_latent_for_each_image() {
         ..shape(20)
     };
     check_masks(&each, Keys::Full, Norm::Frozen, 2);
+}
+
+#[test]
+fn edits_equal_the_oracle_with_computed_halos() {
+    for sparse_levels in [1, 3] {
+        let computed = CompileOptions {
+            halos: Halos::Computed,
+            ..options(Keys::Full, Norm::Frozen, sparse_levels)
+        };
+        check_edits(&shape(21), &computed);
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use fisec_onnx::{Bindings, import};
 use fisec_passes::Module;
 use fisec_passes::canonical::canonicalize;
 use fisec_passes::cost::CostTable;
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, PipelineFiles, Plan, Samples};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, Halos, Keys, Norm, PipelineFiles, Plan, Samples};
 use fisec_runtime::SlotSink;
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
@@ -143,6 +143,7 @@ impl Compiled {
             control_levels: None,
             samples: Samples::Shared,
             remainder: fisec_plan::Remainder::Native,
+            halos: Halos::Recorded,
         };
         let table = CostTable::shipped("cpu").unwrap();
         let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());

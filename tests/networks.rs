@@ -14,7 +14,7 @@ use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::canonical::canonicalize;
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Network, Pipeline};
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, Kernel, Keys, NetworkKind, Norm, Samples};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, Halos, Kernel, Keys, NetworkKind, Norm, Samples};
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Executor, RuntimeError};
 use fisec_tensor::{DType, HostTensor};
@@ -74,6 +74,7 @@ impl Device {
             control_levels: Some(0),
             samples: Samples::Shared,
             remainder: fisec_plan::Remainder::Native,
+            halos: Halos::Recorded,
         };
         // text as wide as devices want it
         let shape = Shape {

@@ -9,7 +9,7 @@ use fisec_ir::{Graph, SlotId as IrSlot};
 use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Pipeline};
-use fisec_plan::{Bundle, BundleWriter, CompileOptions, Keys, Norm, Samples, SlotId};
+use fisec_plan::{Bundle, BundleWriter, CompileOptions, Halos, Keys, Norm, Samples, SlotId};
 use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Binding, Executor, SlotSource};
@@ -90,7 +90,11 @@ fn edit(compiled: &mut Compiled, edited: &Image, slots: &MemoryCache, mask: &Mas
 }
 
 fn check_masks(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
-    let Some(mut compiled) = compile(shape, &options(keys, norm, sparse_levels)) else {
+    check(shape, &options(keys, norm, sparse_levels));
+}
+
+fn check(shape: &Shape, options: &CompileOptions) {
+    let Some(mut compiled) = compile(shape, options) else {
         return;
     };
     let (base, edited) = (Image::random(shape, 1), Image::random(shape, 2));
@@ -99,10 +103,7 @@ fn check_masks(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
         let reference = oracle_edit(&compiled.module, &base, &edited, &mask);
         let prediction = edit(&mut compiled, &edited, &slots, &mask);
         let error = relative_error(&reference, &prediction);
-        assert!(
-            error < TOLERANCE,
-            "{name}, {keys:?}, {norm:?}, {sparse_levels} levels: off by {error:e}"
-        );
+        assert!(error < TOLERANCE, "{name}, {options:?}: off by {error:e}");
         let outside = prediction
             .iter()
             .enumerate()
@@ -172,6 +173,22 @@ fn edits_equal_the_oracle_with_a_latent_for_each_image() {
         ..Shape::default()
     };
     check_masks(&shape, Keys::Full, Norm::Frozen, 2);
+}
+
+#[test]
+fn edits_equal_the_oracle_with_computed_halos() {
+    for (size, seed) in [([12, 12], 18), ([11, 13], 19)] {
+        let shape = Shape {
+            size,
+            seed,
+            ..Shape::default()
+        };
+        let computed = CompileOptions {
+            halos: Halos::Computed,
+            ..options(Keys::Full, Norm::Frozen, 2)
+        };
+        check(&shape, &computed);
+    }
 }
 
 #[test]

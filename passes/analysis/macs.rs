@@ -2,7 +2,7 @@
 //!
 //! Counted are convolutions, matrix products and both products of attention; norms, activations and sums are not.
 
-use fisec_ir::{Conv, ConvOperand, Extent, Graph, Linear, LinearOperand, NodeId, Op};
+use fisec_ir::{Conv, ConvOperand, Extent, Graph, Linear, LinearOperand, NodeId, Op, RING};
 use fisec_tensor::Mask;
 
 use super::{input_size, multiplied_taps};
@@ -40,18 +40,24 @@ pub fn dense_macs(graph: &Graph, id: NodeId) -> u64 {
 /// doubled maps by parity.
 pub fn sparse_macs(graph: &Graph, id: NodeId, active: &[Mask]) -> u64 {
     let dense = dense_macs(graph, id);
-    let share = |level: fisec_ir::LevelId| active[level.0 as usize].share();
-    let Some(Extent::Active(level)) = graph.node(id).outputs().first().map(|output| output.extent) else {
+    let share = |extent: Extent| match extent {
+        Extent::Full => 1.0,
+        Extent::Active(level) => active[level.0 as usize].share(),
+        Extent::Around(level) => active[level.0 as usize].dilated(RING).share(),
+    };
+    let Some(computed) = graph.node(id).outputs().first().map(|output| output.extent) else {
         return dense;
     };
+    if computed == Extent::Full {
+        return dense;
+    }
     let keys = match graph.op(id) {
-        Op::Attention { .. } => match graph.operand_type(graph.operands(id)[1]).map(|value| value.extent) {
-            Some(Extent::Active(level)) => share(level),
-            _ => 1.0,
-        },
+        Op::Attention { .. } => graph
+            .operand_type(graph.operands(id)[1])
+            .map_or(1.0, |keys| share(keys.extent)),
         _ => 1.0,
     };
-    (dense as f64 * taps_share(graph, id) * share(level) * keys).round() as u64
+    (dense as f64 * taps_share(graph, id) * share(computed) * keys).round() as u64
 }
 
 /// Taps that are multiplied, of those that a convolution has.

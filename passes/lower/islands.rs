@@ -99,7 +99,7 @@ pub fn partition(
 
 /// Nodes that have a kernel of their own; everything else is dense and belongs to an island.
 fn is_native(graph: &Graph, id: NodeId) -> bool {
-    let active = |value: &fisec_ir::ValueType| matches!(value.extent, Extent::Active(_));
+    let active = |value: &fisec_ir::ValueType| value.extent != Extent::Full;
     match graph.op(id) {
         Op::Input(_)
         | Op::Output(_)

@@ -154,7 +154,7 @@ impl Lowering<'_, '_> {
         whole_input.shape = dims.into();
         let candidates = match output_type.extent {
             // a device computes exactly the active pixels
-            Extent::Active(_) if self.context.target == WeightTarget::Cpu => {
+            Extent::Active(_) | Extent::Around(_) if self.context.target == WeightTarget::Cpu => {
                 candidates(conv, &whole_input, &output_type, self.context.table)
             }
             _ => Vec::new(),
@@ -362,10 +362,10 @@ impl Lowering<'_, '_> {
         let value = self.ir_value(id, position)?;
         let wanted = self.graph.node(id).outputs()[0].extent;
         let value_type = self.graph.value_type(value).clone();
-        let (Extent::Active(level), Extent::Full) = (wanted, value_type.extent) else {
+        if wanted == Extent::Full || value_type.extent != Extent::Full {
             return Ok(self.value(value));
-        };
-        if let Some(known) = self.gathered.get(&(value, level.0)) {
+        }
+        if let Some(known) = self.gathered.get(&(value, wanted)) {
             return Ok(*known);
         }
         let input = self.value(value);
@@ -373,7 +373,7 @@ impl Lowering<'_, '_> {
         let output = self.values.anonymous(&value_type.with_extent(wanted), stage);
         let origin = self.graph.origin(value.node).clone().because("packed for sparse users");
         self.push(Kernel::Gather { input, output }, &origin, stage, 0, [0; 3]);
-        self.gathered.insert((value, level.0), output);
+        self.gathered.insert((value, wanted), output);
         Ok(output)
     }
 
@@ -440,10 +440,8 @@ impl Lowering<'_, '_> {
 }
 
 fn looks_through(graph: &Graph, user: NodeId, position: usize) -> bool {
-    let active = matches!(
-        graph.node(user).outputs().first().map(|output| output.extent),
-        Some(Extent::Active(_))
-    );
+    let output = graph.node(user).outputs().first();
+    let active = output.is_some_and(|output| output.extent != Extent::Full);
     match graph.op(user) {
         Op::Conv(conv) => active && (position == 0 || (conv.concat && position == 1)),
         Op::Attention { .. } => active && position > 0,

@@ -51,6 +51,8 @@ pub fn lower_network(graph: &Graph, table: &CostTable, builder: &mut PlanBuilder
         table,
         target: WeightTarget::Cuda,
         remainder: None,
+        levels: 0,
+        rings: &[],
     };
     builder.begin_model();
     lower_staged(graph, &Stages::whole(), &context, builder)

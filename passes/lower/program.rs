@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use fisec_ir::{Graph, NodeId, Op, Origin, Stage, ValueId as IrValue};
+use fisec_ir::{Extent, Graph, LevelId, NodeId, Op, Origin, Stage, ValueId as IrValue};
 use fisec_onnx::Ports;
 use fisec_plan::cuda::{CHANNELS, padded_rows};
 use fisec_plan::{Island, IslandCall, Kernel, Node, Port, Program, Provenance, ValueId};
@@ -27,6 +27,10 @@ pub struct ProgramLowering<'a> {
     pub target: WeightTarget,
     /// what a device leaves to ONNX Runtime although it has kernels for it
     pub remainder: Option<DenseLevels<'a>>,
+    /// resolutions of the model
+    pub levels: usize,
+    /// levels whose rings stand behind them in the plan
+    pub rings: &'a [LevelId],
 }
 
 /// The program of a graph.
@@ -68,7 +72,7 @@ pub(super) struct Lowering<'a, 'b> {
     pub(super) context: &'a ProgramLowering<'a>,
     pub(super) builder: &'a mut PlanBuilder<'b>,
     pub(super) values: Values,
-    pub(super) gathered: HashMap<(IrValue, u32), ValueId>,
+    pub(super) gathered: HashMap<(IrValue, Extent), ValueId>,
     /// nodes that another one's call computes
     pub(super) merged: Vec<NodeId>,
     /// nodes whose call is written
@@ -92,7 +96,7 @@ impl<'a, 'b> Lowering<'a, 'b> {
             stages,
             context,
             builder,
-            values: Values::default(),
+            values: Values::new(context.levels, context.rings),
             gathered: HashMap::new(),
             merged: Vec::new(),
             lowered: HashSet::new(),

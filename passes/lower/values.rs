@@ -2,20 +2,30 @@
 
 use std::collections::HashMap;
 
-use fisec_ir::{Extent as IrExtent, Graph, Stage as IrStage, ValueId as IrValue, ValueType};
+use fisec_ir::{Extent as IrExtent, Graph, LevelId, Stage as IrStage, ValueId as IrValue, ValueType};
 use fisec_plan::{Extent, Stage, Value, ValueId};
 use fisec_tensor::Shape;
 
 use crate::analysis::Stages;
 
 /// The value table of a program under construction.
-#[derive(Default)]
 pub struct Values {
     table: Vec<Value>,
+    /// the plan's level of each ring
+    rings: HashMap<LevelId, u32>,
     known: HashMap<IrValue, ValueId>,
 }
 
 impl Values {
+    /// For a plan of so many levels with the rings of some of them behind.
+    pub fn new(levels: usize, rings: &[LevelId]) -> Self {
+        Values {
+            table: Vec::new(),
+            rings: rings.iter().copied().zip(levels as u32..).collect(),
+            known: HashMap::new(),
+        }
+    }
+
     /// The plan's value for a value of the graph; made when it is new.
     pub fn get(&mut self, graph: &Graph, stages: &Stages, value: IrValue) -> ValueId {
         if let Some(known) = self.known.get(&value) {
@@ -31,6 +41,7 @@ impl Values {
         let extent = match value.extent {
             IrExtent::Full => Extent::Full,
             IrExtent::Active(level) => Extent::Active(level.0),
+            IrExtent::Around(level) => Extent::Active(self.rings[&level]),
         };
         self.table.push(Value {
             dtype: value.dtype,

@@ -128,7 +128,11 @@ fn mark(graph: &mut Graph, sparsity: &mut Sparsity, id: NodeId, level: LevelId) 
     let slot = sparsity.slot(graph, &name, full.clone(), Recorded::Value(value));
     let reason = format!("level {level} is sparse");
     let origin = Origin::merged("mark_sparse", [graph.origin(id)]).because(reason);
-    graph.set_outputs(id, vec![full.with_extent(Extent::Active(level))]);
+    let extent = match sparsity.rings.contains(&id) {
+        true => Extent::Around(level),
+        false => Extent::Active(level),
+    };
+    graph.set_outputs(id, vec![full.with_extent(extent)]);
     graph.set_origin(id, origin.clone());
     let recorded = graph.add_value(Op::CacheRead(slot), vec![], full.clone(), origin.clone());
     let scatter = Op::Scatter(Demand::Full);

@@ -1,18 +1,20 @@
 //! From a dense program to one that computes only active pixels and tokens.
 
+mod compute_rings;
 mod freeze_norm;
 mod mark_sparse;
 mod spread_demand;
 mod update_stats;
 
+pub use compute_rings::compute_rings;
 pub use freeze_norm::freeze_norm;
 pub use mark_sparse::mark_sparse;
 pub use spread_demand::spread_demand;
 pub use update_stats::update_stats;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use fisec_ir::{Graph, LevelId, SlotId, SlotInfo, ValueId, ValueType};
+use fisec_ir::{Graph, LevelId, NodeId, SlotId, SlotInfo, ValueId, ValueType};
 
 use crate::analysis::Levels;
 
@@ -25,6 +27,8 @@ pub struct Sparsity {
     pub levels: Levels,
     /// how many of the finest levels compute only active pixels
     pub sparse_levels: usize,
+    /// nodes that are computed on the ring around the active set too
+    pub rings: HashSet<NodeId>,
     /// what `record` must write into each slot
     pub recorded: HashMap<SlotId, Recorded>,
 }

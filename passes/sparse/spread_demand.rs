@@ -9,7 +9,7 @@
 //! Repeating is exact for frozen statistics. With live ones it is the definition: a norm applies to the map in front of
 //! it everywhere, and only what computes that map is restored.
 
-use fisec_ir::{Conv, Demand, Extent, Graph, GraphError, LevelId, NodeId, Op, Operand, Origin, ValueId};
+use fisec_ir::{Conv, Demand, Extent, Graph, GraphError, NodeId, Op, Operand, Origin, ValueId};
 
 use super::Sparsity;
 use crate::{Changes, PassError};
@@ -78,10 +78,11 @@ fn repeat_on_halo(graph: &mut Graph) -> Result<Changes, GraphError> {
             continue;
         };
         let scatter = ValueId { node: id, output: 0 };
+        let there = graph.value_type(active).extent;
         let far: Vec<_> = graph
             .users(scatter)
             .into_iter()
-            .filter(|&(user, at)| !reads_active_only(graph, user, at))
+            .filter(|&(user, at)| !reads_only(graph, user, at, there))
             .collect();
         if far.is_empty() {
             continue;
@@ -107,7 +108,7 @@ fn read_active(graph: &mut Graph) -> Changes {
             continue;
         };
         for (user, at) in graph.users(ValueId { node: id, output: 0 }) {
-            if reads_active_only(graph, user, at) {
+            if reads_only(graph, user, at, graph.value_type(active).extent) {
                 graph.set_operand(user, at, active.into());
                 changes += Changes(1);
             }
@@ -133,7 +134,9 @@ fn narrow(graph: &mut Graph) -> Result<Changes, GraphError> {
 fn demand_on(graph: &Graph, value: ValueId) -> Demand {
     let users = graph.users(value).into_iter();
     let demands = users.map(|(user, at)| match graph.op(user) {
-        Op::Conv(conv) if is_conv_input(conv, at) && is_active(graph, user) => Demand::Halo(reach(conv)),
+        Op::Conv(conv) if is_conv_input(conv, at) && extent_of(graph, user) != Extent::Full => {
+            Demand::Halo(extent_of(graph, user).ring() + reach(conv))
+        }
         op if is_transparent(op) && at_map(op, at) => demand_on(graph, ValueId { node: user, output: 0 }),
         _ => Demand::Full,
     });
@@ -173,32 +176,27 @@ fn at_map(op: &Op, position: usize) -> bool {
     !matches!(op, Op::Affine { .. }) || position == 0
 }
 
-fn is_active(graph: &Graph, id: NodeId) -> bool {
-    level_of_output(graph, id).is_some()
-}
-
-fn level_of_output(graph: &Graph, id: NodeId) -> Option<LevelId> {
-    match graph.node(id).outputs().first()?.extent {
-        Extent::Active(level) => Some(level),
-        Extent::Full => None,
-    }
+fn extent_of(graph: &Graph, id: NodeId) -> Extent {
+    let output = graph.node(id).outputs().first();
+    output.map_or(Extent::Full, |output| output.extent)
 }
 
 fn is_conv_input(conv: &Conv, position: usize) -> bool {
     position == 0 || (conv.concat && position == 1)
 }
 
-/// Whether the user reads this operand only at the pixels or tokens that it computes.
-fn reads_active_only(graph: &Graph, user: NodeId, position: usize) -> bool {
-    if matches!(graph.op(user), Op::Output(_)) {
-        return true;
-    }
-    if !is_active(graph, user) {
-        return false;
-    }
+/// Whether the user reads this operand only where the value behind a scatter is there.
+fn reads_only(graph: &Graph, user: NodeId, position: usize, there: Extent) -> bool {
+    let computed = extent_of(graph, user);
     match graph.op(user) {
-        Op::Conv(conv) if is_conv_input(conv, position) => conv.kernel == [1, 1] && conv.stride == [1, 1],
-        Op::Attention { .. } => position == 0,
-        _ => true,
+        Op::Output(_) => true,
+        _ if computed == Extent::Full => false,
+        Op::Conv(conv) if is_conv_input(conv, position) && conv.kernel != [1, 1] => {
+            let is_around = there.level() == computed.level() && there.ring() > computed.ring();
+            is_around && conv.reads_neighbours()
+        }
+        Op::Conv(conv) if is_conv_input(conv, position) => conv.stride == [1, 1] && computed == there,
+        Op::Attention { .. } => position == 0 && computed == there,
+        _ => computed == there,
     }
 }

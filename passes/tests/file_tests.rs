@@ -10,7 +10,7 @@ use fisec_passes::canonical::{CANONICAL, NamedPass};
 use fisec_passes::control::{control_attention, cross_attentions, expose_maps};
 use fisec_passes::sparse::{self, Sparsity};
 use fisec_passes::{Changes, PassError, Roles, fuse, share_halves, widen_floats};
-use fisec_plan::{CompileOptions, Samples};
+use fisec_plan::{CompileOptions, Halos, Samples};
 use fisec_tensor::DType;
 use serde_json::{Map, Value};
 
@@ -45,6 +45,7 @@ fn run_sparse(name: &str, options: &CompileOptions, graph: &mut Graph) -> Result
     let mut sparsity = Sparsity {
         levels: Levels::of(graph, &graph.value_type(sample).shape),
         sparse_levels: options.sparse_levels.ok_or("`options:` must give sparse_levels")?,
+        rings: Default::default(),
         recorded: Default::default(),
     };
     let changes = match name {
@@ -78,6 +79,7 @@ fn compile_options(words: &[String]) -> Result<CompileOptions, String> {
         control_levels: None,
         samples: Samples::Shared,
         remainder: fisec_plan::Remainder::Native,
+        halos: Halos::Recorded,
     };
     let defaults = serde_json::to_value(defaults).expect("plain data");
     let Value::Object(mut fields) = defaults else {

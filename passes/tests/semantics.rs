@@ -10,9 +10,9 @@ use fisec_ir::{Extent, Graph, NodeId, Op, SlotId, ValueId};
 use fisec_oracle::{Oracle, Tensor, levels};
 use fisec_passes::control::Controlled;
 use fisec_passes::cost::CostTable;
-use fisec_passes::sparse::{Sparsity, freeze_norm, mark_sparse};
+use fisec_passes::sparse::{Sparsity, compute_rings, freeze_norm, mark_sparse};
 use fisec_passes::{Module, Pipeline, Roles, analysis::Levels, fuse::fold_upsample, programs::record};
-use fisec_plan::{CompileOptions, ControlInput, Keys, Norm, Samples};
+use fisec_plan::{CompileOptions, ControlInput, Halos, Keys, Norm, Samples};
 use fisec_tensor::Mask;
 use support::image::Image;
 use support::masks::masks;
@@ -56,7 +56,7 @@ fn predict(graph: &Graph, inputs: &BTreeMap<String, Tensor>, slots: BTreeMap<Slo
 }
 
 /// The sentence of semantics, before any pass that avoids work: marked operators over recorded values.
-fn marked(dense: &Graph, keys: Keys, norm: Norm, sparse_levels: usize) -> (Graph, Graph) {
+fn marked(dense: &Graph, keys: Keys, norm: Norm, sparse_levels: usize, halos: Halos) -> (Graph, Graph) {
     let roles = Roles::of(dense).expect("a denoiser");
     let stages = roles.stages(dense).expect("acyclic");
     let sample = dense.value_type(dense.input("sample").expect("an input")).shape.clone();
@@ -64,8 +64,13 @@ fn marked(dense: &Graph, keys: Keys, norm: Norm, sparse_levels: usize) -> (Graph
     let mut sparsity = Sparsity {
         levels,
         sparse_levels,
+        rings: Default::default(),
         recorded: Default::default(),
     };
+    if halos == Halos::Computed {
+        sparsity.rings = compute_rings(dense, &sparsity);
+        assert!(!sparsity.rings.is_empty());
+    }
     let mut edit = dense.clone();
     freeze_norm(&mut edit, &mut sparsity, norm).expect("freezes");
     mark_sparse(&mut edit, &mut sparsity, &stages, keys).expect("marks");
@@ -102,12 +107,17 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
 }
 
 fn check(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
+    check_with(shape, keys, norm, sparse_levels, Halos::Recorded);
+}
+
+fn check_with(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize, halos: Halos) {
     let mut dense = random_unet(shape);
     let table = CostTable::shipped("cpu").expect("shipped");
     let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
     let mut pipeline = Pipeline::new(&mut listener);
     let options = CompileOptions {
         samples: shape.samples,
+        halos,
         ..options(keys, norm, sparse_levels)
     };
     let module = Module::build(dense.clone(), &options, &table, &mut pipeline)
@@ -117,7 +127,7 @@ fn check(shape: &Shape, keys: Keys, norm: Norm, sparse_levels: usize) {
     fold_upsample(&mut dense).expect("folds");
     let (base, edited) = (inputs(shape, 1), inputs(shape, 2));
     let slots = record_slots(&module.record, &base);
-    let (record, marked) = marked(&dense, keys, norm, sparse_levels);
+    let (record, marked) = marked(&dense, keys, norm, sparse_levels, halos);
     for (name, mask) in masks(shape.size[0], shape.size[1], shape.seed) {
         let fast = predict(&edit, &edited, slots.clone(), &mask);
         let slots = record_slots(&record, &for_each_image(&base));
@@ -170,6 +180,18 @@ fn rewrites_keep_the_semantics_with_a_latent_for_each_image() {
         Norm::Frozen,
         2,
     );
+}
+
+#[test]
+fn rewrites_keep_the_semantics_with_computed_halos() {
+    for (size, seed) in [([12, 12], 10), ([11, 13], 11)] {
+        let shape = Shape {
+            size,
+            seed,
+            ..Shape::default()
+        };
+        check_with(&shape, Keys::Full, Norm::Frozen, 3, Halos::Computed);
+    }
 }
 
 #[test]

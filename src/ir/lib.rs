@@ -21,5 +21,5 @@ pub use op::{
     Padding, TimestepEmbedding, conditioned, maps_shape, stats_shape,
 };
 pub use origin::Origin;
-pub use value::{Extent, LevelId, Operand, Stage, ValueId, ValueType};
+pub use value::{Extent, LevelId, Operand, RING, Stage, ValueId, ValueType};
 pub use weight::{SlotId, SlotInfo, WeightId, WeightInfo};

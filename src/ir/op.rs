@@ -373,6 +373,12 @@ impl Conv {
         }
     }
 
+    /// Whether an output pixel reads itself and the pixels next to it: 3×3, as large as its input.
+    pub fn reads_neighbours(&self) -> bool {
+        let padding = Conv::same(3, 1).padding;
+        (self.kernel, self.stride, self.padding) == ([3, 3], [1, 1], padding) && self.upsample.is_none()
+    }
+
     /// Rows and columns of the output for an input of `height × width`, after upsampling and padding.
     pub fn output_size(&self, height: usize, width: usize) -> Option<[usize; 2]> {
         let [height, width] = self.upsample.unwrap_or([height, width]);

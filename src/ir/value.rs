@@ -26,6 +26,29 @@ pub enum Extent {
     Full,
     /// Only the active pixels or tokens of the level; the rest must not be read.
     Active(LevelId),
+    /// The active pixels of the level and those next to them, [`RING`] pixels (Chebyshev) wide.
+    Around(LevelId),
+}
+
+/// Pixels around the active ones that [`Extent::Around`] adds.
+pub const RING: usize = 1;
+
+impl Extent {
+    /// The level, unless everything is there.
+    pub fn level(self) -> Option<LevelId> {
+        match self {
+            Extent::Full => None,
+            Extent::Active(level) | Extent::Around(level) => Some(level),
+        }
+    }
+
+    /// How far beyond the active pixels of its level it goes.
+    pub fn ring(self) -> usize {
+        match self {
+            Extent::Around(_) => RING,
+            Extent::Full | Extent::Active(_) => 0,
+        }
+    }
 }
 
 /// Element type, logical shape and extent of a value.
@@ -57,12 +80,22 @@ impl ValueType {
     }
 }
 
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Extent::Full => f.write_str("every pixel"),
+            Extent::Active(level) => write!(f, "{level}"),
+            Extent::Around(LevelId(level)) => write!(f, "r{level}"),
+        }
+    }
+}
+
 impl fmt::Display for ValueType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]", self.dtype, self.shape)?;
         match self.extent {
             Extent::Full => Ok(()),
-            Extent::Active(level) => write!(f, "@{level}"),
+            extent => write!(f, "@{extent}"),
         }
     }
 }

@@ -188,7 +188,7 @@ impl<'g> Checker<'g> {
 
     fn note_level(&mut self, id: NodeId) {
         for output in self.graph.node(id).outputs() {
-            let Extent::Active(level) = output.extent else { continue };
+            let Some(level) = output.extent.level() else { continue };
             let noted = self.levels.entry(level).or_default();
             let agrees = match output.shape.dims() {
                 [_, _, size @ ..] if size.len() == 2 => noted.map.get_or_insert((id, size)).1 == size,
@@ -276,11 +276,11 @@ fn check_extents(op: &Op, operands: &[ValueType], result: Option<&ValueType>) ->
             )),
             None => Ok(()),
         },
-        Extent::Active(level) => check_active(op, operands, level),
+        _ => check_active(op, operands, result.extent),
     }
 }
 
-fn check_active(op: &Op, operands: &[ValueType], level: LevelId) -> Result<(), String> {
+fn check_active(op: &Op, operands: &[ValueType], extent: Extent) -> Result<(), String> {
     if !may_be_active(op) {
         return Err(format!("the result of `{}` is always full", op.name()));
     }
@@ -295,15 +295,20 @@ fn check_active(op: &Op, operands: &[ValueType], level: LevelId) -> Result<(), S
         }
     }
     for (position, operand) in operands.iter().enumerate() {
-        let Extent::Active(read) = operand.extent else { continue };
-        let sound = match reach(op, position) {
-            Reach::Same | Reach::Keys => read == level,
-            Reach::Parent => read.0 == level.0 + 1,
-            Reach::Around => false,
+        if operand.extent == Extent::Full {
+            continue;
+        }
+        let sound = match (reach(op, position), extent, operand.extent) {
+            (Reach::Same, ..) => operand.extent == extent,
+            (Reach::Keys, Extent::Active(_), _) => operand.extent == extent,
+            (Reach::Parent, Extent::Active(level), Extent::Active(read)) => read.0 == level.0 + 1,
+            (Reach::Around, Extent::Active(level), Extent::Around(read)) => read == level && reads_neighbours(op),
+            _ => false,
         };
         if !sound {
             return Err(format!(
-                "a result at {level} cannot read operand {position}, which is only there at {read}"
+                "a result at {extent} cannot read operand {position}, which is only there at {}",
+                operand.extent
             ));
         }
     }
@@ -342,6 +347,11 @@ fn reach(op: &Op, position: usize) -> Reach {
         Op::Attention { .. } if position > 0 => Reach::Keys,
         _ => Reach::Same,
     }
+}
+
+/// A convolution that reads no farther than the ring around what it computes.
+fn reads_neighbours(op: &Op) -> bool {
+    matches!(op, Op::Conv(conv) if conv.reads_neighbours())
 }
 
 fn check_scatter(operands: &[ValueType], result: Option<&ValueType>) -> Result<(), String> {

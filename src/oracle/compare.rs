@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fisec_ir::{Extent, Graph, LevelId, SlotId, ValueType};
+use fisec_ir::{Graph, LevelId, SlotId, ValueType};
 use fisec_tensor::{DType, Mask};
 
 use crate::{Oracle, OracleError, Run, Tensor, levels};
@@ -129,10 +129,7 @@ fn finest(graph: &Graph) -> Option<(usize, usize)> {
         .ids()
         .into_iter()
         .flat_map(|id| graph.node(id).outputs())
-        .filter_map(|output| match output.extent {
-            Extent::Active(level) => Some((level, output)),
-            Extent::Full => None,
-        });
+        .filter_map(|output| Some((output.extent.level()?, output)));
     let recorded = graph
         .slots()
         .iter()

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use fisec_ir::{Extent, Graph, LevelId, NodeId, Op, Operand, SlotId, ValueId, ValueType};
+use fisec_ir::{Extent, Graph, NodeId, Op, Operand, RING, SlotId, ValueId, ValueType};
 use fisec_tensor::Mask;
 
 use crate::masks::select;
@@ -13,6 +13,8 @@ pub struct Oracle<'g> {
     inputs: BTreeMap<String, Tensor>,
     slots: BTreeMap<SlotId, Tensor>,
     masks: Vec<Mask>,
+    /// the same with the rings around them
+    around: Vec<Mask>,
     keep: HashSet<ValueId>,
 }
 
@@ -35,6 +37,7 @@ impl<'g> Oracle<'g> {
             inputs: BTreeMap::new(),
             slots: BTreeMap::new(),
             masks: Vec::new(),
+            around: Vec::new(),
             keep: HashSet::new(),
         }
     }
@@ -54,6 +57,7 @@ impl<'g> Oracle<'g> {
     /// The active set of each level, finest first; see [`crate::levels`].
     pub fn masks(mut self, masks: &[Mask]) -> Self {
         self.masks = masks.to_vec();
+        self.around = masks.iter().map(|mask| mask.dilated(RING)).collect();
         self
     }
 
@@ -175,7 +179,7 @@ impl<'g> Oracle<'g> {
     fn restricted(&self, value: Tensor, declared: &ValueType) -> Result<Tensor, String> {
         match declared.extent {
             Extent::Full => Ok(value),
-            Extent::Active(level) => select(self.mask(level)?, &value, |_| POISON),
+            extent => select(self.mask(extent)?, &value, |_| POISON),
         }
     }
 
@@ -204,14 +208,17 @@ impl<'g> Oracle<'g> {
         };
         match self.graph.value_type(value).extent {
             Extent::Full => Ok(None),
-            Extent::Active(level) => self.mask(level).map(Some),
+            extent => self.mask(extent).map(Some),
         }
     }
 
-    fn mask(&self, level: LevelId) -> Result<&Mask, String> {
-        self.masks
-            .get(level.0 as usize)
-            .ok_or_else(|| format!("no mask is given for level {level}"))
+    fn mask(&self, extent: Extent) -> Result<&Mask, String> {
+        let masks = match extent {
+            Extent::Around(_) => &self.around,
+            Extent::Full | Extent::Active(_) => &self.masks,
+        };
+        let mask = extent.level().and_then(|level| masks.get(level.0 as usize));
+        mask.ok_or_else(|| format!("no mask is given for {extent}"))
     }
 
     fn input(&self, name: &str, declared: &ValueType) -> Result<Tensor, String> {

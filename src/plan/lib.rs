@@ -34,9 +34,9 @@ pub use kernel::{
     Kernel, LinearKernel, NormKernel, ResidualSource, StatsUpdate,
 };
 pub use plan::{
-    CompileOptions, Extent, FORMAT, FileHash, Island, IslandId, Keys, Level, NetworkKind, Node, Norm, PipelineFiles,
-    Plan, Port, Program, ProgramKind, Programs, PromptProgram, Provenance, Remainder, Samples, Slot, SlotId, SlotKind,
-    Stage, Value, ValueId, Weight, WeightId,
+    CompileOptions, Extent, FORMAT, FileHash, Halos, Island, IslandId, Keys, Level, NetworkKind, Node, Norm,
+    PipelineFiles, Plan, Port, Program, ProgramKind, Programs, PromptProgram, Provenance, Remainder, Samples, Slot,
+    SlotId, SlotKind, Stage, Value, ValueId, Weight, WeightId,
 };
 pub use scratch::{ScratchFolder, remove_all_scratch};
 pub use text::program_text;

@@ -64,7 +64,7 @@ pub struct Plan {
     pub context: [usize; 2],
     /// what the user asked for
     pub options: CompileOptions,
-    /// resolutions, finest first
+    /// resolutions, finest first; behind them sets of active pixels with the ring around them
     pub levels: Vec<Level>,
     /// recorded activations
     pub slots: Vec<Slot>,
@@ -106,9 +106,22 @@ pub struct CompileOptions {
     pub control_levels: Option<usize>,
     /// latents of a step
     pub samples: Samples,
+    /// what second convolutions read around the active set
+    pub halos: Halos,
     /// what computes the levels that are dense
     #[serde(default)]
     pub remainder: Remainder,
+}
+
+/// Where a block's second convolution has its first one's result from, outside the active set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Halos {
+    /// recorded
+    #[default]
+    Recorded,
+    /// computed, where that is cheap for the bytes that need not be recorded
+    Computed,
 }
 
 /// What the images of a step have in common beside the timestep.
@@ -164,6 +177,9 @@ pub struct Level {
     pub height: usize,
     /// columns
     pub width: usize,
+    /// no resolution of its own: the active set is that of this level and the pixels next to it
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub around: Option<u32>,
     /// whether `edit` computes only active pixels here
     pub sparse: bool,
     /// why

@@ -82,6 +82,16 @@ fn check_levels(plan: &Plan) -> Result<(), PlanError> {
                 "its size is not plausible",
             ));
         }
+        let Some(inner) = level.around else { continue };
+        let inner = plan.levels[..index]
+            .get(inner as usize)
+            .filter(|inner| inner.around.is_none());
+        if inner.is_none_or(|inner| [inner.height, inner.width] != sizes) {
+            return Err(PlanError::invalid(
+                format!("level {index}"),
+                "it is around no level of its size",
+            ));
+        }
     }
     Ok(())
 }

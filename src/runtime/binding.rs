@@ -81,7 +81,7 @@ impl Binding {
         &self.levels[level as usize]
     }
 
-    /// Active sets, finest level first.
+    /// Active sets, in the order of the plan's levels.
     pub fn levels(&self) -> &[ActiveSet] {
         &self.levels
     }
@@ -109,7 +109,10 @@ impl Binding {
 fn active_sets(plan: &Plan, mask: &Mask) -> Result<Vec<ActiveSet>, RuntimeError> {
     let mut sets: Vec<ActiveSet> = Vec::with_capacity(plan.levels.len());
     for (index, level) in plan.levels.iter().enumerate() {
-        let pooled = sets.last().map_or_else(|| mask.clone(), |finer| finer.mask().pooled());
+        let pooled = match level.around {
+            Some(inner) => sets[inner as usize].mask().dilated(1),
+            None => sets.last().map_or_else(|| mask.clone(), |finer| finer.mask().pooled()),
+        };
         if (pooled.height(), pooled.width()) != (level.height, level.width) {
             return Err(RuntimeError::plan(
                 format!("level {index}"),

@@ -1,6 +1,6 @@
 //! What random U-Nets are compiled with.
 
-use fisec_plan::{CompileOptions, Keys, Norm, Samples};
+use fisec_plan::{CompileOptions, Halos, Keys, Norm, Samples};
 use fisec_tensor::DType;
 
 /// Exact slots, every cross-attention under control, one latent for all images.
@@ -13,5 +13,6 @@ pub fn options(keys: Keys, norm: Norm, sparse_levels: usize) -> CompileOptions {
         control_levels: None,
         samples: Samples::Shared,
         remainder: fisec_plan::Remainder::Native,
+        halos: Halos::Recorded,
     }
 }

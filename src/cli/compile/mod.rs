@@ -20,7 +20,7 @@ use fisec_onnx::{Bindings, Import, import};
 use fisec_passes::canonical::canonicalize;
 use fisec_passes::cost::CostTable;
 use fisec_passes::{Module, Network, Pipeline};
-use fisec_plan::{BundleWriter, CompileOptions, Keys, Norm, Plan, Remainder, Samples};
+use fisec_plan::{BundleWriter, CompileOptions, Halos, Keys, Norm, Plan, Remainder, Samples};
 use fisec_tensor::DType;
 
 use super::console::Console;
@@ -72,6 +72,10 @@ pub struct Choices {
     /// Latents of a step's images: one under several texts, as guidance has it, or one each [default: shared]
     #[arg(long, value_enum)]
     samples: Option<SamplesChoice>,
+    /// What a block's second convolution reads around the edited region: recorded values, or computed ones where those are
+    /// cheap [default: computed for a GPU, recorded for a CPU]
+    #[arg(long, value_enum)]
+    halos: Option<HalosChoice>,
     /// Where the plan runs: cpu, cuda:sm_80, cuda:sm_90a, cuda:sm_100a
     #[arg(long, default_value = "cpu", value_parser = parse_target)]
     target: String,
@@ -116,6 +120,14 @@ enum KeysChoice {
     Full,
     /// as in the paper's Figure A1
     Masked,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HalosChoice {
+    /// a slot for every block
+    Recorded,
+    /// more work for fewer bytes
+    Computed,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -369,6 +381,13 @@ impl Choices {
             remainder: match self.remainder {
                 RemainderChoice::Native => Remainder::Native,
                 RemainderChoice::OnnxRuntime => Remainder::OnnxRuntime,
+            },
+            halos: match self.halos {
+                Some(HalosChoice::Recorded) => Halos::Recorded,
+                Some(HalosChoice::Computed) => Halos::Computed,
+                // a device has the time, and recordings are in its memory
+                None if self.target.starts_with("cuda:") && self.preset.is_none() => Halos::Computed,
+                None => Halos::Recorded,
             },
         }
     }

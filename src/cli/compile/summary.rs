@@ -34,7 +34,7 @@ pub fn text(compiled: &Compiled, target: &Path) -> String {
         true => "opaque      nothing: every operator was recognised".into(),
         false => format!("opaque      {} (dense, in ONNX Runtime)", counts(&compiled.opaque)),
     });
-    for level in &plan.levels {
+    for level in plan.levels.iter().filter(|level| level.around.is_none()) {
         let kind = if level.sparse { "sparse" } else { "dense" };
         lines.push(format!(
             "level       {}x{} {kind}: {}",

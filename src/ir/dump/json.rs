@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Dump, Kind};
-use crate::{Extent, NodeId, Op, Operand, ValueId, ValueType};
+use crate::{NodeId, Op, Operand, ValueId, ValueType};
 
 /// Raised when a field changes its meaning or goes away; new fields do not raise it.
 const VERSION: u32 = 1;
@@ -83,10 +83,8 @@ impl Dump<'_> {
 }
 
 fn value_type(value: &ValueType) -> Value {
-    let level = match value.extent {
-        Extent::Full => None,
-        Extent::Active(level) => Some(level.0),
-    };
+    let level = value.extent.level().map(|level| level.0);
+    let ring = value.extent.ring();
     let bytes = value.shape.elements().saturating_mul(value.dtype.size());
-    json!({"dtype": value.dtype.name(), "shape": value.shape.dims(), "active": level, "bytes": bytes})
+    json!({"dtype": value.dtype.name(), "shape": value.shape.dims(), "active": level, "ring": ring, "bytes": bytes})
 }

@@ -43,7 +43,7 @@ fn json_has_every_field() {
     assert_eq!(conv["operands"], serde_json::json!([{"value": 0}, {"weight": "w"}]));
     assert_eq!(
         conv["outputs"],
-        serde_json::json!([{"value": 1, "dtype": "f16", "shape": [2, 8, 4, 4], "active": 0, "bytes": 512}])
+        serde_json::json!([{"value": 1, "dtype": "f16", "shape": [2, 8, 4, 4], "active": 0, "ring": 0, "bytes": 512}])
     );
     assert_eq!(conv["origin"]["reason"], "5 % active");
     assert_eq!(

@@ -69,7 +69,11 @@ impl Draw {
 
     fn value_type(&mut self) -> ValueType {
         let extent = match self.number(3) {
-            0 => Extent::Active(LevelId(self.number(4) as u32)),
+            0 => self.pick(&[
+                Extent::Active(LevelId(1)),
+                Extent::Around(LevelId(2)),
+                Extent::Active(LevelId(0)),
+            ]),
             _ => Extent::Full,
         };
         ValueType::full(self.dtype(), self.shape()).with_extent(extent)

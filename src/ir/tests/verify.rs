@@ -130,6 +130,17 @@ fn extents_are_sound() {
         "a full result reads operand 0, which is f32[2,8,4,6]@a0",
     );
     refuses(
+        &with("%b = gather %r : f32[2,8,4,6]@r0\n%c = add %y, %b : f32[2,8,4,6]@a0"),
+        "a result at a0 cannot read operand 1, which is only there at r0",
+    );
+    refuses(
+        &with("%b = gather %r : f32[2,8,4,6]@r0\n%c = conv %b, @down, kernel=3x3 stride=2 pad=1 : f32[2,8,2,3]@a1"),
+        "a result at a1 cannot read operand 0, which is only there at r0",
+    );
+    accepts(&with(
+        "%b = gather %r : f32[2,8,4,6]@r0\n%c = conv %b, @down, kernel=3x3 pad=1 : f32[2,8,4,6]@a0",
+    ));
+    refuses(
         &with("%b = tokens %y : f32[2,24,8]@a0\n%c = concat %b, %b, axis=1 : f32[2,48,8]@a0"),
         "active values are concatenated along channels only",
     );

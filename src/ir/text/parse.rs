@@ -361,9 +361,10 @@ impl Parser<'_> {
         let (dtype, shape) = self.tensor_type()?;
         let mut extent = Extent::Full;
         if let Token::Weight(level) = self.peek() {
-            let number = level.strip_prefix('a').and_then(|number| number.parse().ok());
-            let number = number.ok_or_else(|| self.unexpected("a level such as `@a0`"))?;
-            extent = Extent::Active(LevelId(number));
+            let numbered = |prefix: char| Some(LevelId(level.strip_prefix(prefix)?.parse().ok()?));
+            let active = numbered('a').map(Extent::Active);
+            let named = active.or_else(|| numbered('r').map(Extent::Around));
+            extent = named.ok_or_else(|| self.unexpected("a level such as `@a0` or `@r0`"))?;
             self.next();
         }
         Ok(ValueType { dtype, shape, extent })

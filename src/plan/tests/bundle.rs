@@ -77,7 +77,7 @@ fn a_folder_that_is_no_plan_is_never_replaced() {
 #[test]
 fn a_contradictory_plan_is_not_published() {
     type Break = fn(&mut Plan);
-    let breaks: [(&str, Break); 10] = [
+    let breaks: [(&str, Break); 11] = [
         ("before it is computed", |plan| {
             plan.programs.edit.as_mut().unwrap().nodes.swap(0, 1)
         }),
@@ -91,6 +91,7 @@ fn a_contradictory_plan_is_not_published() {
         ("a slot that does not exist", |plan| plan.slots.clear()),
         ("not plausible", |plan| plan.levels[0].width = 0),
         ("is no map of", |plan| plan.levels[0].width = 5),
+        ("around no level of its size", |plan| plan.levels[0].around = Some(0)),
         ("a tile size is zero", |plan| {
             if let Kernel::Conv(conv) = &mut plan.programs.edit.as_mut().unwrap().nodes[1].kernel {
                 conv.candidates[0].tile.width = 0;

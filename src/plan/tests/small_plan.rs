@@ -38,10 +38,12 @@ pub fn plan(writer: &mut BundleWriter) -> Plan {
             control_levels: Some(0),
             samples: Samples::Each,
             remainder: fisec_plan::Remainder::Native,
+            halos: Halos::Recorded,
         },
         levels: vec![Level {
             height: 4,
             width: 4,
+            around: None,
             sparse: true,
             reason: "pays up to 40 %".into(),
         }],

@@ -419,6 +419,7 @@ impl Unet {
             Level {
                 height,
                 width,
+                around: None,
                 sparse: true,
                 reason: "test".into(),
             }
@@ -471,6 +472,7 @@ impl Unet {
                 control_levels: Some(0),
                 samples: fisec_plan::Samples::Each,
                 remainder: fisec_plan::Remainder::Native,
+                halos: fisec_plan::Halos::Recorded,
             },
             levels: levels.to_vec(),
             slots: self.maker.slots.clone(),
