@@ -17,7 +17,7 @@ use fisec_passes::{Module, Network, Pipeline};
 use fisec_plan::{Bundle, BundleWriter, CompileOptions, Halos, Kernel, Keys, NetworkKind, Norm, Samples};
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Executor, RuntimeError};
-use fisec_tensor::{DType, HostTensor};
+use fisec_tensor::{Area, DType, HostTensor};
 use support::compare::relative_error;
 use support::unet::{Random, Shape, random_unet};
 
@@ -49,7 +49,11 @@ fn demo(kind: NetworkKind) -> PathBuf {
 }
 
 fn raised(kind: NetworkKind, bindings: &Bindings) -> Graph {
-    let mut graph = import(&demo(kind), bindings).expect("imports").graph;
+    raised_of(&demo(kind), bindings)
+}
+
+fn raised_of(model: &Path, bindings: &Bindings) -> Graph {
+    let mut graph = import(model, bindings).expect("imports").graph;
     canonicalize(&mut graph, &mut |_, _| ControlFlow::Continue(())).expect("raises");
     graph
 }
@@ -175,6 +179,59 @@ fn images_of_any_size_become_the_latents_that_onnx_runtime_gives() {
         let image = random.tensor(&[1, 3, height, width], 0.0, 1.0);
         check(NetworkKind::VaeEncoder, &Bindings::vae(1, 3, height, width), &image);
     }
+}
+
+/// Wherever a part lies, at edges too, it is what the whole has there when both have the same norms. What differs is how
+/// products are cut: f32 sums in another order, rounded to f16 as often as on any way through a decoder.
+#[test]
+fn a_part_of_an_image_is_that_of_the_whole() {
+    let Some(runtime) = ready() else { return };
+    let kind = NetworkKind::VaeDecoder;
+    let [height, width] = [24, 26];
+    // small, for the size of the map
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nano-pipeline/vae_decoder/model.onnx");
+    let graph = raised_of(&nano, &Bindings::vae(1, 4, height, width));
+    let device = Device::with(vec![(kind, graph)], &runtime);
+    let latents = Random(6).tensor(&[1, 4, height, width], 0.0, 1.5);
+    let mut decoder = device.executor.network(kind).expect("opens").expect("compiled");
+    let whole = decoder.run_rows(&latents).expect("runs");
+    let norms = decoder.norms().expect("reads").expect("a decoder has them");
+    let scale = whole.shape()[1] / height;
+    let area = |top, left, height, width| Area {
+        top,
+        left,
+        height,
+        width,
+    };
+    for area in [area(0, 0, 4, 4), area(9, 10, 3, 4), area(20, 23, 4, 3)] {
+        let found = decoder.run_part(&latents, &area, &norms).expect("runs");
+        let (part, computed) = found.expect("a small part");
+        assert!(part.shape()[1] < whole.shape()[1] && part.shape()[2] < whole.shape()[2]);
+        let expected = cropped(&whole, &area.scaled(scale));
+        let part = cropped(&part, &area.within(&computed).scaled(scale));
+        let error = relative_error(&Tensor::from_host(&expected), &part.to_f32_vec());
+        assert!(error < TOLERANCE, "{area:?}: off by {error:e}");
+    }
+    assert!(
+        decoder
+            .run_part(&latents, &area(0, 0, 20, 20), &norms)
+            .expect("runs")
+            .is_none(),
+        "nearly all of it"
+    );
+}
+
+/// `[1, height, width, C]` of rows.
+fn cropped(rows: &HostTensor, area: &Area) -> HostTensor {
+    let [_, _, width, channels] = rows.shape()[..] else {
+        panic!("a map")
+    };
+    let values = rows.to_f32_vec();
+    let lines = (area.top..area.top + area.height).flat_map(|row| {
+        let first = (row * width + area.left) * channels;
+        values[first..first + area.width * channels].to_vec()
+    });
+    HostTensor::from_f32([1, area.height, area.width, channels], lines.collect())
 }
 
 /// No image is better than a black one.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fisec_tensor::HostTensor;
+use fisec_tensor::{Area, HostTensor};
 
 use crate::cuda::NetworkProgram;
 use crate::{NodeTime, RuntimeError};
@@ -26,6 +26,39 @@ impl Network {
     /// As [`Network::run`].
     pub fn run_rows(&mut self, input: &HostTensor) -> Result<HostTensor, RuntimeError> {
         self.0.run_rows(input)
+    }
+
+    /// Scale and shift of the norms that [`Network::run_part`] takes, as the last whole run left them: f32 `[values]`. `None`
+    /// for networks of which no part can be computed by itself.
+    ///
+    /// # Errors
+    /// Fails when the device does.
+    pub fn norms(&self) -> Result<Option<HostTensor>, RuntimeError> {
+        self.0.norms()
+    }
+
+    /// Makes ready what a part of the output takes, so that its first run takes no longer than others. `false` where the
+    /// whole is better run.
+    ///
+    /// # Errors
+    /// Fails when the device does.
+    pub fn prepare_part(&mut self, area: &Area) -> Result<bool, RuntimeError> {
+        self.0.prepare_part(area)
+    }
+
+    /// The rows of a part of the output as in [`Network::run_rows`], `area` counting pixels of the input, and the area that
+    /// they are of: as large or larger, exact in `area`. Norms behind the first doubling are those of `norms`. `None` where
+    /// the whole is better run: for large parts, and where something behind the first doubling sees more than its surroundings.
+    ///
+    /// # Errors
+    /// As [`Network::run`].
+    pub fn run_part(
+        &mut self,
+        input: &HostTensor,
+        area: &Area,
+        norms: &HostTensor,
+    ) -> Result<Option<(HostTensor, Area)>, RuntimeError> {
+        self.0.run_part(input, area, norms)
     }
 
     /// What the device worked on the last run.

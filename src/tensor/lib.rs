@@ -3,6 +3,7 @@
 //! The innermost room: values in, values out, no I/O, and no knowledge of graphs, plans or devices.
 
 mod active;
+mod area;
 mod constant;
 mod dtype;
 mod host;
@@ -13,6 +14,7 @@ mod shape;
 mod tile;
 
 pub use active::ActiveSet;
+pub use area::Area;
 pub use constant::{Constant, Transform};
 pub use dtype::DType;
 pub use host::{HostTensor, TensorError};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Area;
+
 /// A binary mask, row-major. `true` marks an active pixel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mask {
@@ -121,6 +123,24 @@ impl Mask {
         let span = |index: usize, from: usize, to: usize| index * from / to..((index + 1) * from).div_ceil(to);
         Self::from_fn(height, width, |row, column| {
             span(row, self.height, height).any(|y| span(column, self.width, width).any(|x| self.get(y, x)))
+        })
+    }
+
+    /// Smallest area that holds every active pixel.
+    pub fn area(&self) -> Option<Area> {
+        let (top, left, bottom, right) = self.bounds()?;
+        Some(Area {
+            top,
+            left,
+            height: bottom - top,
+            width: right - left,
+        })
+    }
+
+    /// The part of the mask inside an area. Panics when that reaches beyond it.
+    pub fn cropped(&self, area: &Area) -> Self {
+        Self::from_fn(area.height, area.width, |row, column| {
+            self.get(area.top + row, area.left + column)
         })
     }
 

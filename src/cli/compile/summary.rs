@@ -52,10 +52,11 @@ pub fn text(compiled: &Compiled, target: &Path) -> String {
     ));
     if let Ok(Some(device)) = fisec_runtime::device_memory(plan) {
         lines.push(format!(
-            "device      {} at most: {} of weights, {} of values, two steps' slots",
+            "device      {} at most: {} of weights, {} of values, two steps' slots, {} of text encoder and VAE",
             units::bytes(device.peak() as u64),
             units::bytes(device.weights as u64),
-            units::bytes(device.values as u64)
+            units::bytes(device.values as u64),
+            units::bytes(device.networks as u64)
         ));
     }
     let memory = compiled

@@ -22,6 +22,8 @@ pub(super) struct Captured {
     segments: Vec<Segment>,
     assembled: Assembled,
     lists: Buffer,
+    /// what `lists` holds
+    listed: Vec<u8>,
     _jobs: Buffer,
     mask: Option<Mask>,
     /// by node
@@ -52,7 +54,7 @@ impl Captured {
             jobs: jobs.address(),
         };
         let assembled = assemble(context, measured, blocks)?;
-        jobs.write(0, bytemuck::cast_slice(&assembled.jobs))?;
+        jobs.write_beside(0, bytemuck::cast_slice(&assembled.jobs))?;
         let mut captured = Captured {
             kind,
             remember: context.remember,
@@ -61,6 +63,7 @@ impl Captured {
             segments: Vec::new(),
             assembled,
             lists,
+            listed: Vec::new(),
             _jobs: jobs,
             mask: None,
             islands: islands(context.program),
@@ -117,12 +120,14 @@ impl Captured {
         Ok(true)
     }
 
-    fn fill(&mut self, levels: &[ActiveSet]) -> Result<bool, RuntimeError> {
-        let Some(block) = self.assembled.lists.fill(levels) else {
+    /// The same whatever mask they are of now.
+    pub(super) fn fill(&mut self, levels: &[ActiveSet]) -> Result<bool, RuntimeError> {
+        let Some(changed) = self.assembled.lists.fill(levels, &mut self.listed) else {
             return Ok(false);
         };
         self.mask = None;
-        self.lists.write(0, &block)?;
+        // whoever runs the graph waits for it, so nothing on the stream reads them
+        self.lists.write_beside(changed.start, &self.listed[changed])?;
         Ok(true)
     }
 

@@ -2,6 +2,7 @@
 //! the largest mask of a bucket.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use fisec_kernels::cpu::{ConvGeometry, ConvTable};
 use fisec_kernels::cuda::BLOCK_ROWS;
@@ -114,11 +115,18 @@ impl Lists {
         finest.map(|placed| placed.most)
     }
 
-    /// The whole block under a mask; `None` when it is larger than what there is room for.
-    pub(super) fn fill(&self, levels: &[ActiveSet]) -> Option<Vec<u8>> {
+    /// Makes `block` that of a mask: all of it when it is empty, otherwise what depends on the mask. The bytes that may have
+    /// changed; `None` when the mask is larger than what there is room for.
+    pub(super) fn fill(&self, levels: &[ActiveSet], block: &mut Vec<u8>) -> Option<Range<usize>> {
         let mut contents = Contents::new(levels);
-        let mut block = vec![0u8; self.bytes];
-        for placed in &self.placed {
+        let is_new = block.is_empty();
+        block.resize(self.bytes, 0);
+        let mut changed = self.bytes..0;
+        for placed in self
+            .placed
+            .iter()
+            .filter(|placed| is_new || placed.list.depends_on_mask())
+        {
             let (count, entries) = contents.of(placed.list);
             if count > placed.most {
                 return None;
@@ -127,8 +135,22 @@ impl Lists {
             bytes[..size_of::<i32>()].copy_from_slice(&(count as i32).to_ne_bytes());
             let entries: &[u8] = bytemuck::cast_slice(&entries);
             bytes[HEADER..HEADER + entries.len()].copy_from_slice(entries);
+            changed = changed.start.min(placed.offset)..placed.offset + HEADER + entries.len();
         }
-        Some(block)
+        Some(changed.start.min(changed.end)..changed.end)
+    }
+}
+
+impl List {
+    /// Whether another mask changes it.
+    fn depends_on_mask(self) -> bool {
+        match self {
+            List::PixelTaps(output, _) => output.is_some(),
+            List::ParityRows(rows) | List::ParityBlocks(rows) => rows.output.is_some(),
+            List::ParityTaps(rows, taps) => rows.output.is_some() || taps != Taps::Pixels,
+            List::Identity(..) => false,
+            _ => true,
+        }
     }
 }
 
@@ -154,17 +176,17 @@ impl<'a> Contents<'a> {
 
     /// Largest count of the bucket that this mask is in.
     fn most(&mut self, list: List) -> usize {
-        let (count, _) = self.of(list);
         match list {
-            List::Active(level) => bucket(count, self.pixels(level)),
+            List::Active(level) => bucket(self.levels[level as usize].len(), self.pixels(level)),
             List::Inactive(level) => self.pixels(level),
-            List::Ring(window) => bucket(count, self.pixels(window.input)),
+            List::Ring(window) => bucket(self.ring(window).len(), self.pixels(window.input)),
             List::Gathered(window) => self.most(List::Active(window.input)) + self.most(List::Ring(window)),
             List::GatheredTaps(window) => self.most(List::Active(window.output)),
             List::PixelTaps(Some(level), _) => self.most(List::Active(level)),
             List::ParityRows(rows) | List::ParityTaps(rows, _) => self.most_by_parity(rows),
             List::ParityBlocks(rows) => self.most_by_parity(rows) / BLOCK_ROWS,
-            List::PixelTaps(None, _) | List::Identity(..) => count,
+            List::PixelTaps(None, geometry) => geometry.output.iter().product(),
+            List::Identity(..) => 1,
         }
     }
 
@@ -340,6 +362,12 @@ mod tests {
         }
     }
 
+    fn filled(lists: &Lists, levels: &[ActiveSet]) -> Option<Vec<u8>> {
+        let mut block = Vec::new();
+        lists.fill(levels, &mut block)?;
+        Some(block)
+    }
+
     fn read(block: &[u8], placed: Placed) -> (usize, Vec<i32>) {
         let words: Vec<i32> = block[placed.offset..]
             .chunks_exact(4)
@@ -362,7 +390,7 @@ mod tests {
             let mut contents = Contents::new(&levels);
             let wanted = [List::Active(0), List::Ring(window), List::Gathered(window), List::GatheredTaps(window), List::PixelTaps(Some(window.output), geometry)];
             let [active, ring, gathered, taps, pixels] = wanted.map(|list| lists.place(list, &mut contents));
-            let block = lists.fill(&levels).unwrap();
+            let block = filled(&lists, &levels).unwrap();
             let rows: Vec<i32> = read(&block, active).1.into_iter().chain(read(&block, ring).1).collect();
             prop_assert_eq!(read(&block, gathered).0, rows.len());
             let taps = read(&block, taps).1.into_iter().map(|row| if row < 0 { row } else { rows[row as usize] });
@@ -391,7 +419,7 @@ mod tests {
                 List::GatheredTaps(window),
             ];
             let [numbers, blocks, gathered, pixels, whole] = wanted.map(|list| lists.place(list, &mut contents));
-            let block = lists.fill(&levels).unwrap();
+            let block = filled(&lists, &levels).unwrap();
             let (count, numbers) = read(&block, numbers);
             prop_assert!(count.is_multiple_of(tile * BLOCK_ROWS));
             let blocks = read(&block, blocks).1;
@@ -422,7 +450,24 @@ mod tests {
         let mut lists = Lists::default();
         let placed = lists.place(List::Active(0), &mut Contents::new(&small));
         assert_eq!(placed.most, 32);
-        assert!(lists.fill(&levels(32)).is_some());
-        assert!(lists.fill(&levels(33)).is_none());
+        assert!(filled(&lists, &levels(32)).is_some());
+        assert!(filled(&lists, &levels(33)).is_none());
+    }
+
+    #[test]
+    fn another_mask_changes_its_own_lists_only() {
+        let levels = |active: usize| [ActiveSet::new(Mask::from_fn(16, 16, |y, x| y * 16 + x < active))];
+        let geometry = same_3x3([16, 16], 1);
+        let mut lists = Lists::default();
+        for list in [List::PixelTaps(None, geometry), List::Active(0), List::Identity(2, 8)] {
+            lists.place(list, &mut Contents::new(&levels(20)));
+        }
+        let mut block = filled(&lists, &levels(20)).unwrap();
+        let changed = lists.fill(&levels(30), &mut block).unwrap();
+        assert_eq!(block, filled(&lists, &levels(30)).unwrap());
+        assert_eq!(
+            changed,
+            lists.placed[1].offset..lists.placed[1].offset + HEADER + 30 * 4
+        );
     }
 }

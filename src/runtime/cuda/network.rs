@@ -1,21 +1,26 @@
-//! A network beside the denoiser on the device: one captured graph, from a tensor to a tensor.
+//! A network beside the denoiser on the device: one captured graph, from a tensor to a tensor; for a decoder, others of
+//! parts of its image.
+
+mod part;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fisec_kernels::cuda::Gpu;
-use fisec_plan::cuda::padded;
 use fisec_plan::{Bundle, NetworkKind, Program, Value};
 use fisec_tensor::{DType, HostTensor, Shape};
 use half::f16;
 
-use super::assemble::Rowed;
+use super::assemble::{Prediction, Rowed};
+use super::captured::Captured;
 use super::dense::Dense;
-use super::driver::{Device, Event, Functions};
+use super::driver::{Device, Event, Functions, Pinned};
 use super::islands::Islands;
+use super::slots::{half_rows_bytes, rows_of_planes};
 use crate::RuntimeError;
 use crate::executor::NodeTime;
 use crate::ort::OnnxRuntime;
+use part::Parts;
 
 /// What a device's programs share.
 pub(super) struct Shared {
@@ -29,43 +34,53 @@ pub(super) struct Shared {
 
 /// A network's program with its memory.
 pub(crate) struct NetworkProgram {
-    bundle: Bundle,
     kind: NetworkKind,
+    // graphs go before the memory that they use
+    parts: Parts,
     dense: Dense,
-    functions: Arc<Functions>,
     around: [Event; 2],
     device_time: Duration,
-    device: Arc<Device>,
+    /// results on their way to the host
+    staging: Pinned,
     /// operators without a kernel
     islands: Islands,
+    shared: Arc<Shared>,
 }
 
 impl NetworkProgram {
     /// Uploads the weights and captures the graph. `None` when the plan leaves this network to ONNX Runtime.
-    pub(super) fn open(shared: &Shared, kind: NetworkKind) -> Result<Option<Self>, RuntimeError> {
+    pub(super) fn open(shared: &Arc<Shared>, kind: NetworkKind) -> Result<Option<Self>, RuntimeError> {
         let (bundle, device) = (&shared.bundle, &shared.device);
-        let plan = bundle.plan();
-        let Some(program) = plan.networks.get(&kind) else {
+        let Some(program) = bundle.plan().networks.get(&kind) else {
             return Ok(None);
         };
-        let dense = Dense::capture(shared, program, input_bytes(sample_of(program)))?;
+        device.enter()?;
+        let parts = Parts::new(device, program)?;
+        let dense = Dense::capture(shared, program, input_bytes(sample_of(program)), &parts.kept())?;
+        let result = &program.values[program.outputs["prediction"].index()].shape;
+        let rows: usize = result.iter().rev().skip(1).product();
+        let staged = rows * dense.captured.prediction.rows.stride * size_of::<f16>();
         Ok(Some(NetworkProgram {
             kind,
+            parts,
             dense,
-            functions: Arc::clone(&shared.functions),
             around: [Event::new(device)?, Event::new(device)?],
             device_time: Duration::ZERO,
-            device: Arc::clone(device),
+            staging: Pinned::new(device, staged)?,
             islands: Islands::new(device, bundle, shared.onnx_runtime.as_ref(), shared.threads)?,
-            bundle: bundle.clone(),
+            shared: Arc::clone(shared),
         }))
+    }
+
+    fn program(&self) -> &Program {
+        &self.shared.bundle.plan().networks[&self.kind]
     }
 
     /// The output for a map `[N, C, H, W]` or ids `[N, L]` of the size that the plan was compiled for: f32, maps with
     /// channels first.
     pub(crate) fn run(&mut self, input: &HostTensor) -> Result<HostTensor, RuntimeError> {
         let rows = self.run_rows(input)?;
-        let program = &self.bundle.plan().networks[&self.kind];
+        let program = self.program();
         let shape = &program.values[program.outputs["prediction"].index()].shape;
         let halves = rows.as_pod::<f16>(DType::F16)?;
         let stride = rows.shape().last().copied().unwrap_or(1);
@@ -77,21 +92,14 @@ impl NetworkProgram {
 
     /// The same as the device holds it: f16, channels last and padded with zeros to a multiple of eight.
     pub(crate) fn run_rows(&mut self, input: &HostTensor) -> Result<HostTensor, RuntimeError> {
-        self.device.enter()?;
-        let rows = input_rows(self.kind, sample_of(&self.bundle.plan().networks[&self.kind]), input)?;
-        self.dense.input.write(0, &rows)?;
-        self.around[0].record()?;
-        // SAFETY: all buffers that the graph names are fields of `self`; nothing of a network lies in a slot.
-        unsafe {
-            let plan = self.bundle.plan();
-            self.dense
-                .captured
-                .run(&mut self.islands, plan, &|rows: Rowed| rows.address.base)?;
-        }
-        self.around[1].record()?;
-        let output = self.output()?;
-        self.device_time = Duration::from_secs_f64(self.around[1].since(&self.around[0])?.max(0.0));
-        Ok(output)
+        self.shared.device.enter()?;
+        let rows = input_rows(self.kind, sample_of(self.program()), input)?;
+        self.dense.write_input(&rows)?;
+        let captured = &self.dense.captured;
+        self.device_time = launch(&self.shared, &self.around, &mut self.islands, captured)?;
+        let program = &self.shared.bundle.plan().networks[&self.kind];
+        let shape = &program.values[program.outputs["prediction"].index()].shape;
+        output(&self.shared, self.kind, captured.prediction, shape, &mut self.staging)
     }
 
     /// What the device worked on the last run.
@@ -101,17 +109,20 @@ impl NetworkProgram {
 
     /// The time of every node of a run over the last input, launch by launch.
     pub(crate) fn measure(&mut self) -> Result<Vec<NodeTime>, RuntimeError> {
-        self.device.enter()?;
-        let plan = self.bundle.plan();
-        // SAFETY: as in `run`.
+        let Shared {
+            bundle,
+            device,
+            functions,
+            ..
+        } = &*self.shared;
+        device.enter()?;
+        let plan = bundle.plan();
+        let captured = &self.dense.captured;
+        // SAFETY: as in `launch`.
         let times = unsafe {
-            self.dense.captured.measure(
-                &self.device,
-                &self.functions,
-                &mut self.islands,
-                plan,
-                &|rows: Rowed| rows.address.base,
-            )?
+            captured.measure(device, functions, &mut self.islands, plan, &|rows: Rowed| {
+                rows.address.base
+            })?
         };
         let timed = times.into_iter().map(|(index, seconds)| {
             let node = &plan.networks[&self.kind].nodes[index];
@@ -124,33 +135,54 @@ impl NetworkProgram {
         });
         Ok(timed.collect())
     }
+}
 
-    fn output(&self) -> Result<HostTensor, RuntimeError> {
-        let program = &self.bundle.plan().networks[&self.kind];
-        let mut dims = program.values[program.outputs["prediction"].index()].shape.to_vec();
-        let rows = self.dense.captured.prediction.rows;
-        let count: usize = dims.iter().rev().skip(1).product();
-        // SAFETY: the rows lie in the block of values.
-        let bytes = unsafe {
-            self.device
-                .read(rows.address.base, count * rows.stride * size_of::<f16>())?
-        };
-        // infinities and what is no number have all bits of the exponent
-        let is_finite = |pair: &[u8]| pair[1] & 0x7c != 0x7c;
-        if !bytes.chunks_exact(size_of::<f16>()).all(is_finite) {
-            return Err(RuntimeError::Overflow(self.kind.title()));
-        }
-        if let Some(channels) = dims.last_mut() {
-            *channels = rows.stride;
-        }
-        Ok(HostTensor::new(DType::F16, dims, bytes.into())?)
+/// Runs a graph over a network's buffers and waits: what the device worked.
+fn launch(
+    shared: &Shared,
+    around: &[Event; 2],
+    islands: &mut Islands,
+    captured: &Captured,
+) -> Result<Duration, RuntimeError> {
+    around[0].record()?;
+    // SAFETY: all buffers that the graph names live as long as the network that holds it; nothing of a network lies in a
+    // slot.
+    unsafe { captured.run(islands, shared.bundle.plan(), &|rows: Rowed| rows.address.base)? };
+    around[1].record()?;
+    around[1].synchronize()?;
+    Ok(Duration::from_secs_f64(around[1].since(&around[0])?.max(0.0)))
+}
+
+/// The rows of a result of `shape`, its channels padded, by way of `staging`, which is as large as the whole result.
+fn output(
+    shared: &Shared,
+    kind: NetworkKind,
+    prediction: Prediction,
+    shape: &Shape,
+    staging: &mut Pinned,
+) -> Result<HostTensor, RuntimeError> {
+    let mut dims = shape.to_vec();
+    let rows = prediction.rows;
+    let count: usize = dims.iter().rev().skip(1).product();
+    let bytes = &mut staging.bytes_mut()[..count * rows.stride * size_of::<f16>()];
+    // SAFETY: the rows lie in the block of values.
+    unsafe { shared.device.read_into(rows.address.base, bytes)? };
+    // infinities and what is no number have all bits of the exponent
+    let is_no_number = |bits: &u16| bits & 0x7c00 == 0x7c00;
+    let halves: &[u16] = bytemuck::cast_slice(bytes);
+    if halves.iter().fold(false, |any, bits| any | is_no_number(bits)) {
+        return Err(RuntimeError::Overflow(kind.title()));
     }
+    if let Some(channels) = dims.last_mut() {
+        *channels = rows.stride;
+    }
+    Ok(HostTensor::new(DType::F16, dims, bytes.to_vec().into())?)
 }
 
 impl Drop for NetworkProgram {
     fn drop(&mut self) {
         // Memory is freed with the context current; an error here has nobody to go to.
-        let _ = self.device.enter();
+        let _ = self.shared.device.enter();
     }
 }
 
@@ -160,7 +192,7 @@ fn sample_of(program: &Program) -> &Value {
 
 fn input_bytes(sample: &Value) -> usize {
     match sample.dtype.is_float() {
-        true => super::slots::half_rows_bytes(&sample.shape),
+        true => half_rows_bytes(&sample.shape),
         false => sample.shape.elements() * size_of::<i32>(),
     }
 }
@@ -192,16 +224,8 @@ fn input_rows(kind: NetworkKind, sample: &Value, input: &HostTensor) -> Result<V
     let [images, height, width, channels] = sample.shape[..] else {
         return Ok(super::slots::half_rows(input));
     };
-    let (pixels, stride) = (height * width, padded(channels));
-    let mut rows = vec![f16::ZERO; images * pixels * stride];
-    for (index, plane) in input.to_f32_vec().chunks_exact(pixels.max(1)).enumerate() {
-        let (image, channel) = (index / channels, index % channels);
-        let own = &mut rows[image * pixels * stride..];
-        for (row, &value) in own.chunks_exact_mut(stride).zip(plane) {
-            row[channel] = f16::from_f32(value);
-        }
-    }
-    Ok(bytemuck::cast_slice(&rows).to_vec())
+    let planes = input.to_f32_vec();
+    Ok(rows_of_planes(&planes, [images, channels, height * width]))
 }
 
 /// Rows of `stride` as the values of `shape`, maps channel by channel.

@@ -8,6 +8,7 @@ use fisec_plan::cuda::padded;
 use fisec_plan::{Kernel, Plan, ProgramKind, PromptProgram, Stage, ValueId};
 use fisec_tensor::HostTensor;
 
+use super::assemble::Boxes;
 use super::captured::Captured;
 use super::dense::Dense;
 use super::driver::{Buffer, Device, Functions};
@@ -39,7 +40,7 @@ impl Prompt {
         };
         let program = &prompt.program;
         let sample = &program.values[program.inputs["sample"].index()];
-        let dense = Dense::capture(shared, program, half_rows_bytes(&sample.shape))?;
+        let dense = Dense::capture(shared, program, half_rows_bytes(&sample.shape), &Boxes::default())?;
         let moves: Vec<MoveJob> = places
             .iter()
             .map(|&(id, offset)| {
@@ -52,7 +53,7 @@ impl Prompt {
         let jobs = device.upload(bytemuck::cast_slice(&moves))?;
         let params = MoveParams {
             jobs: jobs.address(),
-            slots: dense.table.address(),
+            slots: dense.table(),
         };
         Ok(Some(Prompt {
             dense,
@@ -65,7 +66,7 @@ impl Prompt {
 
     /// Fills the block for a text embedding, in the order of the stream.
     pub(super) fn run(&mut self, plan: &Plan, islands: &mut Islands, context: &HostTensor) -> Result<(), RuntimeError> {
-        self.dense.input.write(0, &half_rows(context))?;
+        self.dense.write_input(&half_rows(context))?;
         // SAFETY: all buffers that the graph and the launch name are fields of `self`, but for the block of prompt values,
         // which lives as long as the engine that holds `self`.
         unsafe {

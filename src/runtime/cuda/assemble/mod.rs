@@ -72,6 +72,18 @@ pub(super) struct Context<'a> {
     pub(super) remember: bool,
     /// also record cross-attention maps
     pub(super) maps: bool,
+    pub(super) boxes: &'a Boxes,
+}
+
+/// What a program over boxes reads, and what the whole one leaves for it.
+#[derive(Debug, Default)]
+pub(super) struct Boxes {
+    /// maps that are cut out of another: the level whose active pixels they are
+    pub(super) windows: HashMap<ValueId, u32>,
+    /// coefficients that are given
+    pub(super) given: HashMap<ValueId, Address>,
+    /// where coefficients are left
+    pub(super) kept: HashMap<ValueId, Address>,
 }
 
 /// Blocks of memory that a program uses.
@@ -224,6 +236,13 @@ impl<'a> Assembler<'a> {
             stride: self.stride(sample),
         };
         self.values.insert(sample, Held::Rows(rows));
+        let given = self.context.boxes.given.iter();
+        self.values
+            .extend(given.map(|(&id, &address)| (id, Held::Floats(address))));
+        // in front of all others: what another place of the box changes is one part
+        for level in 0..self.context.boxes.windows.len() as u32 {
+            self.list(List::Active(level));
+        }
         self.fetch_rings();
         let mut prediction = (program.outputs["prediction"], None);
         for (index, node) in program
@@ -481,6 +500,12 @@ impl<'a> Assembler<'a> {
             Extent::Full => half_rows_bytes(self.shape(id)) / (2 * self.stride(id)),
             Extent::Active(_) => self.images(id) * self.live(id).most,
         }
+    }
+
+    /// Where a norm's coefficients have to be left, if anywhere.
+    fn kept_coefficients(&self, id: ValueId) -> Option<Address> {
+        let slot = self.recorded.get(&id).map(|&slot| self.slot_written(slot));
+        slot.or_else(|| self.context.boxes.kept.get(&id).copied())
     }
 
     fn slot_read(&self, slot: SlotId) -> Address {

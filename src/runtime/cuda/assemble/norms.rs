@@ -34,8 +34,8 @@ impl Assembler<'_> {
         let Held::Sums(node) = self.held(norm.stats)? else {
             return Err(self.error("recorded statistics are read where recorded coefficients are expected"));
         };
-        let coefficients = match self.recorded.get(&norm.output) {
-            Some(&slot) => self.slot_written(slot),
+        let coefficients = match self.kept_coefficients(norm.output) {
+            Some(address) => address,
             None => {
                 let bytes = self.shape(norm.output).elements() * size_of::<f32>();
                 let last = self.last_use.get(&norm.output).copied().unwrap_or(self.node);

@@ -95,7 +95,13 @@ impl Assembler<'_> {
     pub(super) fn gather(&mut self, input: ValueId, output: ValueId) -> Result<(), RuntimeError> {
         let from = self.rows(input)?;
         let to = self.make_rows(output);
-        self.pack(input, from, output, to)
+        match self.context.boxes.windows.get(&output) {
+            Some(&level) => {
+                self.pack_level(input, from, level, to);
+                Ok(())
+            }
+            None => self.pack(input, from, output, to),
+        }
     }
 
     /// The rows of a full value at the active pixels of `like`.
@@ -103,6 +109,12 @@ impl Assembler<'_> {
         let Extent::Active(level) = self.extent(like) else {
             return Err(self.error("rows are packed into an active value"));
         };
+        self.pack_level(full, from, level, to);
+        Ok(())
+    }
+
+    /// The rows of a full value at a level's active pixels.
+    fn pack_level(&mut self, full: ValueId, from: Rowed, level: u32, to: Rowed) {
         let (from_rows, live) = self.listed(List::Active(level), self.pixels(full));
         let packed = Move {
             from_rows,
@@ -110,7 +122,6 @@ impl Assembler<'_> {
             ..self.straight(full, from, to)
         };
         self.moves(&[packed]);
-        Ok(())
     }
 
     /// The whole map: active rows over recorded ones or zeros.

@@ -89,7 +89,6 @@ impl Assembler<'_> {
         let channels = parts.iter().map(|(id, _)| self.channels(*id)).collect::<Vec<_>>();
         let slice = norm_slice(context.gpu.arch, channels.iter().sum(), groups);
         let slice = slice.ok_or_else(|| self.error("its groups are no whole vectors"))?;
-        let recorded = self.recorded.get(&norm.output).copied();
         let second = |of: &dyn Fn(usize) -> i32| [of(0), if parts.len() > 1 { of(1) } else { 0 }];
         let params = NormParams {
             source: [
@@ -98,7 +97,7 @@ impl Assembler<'_> {
             ],
             output: [to[0].address, to.get(1).map_or(Address::ABSENT, |rows| rows.address)],
             statistics: Address::ABSENT,
-            affine: recorded.map_or(Address::ABSENT, |slot| self.slot_written(slot)),
+            affine: self.kept_coefficients(norm.output).unwrap_or(Address::ABSENT),
             gamma: self.weight(norm.gamma)?,
             beta: self.weight(norm.beta)?,
             slots: context.table,
