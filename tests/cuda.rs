@@ -536,6 +536,60 @@ fn all_at_once(
     (made, compiled.executor.last_step().slot_bytes)
 }
 
+/// A sink that can wait for what the device keeps.
+struct Patient(MemoryCache);
+
+impl SlotSink for Patient {
+    fn recording(&self) -> Option<&str> {
+        SlotSink::recording(&self.0)
+    }
+
+    fn wants_now(&self, _: usize, _: SlotId) -> bool {
+        false
+    }
+
+    fn put(&mut self, step: usize, slot: SlotId, value: HostTensor) -> Result<(), RuntimeError> {
+        self.0.put(step, slot, value)
+    }
+}
+
+/// Nothing comes to the host while an image is made; asked for, it is what would have come.
+#[test]
+fn what_the_device_keeps_is_handed_over_later() {
+    let shape = shape(23);
+    let Some(mut compiled) = compile(&shape, &options(Keys::Full, Norm::Frozen, 2)) else {
+        return;
+    };
+    let image = Image::random(&shape, 1);
+    let (at_once, _) = compiled.record(&image);
+    let mut patient = Patient(MemoryCache::new(&compiled.plan().slots));
+    let sample = image.values();
+    compiled.executor.record(STEP, &sample, &mut patient).expect("records");
+    assert_eq!(patient.0.bytes(), 0);
+    let mut handed = Vec::new();
+    let mut progress = |step| {
+        handed.push(step);
+        ControlFlow::Continue(())
+    };
+    compiled
+        .executor
+        .hand_over(&mut patient, &mut progress)
+        .expect("hands over");
+    assert_eq!(handed, [STEP]);
+    for slot in (0..compiled.plan().slots.len() as u32).map(SlotId) {
+        assert_eq!(
+            patient.0.slot(STEP, slot).expect("there"),
+            at_once.slot(STEP, slot).expect("there")
+        );
+    }
+    let bytes = patient.0.bytes();
+    compiled
+        .executor
+        .hand_over(&mut patient, &mut |_| ControlFlow::Continue(()))
+        .expect("nothing is left");
+    assert_eq!(patient.0.bytes(), bytes);
+}
+
 /// The slots of an edited image are the base's with what the edit computed in place: an edit of the edited image with
 /// the same prompt and mask finds everything as it left it.
 #[test]

@@ -29,8 +29,9 @@ pub trait SlotSink: Send {
         true
     }
 
-    /// Whether a slot that is of use is wanted on the host, or it is enough that the device keeps it under its name.
-    fn wants_value(&self, _step: usize, _slot: SlotId) -> bool {
+    /// Whether a slot that is of use is wanted at once. If not, a device that keeps it puts it when [asked
+    /// to](crate::Executor::hand_over).
+    fn wants_now(&self, _step: usize, _slot: SlotId) -> bool {
         true
     }
 

@@ -12,7 +12,7 @@ use fisec_tensor::{DType, HostTensor};
 use memmap2::Mmap;
 
 use super::lock::{self, InUse};
-use super::manifest::{DRIFT, FORMAT, Layout, Part};
+use super::manifest::{DRIFT, FORMAT, Layout, NORMS, Part};
 use super::writer::checksum;
 use super::{CacheError, Manifest, StepFile};
 use crate::{RuntimeError, SlotSource};
@@ -116,6 +116,18 @@ impl Entry {
         drift
             .map(Some)
             .map_err(|error| damaged(self.id(), format!("{DRIFT}: {error}")))
+    }
+
+    /// The norms that the image was decoded with, f32 `[values]`, where they are known.
+    pub fn norms(&self) -> Result<Option<HostTensor>, CacheError> {
+        if !self.manifest.files.contains_key(NORMS) {
+            return Ok(None);
+        }
+        let bytes = self.file(NORMS)?;
+        let norms = HostTensor::new(DType::F32, [bytes.len() / size_of::<f32>()], bytes.into());
+        norms
+            .map(Some)
+            .map_err(|error| damaged(self.id(), format!("{NORMS}: {error}")))
     }
 
     /// The finished image, a PNG.

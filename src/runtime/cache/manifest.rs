@@ -11,6 +11,9 @@ use super::ImageKey;
 /// Version of the entry format; others count as not remembered.
 pub(crate) const FORMAT: u32 = 2;
 
+/// The file of a decoder's norms.
+pub(crate) const NORMS: &str = "norms.bin";
+
 /// The file of a trajectory's drift.
 pub(crate) const DRIFT: &str = "drift.bin";
 

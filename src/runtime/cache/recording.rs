@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use fisec_plan::{FileHash, ScratchFolder, SlotId, json};
 use fisec_tensor::HostTensor;
 
-use super::manifest::{DRIFT, FORMAT};
+use super::manifest::{DRIFT, FORMAT, NORMS};
 use super::writer::{StepWriter, WriteFile};
 use super::{CacheError, Entry, ImageKey, Kept, Manifest, SlotLayout, lock};
 use crate::{RuntimeError, SlotSink};
@@ -26,6 +26,7 @@ pub struct Recording {
     files: BTreeMap<&'static str, Vec<u8>>,
     write: WriteFile,
     started: Instant,
+    waits: bool,
 }
 
 impl Recording {
@@ -64,12 +65,19 @@ impl Recording {
             files: BTreeMap::new(),
             write,
             started: Instant::now(),
+            waits: false,
         })
     }
 
     /// Name that the image will have.
     pub fn id(&self) -> &str {
         &self.manifest.id
+    }
+
+    /// Lets devices keep what is recorded until it is [asked for](crate::Executor::hand_over), which has to happen before
+    /// [`Recording::commit`].
+    pub fn wait(&mut self) {
+        self.waits = true;
     }
 
     /// Sets the trajectory, f32 `[calls + 1, C, H, W]`: the initial noise and the latents after every call.
@@ -85,6 +93,12 @@ impl Recording {
             .insert(DRIFT, drift.cast(fisec_tensor::DType::F32).data().to_vec());
     }
 
+    /// Sets the norms that the image was decoded with, f32 `[values]`.
+    pub fn set_norms(&mut self, norms: &HostTensor) {
+        self.files
+            .insert(NORMS, norms.cast(fisec_tensor::DType::F32).data().to_vec());
+    }
+
     /// Sets the finished image, a PNG.
     pub fn set_image(&mut self, png: Vec<u8>) {
         self.files.insert("image.png", png);
@@ -97,7 +111,7 @@ impl Recording {
 
     /// Waits for the disk and gives the entry its name. An entry of the same name is replaced.
     pub fn commit(mut self) -> Result<Entry, CacheError> {
-        let files = self.writer.finish()?;
+        let files = self.writer.finish(self.kept)?;
         (self.manifest.steps, self.manifest.maps) = (files.steps, files.maps);
         for (name, bytes) in &self.files {
             let path = self.folder.path().join(name);
@@ -134,6 +148,10 @@ impl SlotSink for Recording {
     fn wants(&self, step: usize, slot: SlotId) -> bool {
         let is_map = self.manifest.slots.get(slot.index()).is_some_and(|slot| slot.is_map);
         !is_map || step < self.kept.map_calls
+    }
+
+    fn wants_now(&self, _: usize, _: SlotId) -> bool {
+        !self.waits
     }
 
     fn put(&mut self, step: usize, slot: SlotId, value: HostTensor) -> Result<(), RuntimeError> {

@@ -1,9 +1,10 @@
-//! Writes step files on a thread of its own, so that the denoising loop does not wait for the disk.
+//! Writes step files on threads of its own, so that the denoising loop does not wait for the disk.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -19,10 +20,15 @@ use super::manifest::{Layout, Part};
 use super::{CacheError, Kept, Manifest, SlotLayout, StepFile};
 use crate::RuntimeError;
 
-/// Values that may wait for the disk before the loop does.
+/// Values that may wait for each thread before the loop does.
 const QUEUE: usize = 64;
 
+/// Threads that write. Each has a step's file in memory.
+const MOST_THREADS: usize = 4;
+
 type Value = (usize, SlotId, HostTensor);
+/// A file of a call that is written.
+type Written = (Part, usize, StepFile);
 /// Creates a file and writes it whole.
 pub(crate) type WriteFile = fn(&Path, &[u8]) -> io::Result<()>;
 
@@ -32,42 +38,70 @@ pub(crate) struct Files {
     pub(crate) maps: Vec<StepFile>,
 }
 
-/// Assembles slots to step files. Dropping it waits for the thread, so that nothing is written afterwards.
+/// Assembles slots to step files, steps in turn on several threads: one is not as fast as disks are. Dropping it waits for
+/// the threads, so that nothing is written afterwards.
 pub(crate) struct StepWriter {
-    queue: Option<SyncSender<Value>>,
-    thread: Option<JoinHandle<Result<Files, CacheError>>>,
+    threads: Vec<Writing>,
+}
+
+struct Writing {
+    queue: SyncSender<Value>,
+    thread: JoinHandle<Result<Vec<Written>, CacheError>>,
 }
 
 impl StepWriter {
     pub(crate) fn start(folder: PathBuf, slots: Vec<SlotLayout>, kept: Kept, write: WriteFile) -> Self {
-        let (queue, values) = sync_channel(QUEUE);
-        let thread = thread::spawn(move || write_steps(&folder, &slots, kept, values, write));
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let count = cores.min(MOST_THREADS).min(kept.calls.max(1));
+        let writing = |index: usize| {
+            let (queue, values) = sync_channel(QUEUE);
+            let (folder, slots) = (folder.clone(), slots.clone());
+            let calls = (index..kept.calls).step_by(count);
+            let thread = thread::spawn(move || write_steps(&folder, &slots, calls, values, write));
+            Writing { queue, thread }
+        };
         StepWriter {
-            queue: Some(queue),
-            thread: Some(thread),
+            threads: (0..count).map(writing).collect(),
         }
     }
 
     /// Hands a value over. Whether the disk took it shows in [`StepWriter::finish`].
     pub(crate) fn send(&self, step: usize, slot: SlotId, value: HostTensor) {
-        if let Some(queue) = &self.queue {
-            let _ = queue.send((step, slot, value));
-        }
+        let _ = self.threads[step % self.threads.len()].queue.send((step, slot, value));
     }
 
     /// Waits for the disk.
-    pub(crate) fn finish(mut self) -> Result<Files, CacheError> {
-        drop(self.queue.take());
-        let thread = self.thread.take().expect("taken here only");
-        thread.join().expect("the writer does not panic")
+    pub(crate) fn finish(mut self, kept: Kept) -> Result<Files, CacheError> {
+        let mut files = [vec![None; kept.calls], vec![None; kept.map_calls]];
+        let threads = std::mem::take(&mut self.threads);
+        for written in threads.into_iter().map(Writing::join).collect::<Vec<_>>() {
+            for (part, call, file) in written? {
+                files[part as usize][call] = Some(file);
+            }
+        }
+        let [steps, maps] = files;
+        match steps.iter().position(Option::is_none) {
+            Some(step) => Err(CacheError::Incomplete(step)),
+            None => Ok(Files {
+                steps: steps.into_iter().flatten().collect(),
+                // as far as the schedule was dense
+                maps: maps.into_iter().map_while(|file| file).collect(),
+            }),
+        }
+    }
+}
+
+impl Writing {
+    fn join(self) -> Result<Vec<Written>, CacheError> {
+        drop(self.queue);
+        self.thread.join().expect("a writer does not panic")
     }
 }
 
 impl Drop for StepWriter {
     fn drop(&mut self) {
-        drop(self.queue.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        for writing in self.threads.drain(..) {
+            let _ = writing.join();
         }
     }
 }
@@ -79,47 +113,48 @@ struct Pending {
     filled: BTreeSet<usize>,
 }
 
+/// Files of these calls, and of the others that values come of.
 fn write_steps(
     folder: &Path,
     slots: &[SlotLayout],
-    kept: Kept,
+    mut calls: impl Iterator<Item = usize>,
     values: Receiver<Value>,
     write: WriteFile,
-) -> Result<Files, CacheError> {
+) -> Result<Vec<Written>, CacheError> {
     let layout = Layout::of(slots);
     let count = |part: Part| slots.iter().filter(|slot| slot.part() == part).count();
     let counts = [Part::Step, Part::Maps].map(count);
     let mut pending: BTreeMap<(Part, usize), Pending> = BTreeMap::new();
-    let mut files = [vec![None; kept.calls], vec![None; kept.map_calls]];
+    let mut files = Vec::new();
+    // memory of steps that are written: new pages cost as much as writing them
+    let mut spare: Vec<Vec<u8>> = Vec::new();
     if counts[0] == 0 {
-        for (call, file) in files[0].iter_mut().enumerate() {
-            *file = Some(write_file_of(folder, Part::Step, call, &[], write)?);
-        }
+        calls.try_for_each(|call| {
+            files.push((Part::Step, call, write_file_of(folder, Part::Step, call, &[], write)?));
+            Ok(())
+        })?;
     }
     for (call, slot, value) in values {
         let (index, slot) = (slot.index(), &slots[slot.index()]);
         let part = slot.part();
-        let buffer = pending.entry((part, call)).or_insert_with(|| Pending {
-            bytes: vec![0; layout.length(part)],
-            filled: BTreeSet::new(),
+        let buffer = pending.entry((part, call)).or_insert_with(|| {
+            let mut bytes = spare.pop().unwrap_or_default();
+            bytes.resize(layout.length(part), 0);
+            Pending {
+                bytes,
+                filled: BTreeSet::new(),
+            }
         });
         let start = layout.offsets[index];
         buffer.bytes[start..start + slot.bytes()].copy_from_slice(&encode(&fitted(&value, slot), slot.dtype));
         buffer.filled.insert(index);
         if buffer.filled.len() == counts[part as usize] {
             let complete = pending.remove(&(part, call)).expect("just filled");
-            files[part as usize][call] = Some(write_file_of(folder, part, call, &complete.bytes, write)?);
+            files.push((part, call, write_file_of(folder, part, call, &complete.bytes, write)?));
+            spare.push(complete.bytes);
         }
     }
-    let [steps, maps] = files;
-    match steps.iter().position(Option::is_none) {
-        Some(step) => Err(CacheError::Incomplete(step)),
-        None => Ok(Files {
-            steps: steps.into_iter().flatten().collect(),
-            // as far as the schedule was dense
-            maps: maps.into_iter().map_while(|file| file).collect(),
-        }),
-    }
+    Ok(files)
 }
 
 fn write_file_of(

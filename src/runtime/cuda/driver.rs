@@ -184,17 +184,26 @@ impl Device {
     /// The range lies in one live buffer.
     pub(super) unsafe fn read(&self, address: u64, bytes: usize) -> Result<Vec<u8>, RuntimeError> {
         let mut data = vec![0u8; bytes];
-        // SAFETY: the caller's promise; `data` is not moved before the copy is complete.
+        // SAFETY: the caller's promise.
+        unsafe { self.read_into(address, &mut data)? };
+        Ok(data)
+    }
+
+    /// Copies what is at a device address to `data` and waits: quickest where that is pinned.
+    ///
+    /// # Safety
+    /// The range lies in one live buffer.
+    pub(super) unsafe fn read_into(&self, address: u64, data: &mut [u8]) -> Result<(), RuntimeError> {
+        // SAFETY: the caller's promise; `data` is borrowed until the copy is complete.
         unsafe {
             call!(cuMemcpyDtoHAsync_v2(
                 data.as_mut_ptr().cast(),
                 address,
-                bytes,
+                data.len(),
                 self.stream
             ))?
         };
-        self.synchronize()?;
-        Ok(data)
+        self.synchronize()
     }
 
     /// Copies bytes to a device address.
@@ -338,6 +347,24 @@ impl Buffer {
         }
         // SAFETY: inside this buffer, as just checked.
         unsafe { self.device.write(self.address + offset as u64, data) }
+    }
+}
+
+impl Buffer {
+    /// Writes at once, beside the stream: for memory that nothing on the stream uses.
+    pub(super) fn write_beside(&mut self, offset: usize, data: &[u8]) -> Result<(), RuntimeError> {
+        assert!(offset + data.len() <= self.bytes, "inside the buffer");
+        if data.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: inside this buffer, as just checked; the call returns when the copy is complete.
+        unsafe {
+            call!(cuMemcpyHtoD_v2(
+                self.address + offset as u64,
+                data.as_ptr().cast(),
+                data.len()
+            ))
+        }
     }
 }
 

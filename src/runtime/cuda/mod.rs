@@ -5,6 +5,7 @@
 //! changes from step to step, so that a graph does not.
 
 mod assemble;
+mod boxed;
 mod captured;
 mod dense;
 mod driver;
@@ -12,11 +13,13 @@ mod early;
 mod fetch;
 mod folded;
 mod islands;
+mod later;
 mod lists;
 mod memory;
 mod network;
 mod predict;
 mod prompt;
+mod run_memory;
 mod sampled;
 mod save;
 mod slots;
@@ -31,9 +34,9 @@ use fisec_kernels::cuda::{Arch, Gpu};
 use fisec_plan::{Bundle, ControlInput, NetworkKind, Plan, ProgramKind, SlotKind, Stage};
 use fisec_tensor::{DType, HostTensor};
 
-use crate::RuntimeError;
 use crate::executor::{Prepared, StepReport, check_context};
 use crate::ort::OnnxRuntime;
+use crate::{Binding, RuntimeError};
 use captured::Captured;
 use driver::{Buffer, Device, Event, Functions};
 pub(crate) use early::EarlyInput;
@@ -41,10 +44,12 @@ use early::{EarlyValues, Schedule};
 use fetch::Fetch;
 use folded::{FoldedNorms, folded};
 use islands::Islands;
+use later::Waiting;
 pub(crate) use network::NetworkProgram;
 use network::Shared;
 pub use predict::{DeviceMemory, device_memory};
 use prompt::Prompt;
+use run_memory::RunMemory;
 use save::Save;
 use slots::{SlotBlock, half_rows_bytes};
 use step::Variant;
@@ -65,10 +70,11 @@ pub(crate) struct Engine {
     captured: Vec<Captured>,
     functions: Arc<Functions>,
     /// what networks beside the denoiser are opened with
-    shared: Shared,
+    shared: Arc<Shared>,
     weights: Weights,
     slots: SlotBlock,
     tier: Tier,
+    waiting: Waiting,
     prompt_values: EarlyValues,
     prompt: Buffer,
     has_prompt: bool,
@@ -82,6 +88,7 @@ pub(crate) struct Engine {
     staging: [Option<Buffer>; 2],
     /// the same for steps that run without the host in between
     fetch: Option<Fetch>,
+    run_memory: Option<RunMemory>,
     save: Option<Save>,
     sample: Buffer,
     /// tables of a controlled step
@@ -147,14 +154,14 @@ impl Engine {
         let (norms, folds) = folded(&plan, &prepared);
         let weights = Weights::upload(&device, &functions, &bundle, nodes, &folds)?;
         let gpu = Gpu { arch, multiprocessors };
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             bundle: bundle.clone(),
             onnx_runtime: onnx_runtime.clone(),
             threads,
             gpu,
             functions: Arc::clone(&functions),
             device: Arc::clone(&device),
-        };
+        });
         let islands = Islands::new(&device, &bundle, onnx_runtime.as_ref(), threads)?;
         let slots = SlotBlock::new(&plan);
         let prompt_values = EarlyValues::new(&plan, &prepared, Stage::Prompt);
@@ -172,6 +179,7 @@ impl Engine {
             functions,
             weights,
             tier: Tier::new(&device)?,
+            waiting: Waiting::default(),
             slots,
             prompt_program: Prompt::open(&shared, &prompt_values, prompt.address())?,
             prompt,
@@ -183,6 +191,7 @@ impl Engine {
             values: device.allocate(0)?,
             staging: [None, None],
             fetch: None,
+            run_memory: None,
             save: None,
             sample,
             control: device.allocate(control_bytes)?,
@@ -228,7 +237,7 @@ impl Engine {
         let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
         let stride = self.timestep_values.bytes();
         self.schedule = Some(Schedule::upload(&self.device, timesteps, &blocks, stride)?);
-        Ok(())
+        self.reserve_run(timesteps.len())
     }
 
     pub(crate) fn set_context(&mut self, context: &HostTensor) -> Result<(), RuntimeError> {
@@ -271,6 +280,13 @@ impl Engine {
             ProgramKind::Edit => Ok(()),
             dense => self.graph(dense, Variant::default(), &[]).map(drop),
         }
+    }
+
+    /// Assembles and captures what sparse steps inside a mask run.
+    pub(crate) fn prepare_edit(&mut self, binding: &Binding, remember: bool) -> Result<(), RuntimeError> {
+        self.device.enter()?;
+        let variant = Variant { remember, maps: false };
+        self.graph(ProgramKind::Edit, variant, binding.levels()).map(drop)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use fisec_kernels::cuda::{self as kernel, Address, AdvanceParams, StepCoefficients, UpdateParams};
+use fisec_kernels::cuda::{self as kernel, Address, AdvanceParams, UpdateParams};
 use fisec_plan::cuda::padded;
 use fisec_plan::{Extent, ProgramKind, SlotId};
 use fisec_tensor::ActiveSet;
@@ -14,32 +14,12 @@ use super::Engine;
 use super::assemble::{Prediction, table};
 use super::driver::Buffer;
 use super::fetch::{Fetch, Wanted};
+use super::run_memory::{CHANNELS, RunMemory};
 use super::save::Save;
 use super::step::Variant;
 use crate::executor::{StepInput, StepReport, check_step};
-use crate::sampled::{HISTORY, Progress, SampledSteps, Sink, StepUpdate};
+use crate::sampled::{HISTORY, Progress, SampledSteps, Sink};
 use crate::{Binding, RuntimeError};
-
-/// Channels of the latents that the update's kernel takes.
-const CHANNELS: usize = 4;
-
-/// The engine's own blocks of memory for a run.
-struct Memory {
-    /// f32 `[steps + 1][pixels][4]`: the latents before every step and after the last
-    latents: Buffer,
-    /// f32 `[steps][pixels][4]`
-    recorded: Buffer,
-    /// f32 `[HISTORY + 1][pixels][4]`
-    history: Buffer,
-    coefficients: Buffer,
-    ranks: Buffer,
-    /// table entries of every step
-    rows: Buffer,
-    /// i32: the next row, the current one
-    counters: Buffer,
-    /// entries of the history that are kept, newest first
-    kept: Vec<usize>,
-}
 
 /// Where steps find and leave their slots.
 struct Blocks {
@@ -83,7 +63,7 @@ impl Engine {
             self.begin_fetch(run, index + 1, &blocks)?;
             if let Some(sink) = sink.as_deref_mut() {
                 let step = run.first + index;
-                let wanted = self.wanted_by(sink, step, false);
+                let wanted = self.taken_now(sink, step, false);
                 let layout = (&self.plan, &self.slots);
                 let save = self.save.as_mut().expect("made with the blocks");
                 save.begin((index, step), blocks.rows[index][table::WRITTEN], wanted, layout)?;
@@ -96,11 +76,12 @@ impl Engine {
             }
         }
         self.around[1].record()?;
-        let latents = self.latents_of_run(run, &memory)?;
+        let latents = memory.made(run)?;
         let (time, device_time) = (started.elapsed(), self.around[1].since(&self.around[0])?);
         if let (Some(save), Some(sink)) = (&mut self.save, sink) {
             save.finish(steps - 1, sink, (&self.plan, &self.slots))?;
         }
+        self.run_memory = Some(memory);
         let fetched = blocks.fetched.iter().filter(|&&fetched| fetched).count() * blocks.wanted.bytes();
         self.report = StepReport {
             time: time / steps as u32,
@@ -204,34 +185,37 @@ impl Engine {
         }
     }
 
+    /// The memory of a run, what is known before its first step written.
     fn memory_of_run(
         &mut self,
         run: &SampledSteps<'_>,
         binding: &Binding,
         prediction: Prediction,
         blocks: &Blocks,
-    ) -> Result<Memory, RuntimeError> {
-        let plane = size_of_val(run.latents);
-        let mut latents = self.device.allocate((run.updates.len() + 1) * plane)?;
-        latents.write(0, &pixels_first(&[run.latents]))?;
-        let mut history = self.device.allocate((HISTORY + 1) * plane)?;
-        history.write(0, &pixels_first(run.history))?;
-        let coefficients: Vec<StepCoefficients> = run.updates.iter().map(StepUpdate::coefficients).collect();
+    ) -> Result<RunMemory, RuntimeError> {
         let scaled = |value: &f32| (f64::from(*value) * f64::from(run.sample_scale)) as f32;
         let sample: Vec<f32> = run.latents.iter().map(scaled).collect();
         self.upload_sample(&sample.repeat(self.plan.samples()))?;
-        Ok(Memory {
-            latents,
-            history,
-            recorded: self.device.upload(&pixels_first(run.recorded))?,
-            coefficients: self.device.upload(bytemuck::cast_slice(&coefficients))?,
-            ranks: self
-                .device
-                .upload(bytemuck::cast_slice(&ranks(binding.active(0), prediction)))?,
-            rows: self.device.upload(bytemuck::cast_slice(blocks.rows.as_flattened()))?,
-            counters: self.device.upload(&[0; 2 * size_of::<i32>()])?,
-            kept: (0..run.history.len()).collect(),
-        })
+        self.reserve_run(run.updates.len())?;
+        let mut memory = self.run_memory.take().expect("reserved");
+        memory.fill(run, &ranks(binding.active(0), prediction), &blocks.rows)?;
+        Ok(memory)
+    }
+
+    /// Makes memory for runs of so many steps, where the plan has any.
+    pub(super) fn reserve_run(&mut self, steps: usize) -> Result<(), RuntimeError> {
+        let [channels, height, width] = self.plan.latent;
+        let pixels = height * width;
+        let known = self
+            .run_memory
+            .as_ref()
+            .is_some_and(|memory| memory.holds(steps, pixels));
+        if !known && channels == CHANNELS && self.plan.programs.edit.is_some() {
+            // the old one's memory first
+            self.run_memory = None;
+            self.run_memory = Some(RunMemory::new(&self.device, steps, pixels)?);
+        }
+        Ok(())
     }
 
     /// Puts a step on the stream: what comes before its graph and after it are `around`.
@@ -263,7 +247,7 @@ impl Engine {
         }
     }
 
-    fn advance(&self, run: &SampledSteps<'_>, memory: &Memory) -> kernel::Launch {
+    fn advance(&self, run: &SampledSteps<'_>, memory: &RunMemory) -> kernel::Launch {
         kernel::advance_step(&AdvanceParams {
             all_slots: memory.rows.address(),
             slots: self.table.address(),
@@ -279,7 +263,7 @@ impl Engine {
         binding: &Binding,
         run: &SampledSteps<'_>,
         (index, graph): (usize, usize),
-        memory: &mut Memory,
+        memory: &mut RunMemory,
     ) -> kernel::Launch {
         let prediction = self.captured[graph].prediction;
         let pixels = run.latents.len() / CHANNELS;
@@ -287,14 +271,11 @@ impl Engine {
             Extent::Full => pixels,
             Extent::Active(_) => binding.active(0).len(),
         };
-        let plane = |buffer: &Buffer, at: usize| {
-            Address::at(buffer.address() + (at * pixels * CHANNELS * size_of::<f32>()) as u64)
-        };
         let mut params = UpdateParams {
-            latent: plane(&memory.latents, index),
-            updated: plane(&memory.latents, index + 1),
+            latent: memory.latents(index),
+            updated: memory.latents(index + 1),
             prediction: prediction.rows.address,
-            recorded: plane(&memory.recorded, index),
+            recorded: memory.recorded(index),
             input: Address::at(self.sample.address()),
             ranks: memory.ranks.address(),
             coefficients: memory.coefficients.address(),
@@ -307,54 +288,16 @@ impl Engine {
             ..UpdateParams::default()
         };
         for (address, &entry) in params.history.iter_mut().zip(&memory.kept) {
-            *address = plane(&memory.history, entry);
+            *address = memory.history(entry);
         }
         if run.updates[index].kept.is_some() {
             let free = (0..=HISTORY).find(|entry| !memory.kept.contains(entry));
             let free = free.expect("one more than are kept");
-            params.history_out = plane(&memory.history, free);
+            params.history_out = memory.history(free);
             memory.kept.insert(0, free);
             memory.kept.truncate(HISTORY);
         }
         kernel::latent_update(&params)
-    }
-
-    /// Waits for everything and brings the latents back.
-    fn latents_of_run(&self, run: &SampledSteps<'_>, memory: &Memory) -> Result<Vec<Vec<f32>>, RuntimeError> {
-        let (size, plane) = (run.latents.len(), size_of_val(run.latents));
-        let first = memory.latents.address() + plane as u64;
-        // SAFETY: all but the first latents of the buffer.
-        let bytes = unsafe { self.device.read(first, run.updates.len() * plane)? };
-        let values = bytes.chunks_exact(size_of::<f32>());
-        let all: Vec<f32> = values
-            .map(|value| f32::from_ne_bytes([value[0], value[1], value[2], value[3]]))
-            .collect();
-        let steps = all.chunks_exact(size).map(channels_first).enumerate();
-        steps
-            .map(|(index, latents)| match latents.iter().all(|value| value.is_finite()) {
-                true => Ok(latents),
-                false => Err(RuntimeError::NotFinite {
-                    program: ProgramKind::Edit.name(),
-                    step: run.first + index,
-                }),
-            })
-            .collect()
-    }
-}
-
-impl StepUpdate {
-    fn coefficients(&self) -> StepCoefficients {
-        let [h_x, h_e] = self.kept.unwrap_or_default();
-        StepCoefficients {
-            guidance: self.guidance,
-            x_x: self.latents,
-            x_e: self.prediction,
-            x_h: self.history,
-            h_x,
-            h_e,
-            input_scale: self.sample_scale,
-            reserved: [0.0; 3],
-        }
     }
 }
 
@@ -369,20 +312,4 @@ fn ranks(active: &ActiveSet, prediction: Prediction) -> Vec<i32> {
             _ => pixel as i32,
         })
         .collect()
-}
-
-/// Latents `[C, H, W]` as `[H, W, C]`, one behind the other.
-fn pixels_first(latents: &[&[f32]]) -> Vec<u8> {
-    let turned = latents.iter().flat_map(|planes| {
-        let pixels = planes.len() / CHANNELS;
-        (0..planes.len()).map(move |index| planes[index % CHANNELS * pixels + index / CHANNELS])
-    });
-    bytemuck::cast_slice(&turned.collect::<Vec<f32>>()).to_vec()
-}
-
-/// Latents `[H, W, C]` as `[C, H, W]`.
-fn channels_first(latents: &[f32]) -> Vec<f32> {
-    let pixels = latents.len() / CHANNELS;
-    let value = |index: usize| latents[index % pixels * CHANNELS + index / pixels];
-    (0..latents.len()).map(value).collect()
 }

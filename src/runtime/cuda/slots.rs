@@ -7,6 +7,7 @@ use fisec_plan::cuda::padded;
 use fisec_plan::{Plan, Slot, SlotId, SlotKind};
 use fisec_tensor::{ActiveSet, DType, HostTensor, Shape};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::RuntimeError;
 
@@ -166,6 +167,22 @@ pub(super) fn half_rows(value: &HostTensor) -> Vec<u8> {
         row[..width].copy_from_slice(from);
     }
     bytes
+}
+
+/// Planes `[images, channels, pixels]` as f16 rows of padded channels.
+pub(super) fn rows_of_planes(planes: &[f32], [images, channels, pixels]: [usize; 3]) -> Vec<u8> {
+    let stride = padded(channels);
+    let mut rows = vec![f16::ZERO; images * pixels * stride];
+    let mut halves = vec![f16::ZERO; pixels];
+    for (index, plane) in planes.chunks_exact(pixels.max(1)).enumerate() {
+        let (image, channel) = (index / channels, index % channels);
+        halves.convert_from_f32_slice(plane);
+        let own = &mut rows[image * pixels * stride..];
+        for (row, &value) in own.chunks_exact_mut(stride).zip(&halves) {
+            row[channel] = value;
+        }
+    }
+    bytemuck::cast_slice(&rows).to_vec()
 }
 
 /// The host tensor that f16 rows of padded channels hold.

@@ -4,16 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use fisec_kernels::cuda::Address;
-use fisec_plan::cuda::padded;
 use fisec_plan::{ControlInput, Extent, ProgramKind, SlotId, SlotKind, Stage, ValueId};
 use fisec_tensor::ActiveSet;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
-use super::assemble::{Context, Prediction, Rowed, measure, table};
+use super::assemble::{Boxes, Context, Prediction, Rowed, measure, table};
 use super::captured::Captured;
 use super::driver::Buffer;
 use super::save::Save;
-use super::slots::{half_rows, half_rows_bytes};
+use super::slots::{half_rows, half_rows_bytes, rows_of_planes};
 use super::{Engine, MOST_CAPTURED};
 use crate::executor::{NodeTime, StepInput, StepReport, check_step, recorded};
 use crate::{Binding, RuntimeError, SlotSink, SlotSource};
@@ -114,6 +114,7 @@ impl Engine {
             control: &self.control_addresses(kind),
             remember: variant.remember,
             maps: variant.maps,
+            boxes: &Boxes::default(),
         };
         let measured = measure(&context)?;
         if measured.bytes > self.values.bytes() {
@@ -264,13 +265,8 @@ impl Engine {
     /// `[S, C, H, W]` as f16 rows.
     pub(super) fn upload_sample(&mut self, planes: &[f32]) -> Result<(), RuntimeError> {
         let [channels, height, width] = self.plan.latent;
-        let (pixels, stride) = (height * width, padded(channels));
-        let mut rows = vec![f16::ZERO; self.plan.samples() * pixels * stride];
-        for (index, &value) in planes.iter().enumerate() {
-            let (image, channel, pixel) = (index / (channels * pixels), index / pixels % channels, index % pixels);
-            rows[(image * pixels + pixel) * stride + channel] = f16::from_f32(value);
-        }
-        self.sample.write(0, bytemuck::cast_slice(&rows))
+        let rows = rows_of_planes(planes, [self.plan.samples(), channels, height * width]);
+        self.sample.write(0, &rows)
     }
 
     /// Runs the graph; with measuring on, node by node.
@@ -307,11 +303,10 @@ impl Engine {
         }
         // SAFETY: the rows lie in the block of values.
         let bytes = unsafe { self.device.read(address.base, images * per_image * stride * 2)? };
-        let rows: &[u8] = &bytes;
-        let value = |row: usize, channel: usize| {
-            let at = (row * stride + channel) * 2;
-            f16::from_le_bytes([rows[at], rows[at + 1]]).to_f32()
-        };
+        let mut halves = vec![f16::ZERO; bytes.len() / size_of::<f16>()];
+        bytemuck::cast_slice_mut::<f16, u8>(&mut halves).copy_from_slice(&bytes);
+        let mut rows = vec![0.0; halves.len()];
+        halves.convert_to_f32_slice(&mut rows);
         let mut planes = vec![0.0; images * channels * pixels];
         let wanted: Vec<usize> = match active {
             Some(active) => active.pixels().iter().map(|&pixel| pixel as usize).collect(),
@@ -321,7 +316,7 @@ impl Engine {
             for (rank, &pixel) in wanted.iter().enumerate() {
                 let row = image * per_image + if packed.is_some() { rank } else { pixel };
                 for channel in 0..channels {
-                    planes[(image * channels + channel) * pixels + pixel] = value(row, channel);
+                    planes[(image * channels + channel) * pixels + pixel] = rows[row * stride + channel];
                 }
             }
         }
@@ -332,9 +327,7 @@ impl Engine {
     pub(super) fn wanted_by(&self, sink: &dyn SlotSink, step: usize, maps: bool) -> Vec<SlotId> {
         let slots = (0..self.plan.slots.len() as u32).map(SlotId);
         let written = slots.filter(|&slot| maps || !self.is_map(slot));
-        written
-            .filter(|&slot| sink.wants(step, slot) && sink.wants_value(step, slot))
-            .collect()
+        written.filter(|&slot| sink.wants(step, slot)).collect()
     }
 
     /// Gives the written slots to a sink, as far as it takes them.
@@ -345,7 +338,10 @@ impl Engine {
         sink: &mut dyn SlotSink,
         maps: bool,
     ) -> Result<(), RuntimeError> {
-        let wanted = self.wanted_by(sink, step, maps);
+        let wanted = self.taken_now(sink, step, maps);
+        if wanted.is_empty() {
+            return Ok(());
+        }
         let layout = (&self.plan, &self.slots);
         let save = match &mut self.save {
             Some(save) => save,

@@ -217,6 +217,27 @@ impl Executor {
         on_device!(self, device => device.prepare(kind))
     }
 
+    /// Puts all slots of a recording that the device has kept so far because `sink` did not [want them
+    /// at once](SlotSink::wants_now). `progress` is told every step; what it breaks off stays incomplete.
+    ///
+    /// # Errors
+    /// Fails when the device or the sink does.
+    pub fn hand_over(&mut self, sink: &mut dyn SlotSink, progress: &mut Progress<'_>) -> Result<(), RuntimeError> {
+        match &mut self.device {
+            Device::Cpu(_) => Ok(()),
+            Device::Cuda(engine) => engine.hand_over_rest(sink, progress),
+        }
+    }
+
+    /// Makes ready what the sparse steps of a mask need, recorded ones where `remember` says so: the first one takes no
+    /// longer than the others.
+    pub fn prepare_edit(&mut self, binding: &Binding, remember: bool) -> Result<(), RuntimeError> {
+        match &mut self.device {
+            Device::Cpu(_) => Ok(()),
+            Device::Cuda(engine) => engine.prepare_edit(binding, remember),
+        }
+    }
+
     /// Whether steps measure every node.
     pub fn measure_nodes(&mut self, on: bool) {
         on_device!(self, device => device.measure_nodes(on));

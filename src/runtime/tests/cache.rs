@@ -62,7 +62,12 @@ fn record(store: &Store, prompt: &str, parent: Option<&str>) -> Result<Entry, Ca
     recording.set_latents(&HostTensor::from_f32([STEPS + 1, 1, 4, 4], latents));
     recording.set_image(b"an image".to_vec());
     recording.set_mask(b"a mask".to_vec());
+    recording.set_norms(&norms());
     recording.commit()
+}
+
+fn norms() -> HostTensor {
+    HostTensor::from_f32([3], vec![1.0, -0.5, 1e-7])
 }
 
 fn check(entry: &Entry) {
@@ -75,6 +80,7 @@ fn check(entry: &Entry) {
     assert_eq!(entry.latents().unwrap().to_f32_vec()[63], 63.0);
     assert_eq!(entry.image().unwrap(), b"an image");
     assert_eq!(entry.mask().unwrap().unwrap(), b"a mask");
+    assert_eq!(entry.norms().unwrap().unwrap(), norms());
 }
 
 fn home() -> (tempfile::TempDir, Store) {
@@ -245,6 +251,7 @@ fn read_all(store: &Store, id: &str) -> Result<(), String> {
     entry.latents().map_err(|error| error.to_string())?;
     entry.image().map_err(|error| error.to_string())?;
     entry.mask().map_err(|error| error.to_string())?;
+    entry.norms().map_err(|error| error.to_string())?;
     Ok(())
 }
 
