@@ -225,6 +225,7 @@ fn base<'a>(request: &'a Request, trajectory: &'a Trajectory, slots: &'a MemoryC
         slots,
         map_calls: usize::MAX,
         image: None,
+        norms: None,
     }
 }
 

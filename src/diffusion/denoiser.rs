@@ -1,5 +1,7 @@
 //! The network as the loops see it.
 
+use std::time::Duration;
+
 use fisec_runtime::{Control, Progress, SampledSteps, SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 
@@ -45,8 +47,8 @@ pub trait Denoiser {
     /// Whether there is a sparse form.
     fn can_edit(&self) -> bool;
 
-    /// Prepares for a mask at the latents' size.
-    fn bind(&mut self, mask: &Mask) -> Result<(), DiffusionError>;
+    /// Prepares for sparse steps inside a mask at the latents' size, recorded ones where `remember` says so.
+    fn bind(&mut self, mask: &Mask, remember: bool) -> Result<(), DiffusionError>;
 
     /// The prediction inside the bound mask; zero outside. What is not computed is read from `recorded`; `sink` gets
     /// every activation of the edited image: recorded outside, computed inside.
@@ -83,11 +85,14 @@ pub struct Work {
     pub macs: u64,
     /// bytes read from recorded activations
     pub slot_bytes: u64,
+    /// what a device worked; zero on the CPU
+    pub device_time: Duration,
 }
 
 impl std::ops::AddAssign for Work {
     fn add_assign(&mut self, other: Work) {
         self.macs += other.macs;
         self.slot_bytes += other.slot_bytes;
+        self.device_time += other.device_time;
     }
 }

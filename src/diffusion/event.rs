@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use fisec_tensor::Area;
+
 /// Which program a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
@@ -17,6 +19,8 @@ pub enum Phase {
     Dense,
     /// dense, finding the noise of a picture and recording the way back
     Invert,
+    /// none: what a device has kept of the step goes to where images are remembered
+    Remember,
 }
 
 /// Progress, and what should be said aloud.
@@ -37,6 +41,8 @@ pub enum Event {
     Mask {
         /// share of active latents, 0 to 1
         share: f64,
+        /// the smallest that holds them; none when there are none
+        area: Option<Area>,
     },
     /// latents are being decoded
     Decode,
@@ -107,6 +113,8 @@ pub struct Timings {
     pub bind: Duration,
     /// the remaining steps, sparse or dense
     pub edit: Duration,
+    /// what a device worked on the steps of `guide`, on those of `edit` and on the image; zero on the CPU
+    pub on_device: [Duration; 3],
     /// VAE
     pub decode: Duration,
 }

@@ -1,8 +1,9 @@
 //! RGB images and their PNG form.
 
 use std::io::Cursor;
+use std::sync::OnceLock;
 
-use fisec_tensor::{DType, HostTensor, Mask};
+use fisec_tensor::{Area, DType, HostTensor, Mask};
 use half::f16;
 
 use crate::DiffusionError;
@@ -47,8 +48,9 @@ impl Image {
                 });
             }
         };
+        static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
         // there are fewer halves than pixels
-        let bytes: Vec<u8> = (0..=u16::MAX).map(|bits| byte(f16::from_bits(bits).to_f32())).collect();
+        let bytes = BYTES.get_or_init(|| (0..=u16::MAX).map(|bits| byte(f16::from_bits(bits).to_f32())).collect());
         let halves = rows.as_pod::<u16>(DType::F16)?;
         let pixels = halves.chunks_exact(stride);
         let rgb = pixels.flat_map(|row| [row[0], row[1], row[2]].map(|half| bytes[usize::from(half)]));
@@ -57,6 +59,25 @@ impl Image {
             height,
             rgb: rgb.collect(),
         })
+    }
+
+    /// The part inside an area. Panics when that reaches beyond the image.
+    pub fn cropped(&self, area: &Area) -> Self {
+        let lines = area.top..area.top + area.height;
+        let rgb = lines.flat_map(|row| &self.rgb[3 * (row * self.width + area.left)..][..3 * area.width]);
+        Image {
+            width: area.width,
+            height: area.height,
+            rgb: rgb.copied().collect(),
+        }
+    }
+
+    /// Puts another image in the place of an area of its size. Panics when that reaches beyond this one.
+    pub(crate) fn replace(&mut self, area: &Area, part: &Image) {
+        for (row, line) in part.rgb.chunks_exact(3 * part.width.max(1)).enumerate() {
+            let first = 3 * ((area.top + row) * self.width + area.left);
+            self.rgb[first..first + line.len()].copy_from_slice(line);
+        }
     }
 
     /// `[1, 3, H, W]`, -1 to 1: what a VAE encoder takes.

@@ -1,11 +1,12 @@
 //! A network beside the denoiser: computed by the plan's device, or by ONNX Runtime.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fisec_plan::NetworkKind;
 use fisec_runtime::ort::{OnnxRuntime, Outlet, Session};
 use fisec_runtime::{Network as Native, RuntimeError};
-use fisec_tensor::{DType, HostTensor};
+use fisec_tensor::{Area, DType, HostTensor};
 
 use crate::{DiffusionError, Image, Notice};
 
@@ -81,6 +82,34 @@ impl Network {
             Some(rows) => Image::from_rows(&rows),
             None => Image::from_tensor(&self.run(latents)?),
         }
+    }
+
+    /// A part of the image of latents, `area` counting latents, with the area that it shows: at least that one. `None` where
+    /// only the whole can be made; see [`Native::run_part`].
+    pub(crate) fn part(
+        &mut self,
+        latents: &HostTensor,
+        area: &Area,
+        norms: &HostTensor,
+    ) -> Result<Option<(Image, Area)>, DiffusionError> {
+        let found = self.on_device(|native| native.run_part(latents, area, norms))?;
+        let shown = found.flatten().map(|(rows, area)| Ok((Image::from_rows(&rows)?, area)));
+        shown.transpose()
+    }
+
+    /// What the device worked on the last run; zero where it did not.
+    pub(crate) fn device_time(&self) -> Duration {
+        self.native.as_ref().map(Native::device_time).unwrap_or_default()
+    }
+
+    /// Makes ready what [`Network::part`] takes.
+    pub(crate) fn prepare_part(&mut self, area: &Area) -> Result<(), DiffusionError> {
+        self.on_device(|native| native.prepare_part(area)).map(drop)
+    }
+
+    /// The norms that [`Network::part`] takes, as the last whole image left them.
+    pub(crate) fn norms(&self) -> Result<Option<HostTensor>, DiffusionError> {
+        Ok(self.native.as_ref().map(Native::norms).transpose()?.flatten())
     }
 
     /// What the device computes; `None` where there is none, or when it overflows: from then on there is none.

@@ -6,12 +6,15 @@
 //! region as smoothly as can be (each cell the mean of its neighbours, as in seamless cloning). Over the first pixels
 //! inside, the weight of the edit rises from nothing to one.
 
-use fisec_tensor::Mask;
+use fisec_tensor::{Area, Mask};
 
 use crate::Image;
 
 /// Latents around the mask that the decoder mixes with it: no measure of drift.
 const FOOTPRINT: usize = 2;
+
+/// Latents around the mask that a part of an edit shows: the last of them are where its drift is measured.
+const MARGIN: usize = FOOTPRINT + 1;
 
 /// Relaxation of the drift stops when no cell moves by more, in levels of 255.
 const STILL: f32 = 0.002;
@@ -39,6 +42,32 @@ pub fn paste(base: &Image, edited: &Image, mask: &Mask, feather: usize) -> Image
             *byte = mixed.clamp(0.0, 255.0).round() as u8;
         }
     }
+    image
+}
+
+/// The latents that [`paste_part`] needs for a mask inside `area`, of `latents` rows and columns in all.
+pub(crate) fn pasted(area: &Area, latents: [usize; 2]) -> Area {
+    let span = |start: usize, length: usize, most: usize| {
+        let first = start.saturating_sub(MARGIN);
+        (first, (start + length + MARGIN).min(most) - first)
+    };
+    let (top, height) = span(area.top, area.height, latents[0]);
+    let (left, width) = span(area.left, area.width, latents[1]);
+    Area {
+        top,
+        left,
+        height,
+        width,
+    }
+}
+
+/// [`paste`] of an edit of which only an area of latents is there: the same, because drift comes from the latents around the
+/// mask and pixels outside are the base's.
+pub fn paste_part(base: &Image, part: &Image, area: &Area, mask: &Mask, feather: usize) -> Image {
+    let pixels = area.scaled(base.width / mask.width());
+    let mut image = base.clone();
+    let pasted = paste(&base.cropped(&pixels), part, &mask.cropped(area), feather);
+    image.replace(&pixels, &pasted);
     image
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fisec_plan::{Bundle, NetworkKind, SlotId, Stage};
+use fisec_plan::{Bundle, NetworkKind, ProgramKind, SlotId, Stage};
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Binding, Control, Executor, Progress, RuntimeError, SampledSteps, SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
@@ -32,7 +32,12 @@ impl PlanDenoiser {
             .iter()
             .filter(|node| node.stage == Stage::Step);
         let dense_macs = steps.map(|node| node.macs_dense).sum();
-        let executor = Executor::new(bundle.clone(), Some(runtime.clone()))?;
+        let mut executor = Executor::new(bundle.clone(), Some(runtime.clone()))?;
+        if plan.is_cuda() {
+            // some milliseconds now, or in the first image
+            executor.prepare(ProgramKind::Record)?;
+            executor.prepare(ProgramKind::Guide)?;
+        }
         Ok(PlanDenoiser {
             executor,
             binding: None,
@@ -113,9 +118,9 @@ impl Denoiser for PlanDenoiser {
         self.executor.plan().programs.edit.is_some()
     }
 
-    fn bind(&mut self, mask: &Mask) -> Result<(), DiffusionError> {
-        self.binding = Some(Binding::bind(self.executor.plan(), mask)?);
-        Ok(())
+    fn bind(&mut self, mask: &Mask, remember: bool) -> Result<(), DiffusionError> {
+        let binding = self.binding.insert(Binding::bind(self.executor.plan(), mask)?);
+        Ok(self.executor.prepare_edit(binding, remember)?)
     }
 
     fn edit(
@@ -149,6 +154,7 @@ impl Denoiser for PlanDenoiser {
         Work {
             macs: report.macs,
             slot_bytes: report.slot_bytes,
+            device_time: report.device_time.unwrap_or_default(),
         }
     }
 }

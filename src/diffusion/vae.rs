@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fisec_plan::NetworkKind;
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_tensor::HostTensor;
+use fisec_tensor::{Area, HostTensor};
 
 use crate::network::Network;
 use crate::{DiffusionError, Image};
@@ -31,10 +31,26 @@ impl VaeDecoder {
 
     /// The image of latents `[1, C, h, w]`.
     pub fn decode(&mut self, latents: &HostTensor) -> Result<Image, DiffusionError> {
+        let scaled = self.scaled(latents);
+        self.network.image(&scaled)
+    }
+
+    /// The image of latents `[1, C, h, w]` in an area of latents, with the area that is shown: at least that one. `norms` are
+    /// those of a whole image. `None` where only the whole can be made.
+    pub(crate) fn decode_part(
+        &mut self,
+        latents: &HostTensor,
+        area: &Area,
+        norms: &HostTensor,
+    ) -> Result<Option<(Image, Area)>, DiffusionError> {
+        let scaled = self.scaled(latents);
+        self.network.part(&scaled, area, norms)
+    }
+
+    fn scaled(&self, latents: &HostTensor) -> HostTensor {
         let scale = |value: f32| (f64::from(value) / self.scaling_factor) as f32;
         let values = latents.to_f32_vec().into_iter().map(scale).collect();
-        let scaled = HostTensor::from_f32(latents.shape().clone(), values);
-        self.network.image(&scaled)
+        HostTensor::from_f32(latents.shape().clone(), values)
     }
 
     pub(crate) fn network(&mut self) -> &mut Network {
@@ -60,6 +76,10 @@ impl VaeEncoder {
             network,
             scaling_factor,
         }
+    }
+
+    pub(crate) fn network(&mut self) -> &mut Network {
+        &mut self.network
     }
 
     /// The most likely latents `[1, channels, h, w]` of an image. An encoder that gives mean and log variance, twice as

@@ -1,7 +1,7 @@
 //! Where finished images go: files, and words or JSON about them.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fisec_diffusion::Request;
 use serde_json::Value;
@@ -19,6 +19,15 @@ pub(super) struct Delivery<'a> {
     given: Vec<Value>,
 }
 
+/// What was written of an image.
+pub(super) struct Files {
+    image: PathBuf,
+    /// how long the image took
+    written: Duration,
+    mask: Option<PathBuf>,
+    report: Option<PathBuf>,
+}
+
 impl<'a> Delivery<'a> {
     pub(super) fn new(arguments: &'a Arguments, console: &'a Console) -> Self {
         Delivery {
@@ -29,7 +38,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// Writes an image and what was asked for beside it.
-    pub(super) fn give(&mut self, made: &Made, request: &Request) -> Result<(), Failure> {
+    pub(super) fn write(&self, made: &Made, request: &Request) -> Result<Files, Failure> {
         let number = self.given.len() + 1;
         let place = |path: &Path| numbered(path, number);
         let image = place(&self.arguments.output);
@@ -49,6 +58,22 @@ impl<'a> Delivery<'a> {
                     .warn("a first image has nothing to be compared with; no report is written"),
             }
         }
+        Ok(Files {
+            image,
+            written,
+            mask,
+            report,
+        })
+    }
+
+    /// Says what was made and where it is.
+    pub(super) fn tell(&mut self, made: &Made, request: &Request, files: Files) -> Result<(), Failure> {
+        let Files {
+            image,
+            written,
+            mask,
+            report,
+        } = files;
         if !self.arguments.json {
             self.console.say(&made.text());
             output::print(&image.display().to_string())?;

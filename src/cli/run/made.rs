@@ -13,13 +13,13 @@ use crate::cli::failure::Failure;
 use crate::cli::report::Report;
 use crate::cli::units;
 
-/// What an edit takes beside the edit.
+/// What an image takes beside being made.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Around {
+struct Around {
     /// reading the base image
-    pub opened: Duration,
-    /// completing what is remembered of the new one
-    pub remembered: Duration,
+    opened: Duration,
+    /// completing what is remembered of it, afterwards
+    remembered: Duration,
 }
 
 /// What `run` made.
@@ -46,13 +46,13 @@ pub struct Made {
 
 impl Made {
     /// A first image.
-    pub fn first(generated: Generated, key: ImageKey, entry: Option<Entry>, calls: usize) -> Self {
+    pub fn first(generated: Generated, key: ImageKey, id: Option<String>, calls: usize) -> Self {
         Made {
             image: generated.image,
             base: None,
             mask: None,
             outcome: None,
-            id: entry.map(|entry| entry.id().to_owned()),
+            id,
             mask_path: None,
             key,
             dense_steps: calls,
@@ -73,14 +73,13 @@ impl Made {
         key: ImageKey,
         base_image: Image,
         base: &Entry,
-        entry: Option<Entry>,
-        around: Around,
+        id: Option<String>,
+        opened: Duration,
     ) -> Self {
-        let EditedImage { image, edited } = edited;
-        let mask_path = entry.as_ref().and_then(Entry::mask_path);
+        let EditedImage { image, edited, .. } = edited;
         let id = match edited.outcome.is_base() {
             true => Some(base.id().to_owned()),
-            false => entry.map(|entry| entry.id().to_owned()),
+            false => id,
         };
         Made {
             image: image.unwrap_or_else(|| base_image.clone()),
@@ -88,7 +87,7 @@ impl Made {
             mask: Some(edited.mask),
             outcome: Some(edited.outcome),
             id,
-            mask_path,
+            mask_path: None,
             key,
             dense_steps: edited.dense_steps,
             guide_steps: edited.guided_steps,
@@ -98,8 +97,18 @@ impl Made {
             macs_dense: edited.macs_dense,
             bytes_read: edited.work.slot_bytes,
             timings: edited.timings,
-            around,
+            around: Around {
+                opened,
+                remembered: Duration::ZERO,
+            },
         }
+    }
+
+    /// What has become of remembering it, and how long that took.
+    pub fn set_remembered(&mut self, entry: Option<&Entry>, took: Duration) {
+        self.id = entry.map(|entry| entry.id().to_owned());
+        self.mask_path = entry.and_then(Entry::mask_path);
+        self.around.remembered = took;
     }
 
     /// The image as a PNG that says how it was made: A1111's `parameters` and our own `fisec` as JSON.
@@ -161,7 +170,7 @@ impl Made {
         if let (Some(fields), Value::Object(settings)) = (value.as_object_mut(), settings) {
             fields.extend(settings);
         }
-        let whole = self.around.opened + self.timings.total() + self.around.remembered + written;
+        let whole = self.around.opened + self.timings.total() + written;
         value["seconds"] = json!({
             "open": self.around.opened.as_secs_f64(),
             "text": self.timings.text.as_secs_f64(),
@@ -169,6 +178,9 @@ impl Made {
             "bind": self.timings.bind.as_secs_f64(),
             "edit": self.timings.edit.as_secs_f64(),
             "decode": self.timings.decode.as_secs_f64(),
+            "guide_device": self.timings.on_device[0].as_secs_f64(),
+            "edit_device": self.timings.on_device[1].as_secs_f64(),
+            "decode_device": self.timings.on_device[2].as_secs_f64(),
             "total": self.timings.total().as_secs_f64(),
             "remember": self.around.remembered.as_secs_f64(),
             "write": written.as_secs_f64(),

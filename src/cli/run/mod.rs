@@ -3,6 +3,7 @@
 mod base;
 mod delivery;
 mod made;
+mod opened;
 mod picture;
 mod progress;
 mod settings;
@@ -22,6 +23,8 @@ use super::failure::Failure;
 use super::units;
 use base::BaseChoice;
 use delivery::Delivery;
+use made::Made;
+use opened::OpenedImages;
 use settings::EditSettings;
 pub use settings::parse_share;
 use studio::{Studio, not_remembered};
@@ -107,18 +110,27 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         forgets: arguments.forget && arguments.then.is_empty(),
         arguments,
         console,
+        opened: OpenedImages::default(),
+        unfinished: None,
     };
     let mut delivery = Delivery::new(arguments, console);
-    let mut made = studio.make()?;
-    delivery.give(&made, &studio.request)?;
+    let mut made = deliver(&mut studio, &mut delivery)?;
     for (number, prompt) in arguments.then.iter().enumerate() {
         studio.go_on_from(&made, prompt)?;
         // nothing goes on from the last one
         studio.forgets = arguments.forget && number + 1 == arguments.then.len();
-        made = studio.make()?;
-        delivery.give(&made, &studio.request)?;
+        made = deliver(&mut studio, &mut delivery)?;
     }
     delivery.finish()
+}
+
+/// One image: first its file, then what is remembered of it.
+fn deliver(studio: &mut Studio<'_>, delivery: &mut Delivery<'_>) -> Result<Made, Failure> {
+    let mut made = studio.make()?;
+    let files = delivery.write(&made, &studio.request)?;
+    studio.remember(&mut made)?;
+    delivery.tell(&made, &studio.request, files)?;
+    Ok(made)
 }
 
 impl Arguments {

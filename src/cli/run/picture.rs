@@ -8,8 +8,9 @@ use fisec_runtime::SlotSink;
 use fisec_runtime::cache::{Entry, ImageKey};
 use serde_json::json;
 
+use super::opened::Opened;
 use super::progress::Progress;
-use super::studio::Studio;
+use super::studio::{Studio, Unfinished};
 use crate::cli::failure::Failure;
 
 impl Studio<'_> {
@@ -47,7 +48,18 @@ impl Studio<'_> {
             .pipeline
             .invert(&request, &picture, sink, &mut |event| progress.on(event))?;
         drop(progress);
-        let entry = self.remember(recording, &inverted.trajectory, &picture, None)?;
+        let entry = match recording {
+            Some(recording) => self.complete(Unfinished {
+                recording,
+                image: Opened {
+                    image: picture,
+                    trajectory: inverted.trajectory,
+                    norms: None,
+                },
+                mask: None,
+            })?,
+            None => None,
+        };
         entry.ok_or_else(|| Failure::new("the picture cannot be edited: it could not be remembered"))
     }
 

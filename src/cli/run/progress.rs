@@ -24,7 +24,7 @@ impl<'a> Progress<'a> {
         match event {
             Event::Text => {}
             Event::Step { phase, step, steps } => self.step(phase, step, steps),
-            Event::Mask { share } => self.say(&format!("{} of the image changes", units::percent(share))),
+            Event::Mask { share, .. } => self.say(&format!("{} of the image changes", units::percent(share))),
             Event::Decode => self.finish(),
             Event::Notice(notice) => self.say(&notice.to_string()),
         }
@@ -41,6 +41,7 @@ impl<'a> Progress<'a> {
             Phase::Sparse => "editing",
             Phase::Dense => "dense",
             Phase::Invert => "reading the picture",
+            Phase::Remember => "remembering",
         };
         let bar = self
             .bar

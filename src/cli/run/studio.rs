@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use fisec_diffusion::denoise::{EditOptions, Method, Region};
 use fisec_diffusion::mask::Convergence;
-use fisec_diffusion::{BaseImage, DiffusionError, Image, Pipeline, Request, Trajectory, mask_from_png, mask_to_png};
+use fisec_diffusion::{BaseImage, DiffusionError, Pipeline, Request, mask_from_png, mask_to_png};
 use fisec_plan::Bundle;
 use fisec_runtime::cache::{CacheError, Entry, ImageKey, Kept, Recording, Store};
 use fisec_runtime::{RuntimeError, SlotSink};
@@ -14,10 +14,19 @@ use fisec_tensor::Mask;
 
 use super::Arguments;
 use super::base::{self, BaseChoice};
-use super::made::{Around, Made};
+use super::made::Made;
+use super::opened::{OpenError, Opened, OpenedImages};
 use super::progress::Progress;
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
+
+/// An image that is made, but not yet remembered.
+pub(super) struct Unfinished {
+    pub(super) recording: Recording,
+    pub(super) image: Opened,
+    /// its region, a PNG
+    pub(super) mask: Option<Vec<u8>>,
+}
 
 /// Everything that making one image takes.
 pub(super) struct Studio<'a> {
@@ -32,6 +41,8 @@ pub(super) struct Studio<'a> {
     pub(super) forgets: bool,
     pub(super) arguments: &'a Arguments,
     pub(super) console: &'a Console,
+    pub(super) opened: OpenedImages,
+    pub(super) unfinished: Option<Unfinished>,
 }
 
 impl Studio<'_> {
@@ -89,14 +100,22 @@ impl Studio<'_> {
             .pipeline
             .generate(&self.request, sink, &mut |event| progress.on(event))?;
         drop(progress);
-        let entry = self.remember(recording, &generated.trajectory, &generated.image, None)?;
-        Ok(Made::first(generated, key, entry, self.pipeline.calls(&self.request)?))
+        let id = recording.as_ref().map(|recording| recording.id().to_owned());
+        self.unfinished = recording.map(|recording| Unfinished {
+            recording,
+            image: Opened {
+                image: generated.image.clone(),
+                trajectory: generated.trajectory.clone(),
+                norms: generated.norms.clone(),
+            },
+            mask: None,
+        });
+        Ok(Made::first(generated, key, id, self.pipeline.calls(&self.request)?))
     }
 
     fn edit(&mut self, key: ImageKey, base: &Entry, options: &EditOptions) -> Result<Made, EditError> {
         let started = Instant::now();
-        let base_image = Image::from_png(&base.image()?)?;
-        let trajectory = Trajectory::from_tensor(&base.latents()?)?.with_drift(base.drift()?.as_ref())?;
+        let opened = self.opened.get(base)?;
         let method = self.arguments.edit.method.method;
         let remembers = method == Method::Fisec && (!self.arguments.edit.dense || self.arguments.edit.remember);
         let mut recording = match remembers {
@@ -105,12 +124,13 @@ impl Studio<'_> {
         };
         let source = BaseImage {
             prompt: &base.manifest().key.prompt,
-            trajectory: &trajectory,
+            trajectory: &opened.trajectory,
             slots: base,
             map_calls: base.map_calls(),
-            image: Some(&base_image),
+            image: Some(&opened.image),
+            norms: opened.norms.as_ref(),
         };
-        let opened = started.elapsed();
+        let opening = started.elapsed();
         let mut progress = Progress::new(self.console);
         let sink = recording.as_mut().map(|recording| recording as &mut dyn SlotSink);
         let observer = &mut |event| progress.on(event);
@@ -119,19 +139,30 @@ impl Studio<'_> {
             other => self.pipeline.edit_by(other, &self.request, source, options, observer)?,
         };
         drop(progress);
+        let id = recording.as_ref().map(|recording| recording.id().to_owned());
+        if let (Some(recording), Some(image)) = (recording, &edited.image) {
+            self.unfinished = Some(Unfinished {
+                recording,
+                image: Opened {
+                    image: image.clone(),
+                    trajectory: edited.edited.trajectory.clone(),
+                    norms: edited.norms.clone(),
+                },
+                mask: Some(mask_to_png(&edited.edited.mask)?),
+            });
+        }
+        Ok(Made::edit(edited, key, opened.image.clone(), base, id, opening))
+    }
+
+    /// Completes what is remembered of `made`: with the picture there already, nobody waits for it.
+    pub(super) fn remember(&mut self, made: &mut Made) -> Result<(), Failure> {
+        let Some(unfinished) = self.unfinished.take() else {
+            return Ok(());
+        };
         let started = Instant::now();
-        let entry = match &edited.image {
-            Some(image) => {
-                let mask = mask_to_png(&edited.edited.mask)?;
-                self.remember(recording, &edited.edited.trajectory, image, Some(mask))?
-            }
-            None => None,
-        };
-        let around = Around {
-            opened,
-            remembered: started.elapsed(),
-        };
-        Ok(Made::edit(edited, key, base_image, base, entry, around))
+        let entry = self.complete(unfinished)?;
+        made.set_remembered(entry.as_ref(), started.elapsed());
+        Ok(())
     }
 
     pub(super) fn key(&self) -> Result<ImageKey, Failure> {
@@ -215,7 +246,10 @@ impl Studio<'_> {
             return Ok(None);
         };
         match self.begin_in(store, key, parent, settings)? {
-            Ok(recording) => Ok(Some(recording)),
+            Ok(mut recording) => {
+                recording.wait();
+                Ok(Some(recording))
+            }
             Err(error) => {
                 not_remembered(self.console, &error);
                 Ok(None)
@@ -240,26 +274,33 @@ impl Studio<'_> {
         Ok(store.begin(key, parent, settings, &self.bundle.plan().slots, kept))
     }
 
-    pub(super) fn remember(
-        &self,
-        recording: Option<Recording>,
-        trajectory: &Trajectory,
-        image: &Image,
-        mask: Option<Vec<u8>>,
-    ) -> Result<Option<Entry>, DiffusionError> {
-        let Some(mut recording) = recording else {
-            return Ok(None);
-        };
-        recording.set_latents(&trajectory.to_tensor());
-        if let Some(drift) = trajectory.drift_tensor() {
+    /// Hands over what the device has kept of an image and gives its entry a name.
+    pub(super) fn complete(&mut self, unfinished: Unfinished) -> Result<Option<Entry>, DiffusionError> {
+        let Unfinished {
+            mut recording,
+            image,
+            mask,
+        } = unfinished;
+        let mut progress = Progress::new(self.console);
+        self.pipeline
+            .hand_over(&self.request, &mut recording, &mut |event| progress.on(event))?;
+        drop(progress);
+        recording.set_latents(&image.trajectory.to_tensor());
+        if let Some(drift) = image.trajectory.drift_tensor() {
             recording.set_drift(&drift);
         }
-        recording.set_image(image.to_png(&[])?);
+        if let Some(norms) = &image.norms {
+            recording.set_norms(norms);
+        }
+        recording.set_image(image.image.to_png(&[])?);
         if let Some(mask) = mask {
             recording.set_mask(mask);
         }
         match recording.commit() {
-            Ok(entry) => Ok(Some(entry)),
+            Ok(entry) => {
+                self.opened.keep(entry.id(), image);
+                Ok(Some(entry))
+            }
             Err(error) => {
                 not_remembered(self.console, &error);
                 Ok(None)
@@ -285,6 +326,15 @@ impl From<DiffusionError> for EditError {
             DiffusionError::Runtime(RuntimeError::DamagedCache { .. } | RuntimeError::MissingSlot { .. })
             | DiffusionError::Base(_) => EditError::Damaged(error.to_string()),
             other => EditError::Other(other.into()),
+        }
+    }
+}
+
+impl From<OpenError> for EditError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Files(error) => error.into(),
+            OpenError::Contents(error) => error.into(),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! seen inside.
 
 use std::ops::ControlFlow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fisec_runtime::{SampledSteps, SlotSink, SlotSource};
 use fisec_tensor::Mask;
@@ -35,12 +35,16 @@ pub fn edit<'a>(
     let (mut path, findings) = run.guide(base, words, options, &mut sink)?;
     let timings = Timings {
         guide: started.elapsed(),
+        on_device: [run.work.device_time, Duration::ZERO, Duration::ZERO],
         ..Timings::default()
     };
 
     let started = Instant::now();
     let mask = findings.region(&options.region)?;
-    run.tell(Event::Mask { share: mask.share() })?;
+    run.tell(Event::Mask {
+        share: mask.share(),
+        area: mask.area(),
+    })?;
     let mut edited = Edited {
         guided_steps: path.calls(),
         controlled_steps: path.calls().min(words.control.len()),
@@ -58,7 +62,7 @@ pub fn edit<'a>(
     }
     let outcome = run.choose(&mask, options)?;
     if outcome == Outcome::Sparse {
-        run.denoiser.bind(&mask)?;
+        run.denoiser.bind(&mask, sink.is_some())?;
     }
     edited.timings.bind = started.elapsed();
 
@@ -90,6 +94,7 @@ pub fn edit<'a>(
     let steps = run.calls() - edited.guided_steps;
     edited.sparse_steps = if outcome == Outcome::Sparse { steps } else { 0 };
     edited.dense_steps = run.dense_calls - edited.guided_steps;
+    edited.timings.on_device[1] = run.work.device_time - edited.timings.on_device[0];
     edited.work = run.work;
     Ok(Edited {
         trajectory: path,

@@ -235,7 +235,10 @@ impl Run<'_> {
     }
 
     fn found(&mut self, mask: &Mask) -> Result<(), DiffusionError> {
-        self.tell(Event::Mask { share: mask.share() })?;
+        self.tell(Event::Mask {
+            share: mask.share(),
+            area: mask.area(),
+        })?;
         match mask.is_empty() {
             true => self.tell(Event::Notice(Notice::EmptyMask)),
             false => Ok(()),

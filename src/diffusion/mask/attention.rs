@@ -128,8 +128,8 @@ impl SlotSink for Listener<'_> {
         SlotSink::recording(self.sink.as_deref()?)
     }
 
-    fn wants_value(&self, step: usize, slot: SlotId) -> bool {
-        self.heard(slot).is_some() || self.sink.as_ref().is_some_and(|sink| sink.wants_value(step, slot))
+    fn wants_now(&self, step: usize, slot: SlotId) -> bool {
+        self.heard(slot).is_some() || self.sink.as_ref().is_some_and(|sink| sink.wants_now(step, slot))
     }
 
     fn wants(&self, step: usize, slot: SlotId) -> bool {

@@ -129,7 +129,9 @@ fn largest(values: &[f64], (height, width): (usize, usize), share: f64) -> Resul
     }
     let count = ((share * values.len() as f64).round() as usize).max(1);
     let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
+    if count < order.len() {
+        order.select_nth_unstable_by(count, |&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
+    }
     let mut bits = vec![false; values.len()];
     order.into_iter().take(count).for_each(|pixel| bits[pixel] = true);
     Ok(Mask::new(height, width, bits))

@@ -27,6 +27,7 @@ impl Pipeline {
             tell(observer, crate::Event::Notice(Notice::Unchanged))?;
             return Ok(EditedImage {
                 image: None,
+                norms: None,
                 edited: Edited::unchanged(base.trajectory),
             });
         }
@@ -58,13 +59,18 @@ impl Pipeline {
         let mut edited = edit_by(method, &mut self.denoiser, subject, &words, &options, &mut *observer)?;
         edited.timings.text = text;
         if edited.mask.is_empty() {
-            return Ok(EditedImage { image: None, edited });
+            return Ok(EditedImage {
+                image: None,
+                norms: None,
+                edited,
+            });
         }
         let started = Instant::now();
         let image = self.decode(&edited.trajectory.last_tensor(), observer)?;
         edited.timings.decode = started.elapsed();
         Ok(EditedImage {
             image: Some(image),
+            norms: None,
             edited,
         })
     }

@@ -1,9 +1,11 @@
 //! A compiled pipeline: words in, image out.
 
 mod compare;
+mod decode;
 mod picture;
 mod prompt;
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use fisec_plan::{Bundle, NetworkKind, PipelineFiles, Plan};
@@ -16,10 +18,11 @@ use crate::mask::fit_user_mask;
 use crate::samplers::{Sampler, SamplerConfig, SamplerKind};
 use crate::words::{Alignment, ControlOptions, Words};
 use crate::{
-    DiffusionError, Event, Image, Notice, Observer, PlanDenoiser, TextEncoder, Timings, Tokenizer, Trajectory,
-    VaeDecoder, VaeEncoder, Work, emphasised, guidance_context, noise, paste,
+    DiffusionError, Event, Image, Notice, Observer, Phase, PlanDenoiser, TextEncoder, Timings, Tokenizer, Trajectory,
+    VaeDecoder, VaeEncoder, Work, emphasised, guidance_context, noise,
 };
 
+use decode::Ahead;
 use prompt::{Prompt, PromptTokens};
 
 /// What to make.
@@ -52,6 +55,8 @@ pub struct BaseImage<'a> {
     pub map_calls: usize,
     /// its pixels; with them, the edit's pixels outside the mask are the same
     pub image: Option<&'a Image>,
+    /// norms of its decoder; with them and its pixels, no more than the region is decoded where the plan's device can
+    pub norms: Option<&'a HostTensor>,
 }
 
 /// A first image.
@@ -59,6 +64,8 @@ pub struct BaseImage<'a> {
 pub struct Generated {
     /// pixels
     pub image: Image,
+    /// norms of its decoder, where edits can use them
+    pub norms: Option<HostTensor>,
     /// latents after every call
     pub trajectory: Trajectory,
     /// multiply-accumulates
@@ -72,11 +79,13 @@ pub struct Generated {
 pub struct EditedImage {
     /// pixels; absent when the base is the result ([`Outcome::is_base`])
     pub image: Option<Image>,
+    /// norms of its decoder, where edits can use them
+    pub norms: Option<HostTensor>,
     /// latents, mask, steps, work and time
     pub edited: Edited,
 }
 
-/// A plan with the rest of its pipeline, ready to run. Nothing of one image stays for the next.
+/// A plan with the rest of its pipeline, ready to run. What stays of one image for the next is what would be the same.
 pub struct Pipeline {
     denoiser: PlanDenoiser,
     tokenizer: Tokenizer,
@@ -84,6 +93,8 @@ pub struct Pipeline {
     decoder: VaeDecoder,
     /// opened for the first picture
     encoder: Option<VaeEncoder>,
+    /// the last negative prompt with its embedding: edits have that of their base
+    negative: Option<(String, HostTensor)>,
     scheduler: SamplerConfig,
     files: PipelineFiles,
     bundle: Bundle,
@@ -105,6 +116,7 @@ impl Pipeline {
             text_encoder,
             decoder: VaeDecoder::of(decoder, files.scaling_factor),
             encoder: None,
+            negative: None,
             scheduler: SamplerConfig::read(&bundle.path(&files.scheduler))?,
             files,
             bundle: bundle.clone(),
@@ -166,6 +178,7 @@ impl Pipeline {
         };
         Ok(Generated {
             image,
+            norms: self.decoder.network().norms()?,
             trajectory,
             work,
             timings,
@@ -189,6 +202,7 @@ impl Pipeline {
             tell(observer, Event::Notice(Notice::Unchanged))?;
             return Ok(EditedImage {
                 image: None,
+                norms: None,
                 edited: Edited::unchanged(base.trajectory),
             });
         }
@@ -202,6 +216,7 @@ impl Pipeline {
         };
         let map_calls = base.map_calls.min(conditions.sampler.timesteps().len());
         let words = self.words(&old, &tokens.prompt, &options.control, map_calls)?;
+        let mut ahead = Ahead::new(&mut self.decoder, &base);
         let mut edited = denoise::edit(
             &mut self.denoiser,
             &conditions,
@@ -209,31 +224,46 @@ impl Pipeline {
             &words,
             options,
             sink,
-            &mut *observer,
+            &mut |event| {
+                ahead.on(&event);
+                observer(event)
+            },
         )?;
+        ahead.finish()?;
         edited.timings.text = text;
-        if edited.outcome == Outcome::EmptyMask {
-            return Ok(EditedImage { image: None, edited });
+        let (mut image, mut norms) = (None, None);
+        if edited.outcome != Outcome::EmptyMask {
+            let started = Instant::now();
+            let (decoded, left) = self.decode_edit(&base, &edited, options.feather, observer)?;
+            (image, norms) = (Some(decoded), left);
+            edited.timings.on_device[2] = self.decoder.network().device_time();
+            edited.timings.decode = started.elapsed();
         }
-        let started = Instant::now();
-        let decoded = self.decode(&edited.trajectory.last_tensor(), observer)?;
-        let image = match base.image {
-            Some(image) if (image.height, image.width) != (decoded.height, decoded.width) => {
-                let reason = format!("its image has {}x{} pixels", image.width, image.height);
-                return Err(DiffusionError::Base(reason));
-            }
-            Some(image) => paste(image, &decoded, &edited.mask, options.feather),
-            None => decoded,
+        Ok(EditedImage { image, norms, edited })
+    }
+
+    /// Puts what the device has kept of an image that `sink` did not [want at once](SlotSink::wants_now).
+    pub fn hand_over(
+        &mut self,
+        request: &Request,
+        sink: &mut dyn SlotSink,
+        observer: &mut Observer<'_>,
+    ) -> Result<(), DiffusionError> {
+        let (phase, steps) = (Phase::Remember, self.calls(request)?);
+        let mut told = ControlFlow::Continue(());
+        let mut progress = |step| {
+            told = observer(Event::Step { phase, step, steps });
+            told
         };
-        edited.timings.decode = started.elapsed();
-        Ok(EditedImage {
-            image: Some(image),
-            edited,
-        })
+        self.denoiser.executor().hand_over(sink, &mut progress)?;
+        match told {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(DiffusionError::Interrupted),
+        }
     }
 
     /// The latents `[1, C, H, W]` of a picture of [`Pipeline::image_size`].
-    pub fn encode(&mut self, image: &Image) -> Result<HostTensor, DiffusionError> {
+    pub fn encode(&mut self, image: &Image, observer: &mut Observer<'_>) -> Result<HostTensor, DiffusionError> {
         let (height, width) = self.image_size();
         if (image.height, image.width) != (height, width) {
             let found = format!("{}x{}", image.width, image.height);
@@ -251,22 +281,11 @@ impl Pipeline {
         }
         let channels = self.plan().latent[0];
         let encoder = self.encoder.as_mut().expect("opened above");
-        encoder.encode(image, channels)
-    }
-
-    /// The image of latents `[1, C, H, W]`.
-    pub fn decode(&mut self, latents: &HostTensor, observer: &mut Observer<'_>) -> Result<Image, DiffusionError> {
-        tell(observer, Event::Decode)?;
-        if let Some(reason) = self.denoiser.executor().take_refusal() {
-            tell(observer, Event::Notice(Notice::OnHost(reason)))?;
+        let latents = encoder.encode(image, channels)?;
+        if let Some(notice) = encoder.network().take_overflow() {
+            tell(observer, Event::Notice(notice))?;
         }
-        let image = self.decoder.decode(latents)?;
-        for network in [self.text_encoder.network(), self.decoder.network()] {
-            if let Some(notice) = network.take_overflow() {
-                tell(observer, Event::Notice(notice))?;
-            }
-        }
-        Ok(image)
+        Ok(latents)
     }
 
     fn sampler(&self, request: &Request) -> Result<Sampler, DiffusionError> {
@@ -299,7 +318,7 @@ impl Pipeline {
             )));
         }
         let sampler = self.sampler(request)?;
-        let negative = self.embedding(&tokens.negative)?;
+        let negative = self.negative(&request.negative, &tokens.negative)?;
         let prompt = self.embedding(&tokens.prompt)?;
         let context = guidance_context(&negative, &prompt)?;
         if context.shape()[1..] != self.plan().context {
@@ -322,6 +341,16 @@ impl Pipeline {
 }
 
 impl Pipeline {
+    /// The embedding of the negative prompt `text`, computed once for images in a row.
+    fn negative(&mut self, text: &str, prompt: &Prompt) -> Result<HostTensor, DiffusionError> {
+        if let Some((_, known)) = self.negative.as_ref().filter(|(of, _)| of == text) {
+            return Ok(known.clone());
+        }
+        let embedding = self.embedding(prompt)?;
+        self.negative = Some((text.to_owned(), embedding.clone()));
+        Ok(embedding)
+    }
+
     /// The embedding `[1, tokens, width]` of a prompt, its emphasis worked in.
     fn embedding(&mut self, prompt: &Prompt) -> Result<HostTensor, DiffusionError> {
         let plain = self.text_encoder.encode(&prompt.tokens.ids)?;

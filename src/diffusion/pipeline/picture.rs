@@ -24,7 +24,7 @@ impl Pipeline {
         let tokens = self.tokens(request, observer)?;
         let conditions = self.conditions(request, &tokens)?;
         let inverse = self.backwards(request, &conditions)?;
-        let latents = self.encode(picture)?.to_f32_vec();
+        let latents = self.encode(picture, observer)?.to_f32_vec();
         let text = started.elapsed();
 
         let started = Instant::now();
@@ -38,6 +38,7 @@ impl Pipeline {
         )?;
         Ok(Generated {
             image: picture.clone(),
+            norms: None,
             trajectory: inverted.trajectory,
             work: inverted.work,
             timings: Timings {

@@ -82,7 +82,7 @@ impl Denoiser for Exported {
         false
     }
 
-    fn bind(&mut self, _: &Mask) -> Result<(), DiffusionError> {
+    fn bind(&mut self, _: &Mask, _: bool) -> Result<(), DiffusionError> {
         unreachable!("there is no sparse program")
     }
 

@@ -1,7 +1,7 @@
 //! Pasting an edited region: the background stays as it was, byte for byte.
 
-use fisec_diffusion::{Image, paste};
-use fisec_tensor::Mask;
+use fisec_diffusion::{Image, paste, paste_part};
+use fisec_tensor::{Area, Mask};
 use proptest::prelude::*;
 
 const SCALE: usize = 8;
@@ -63,6 +63,35 @@ fn a_drift_of_tone_is_taken_out() {
         .max()
         .unwrap();
     assert!(worst <= 1, "off by {worst}, the drift is 4 and more");
+}
+
+/// Relaxation starts from another mean, and stops when it moves by less than what rounds to a level.
+#[test]
+fn a_part_is_pasted_as_the_whole_is() {
+    let mask = Mask::from_fn(16, 16, |row, column| {
+        (1..7).contains(&row) && (5..9).contains(&column) && (row, column) != (3, 6)
+    });
+    let base = image(16, 16, scene);
+    let edited = image(16, 16, |row, column, channel| {
+        scene(row, column, channel)
+            + drift(row, column)
+            + if mask.get(row / SCALE, column / SCALE) {
+                25.0
+            } else {
+                0.0
+            }
+    });
+    let area = Area {
+        top: 0,
+        left: 2,
+        height: 10,
+        width: 10,
+    };
+    let whole = paste(&base, &edited, &mask, SCALE);
+    let part = paste_part(&base, &edited.cropped(&area.scaled(SCALE)), &area, &mask, SCALE);
+    let off = whole.rgb.iter().zip(&part.rgb).map(|(a, b)| a.abs_diff(*b));
+    assert!(off.max().unwrap() <= 1);
+    assert_ne!(part, base);
 }
 
 #[test]

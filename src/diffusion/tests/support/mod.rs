@@ -67,7 +67,7 @@ impl Toy {
         self.dense_steps += 1;
         self.work = Work {
             macs: 1000,
-            slot_bytes: 0,
+            ..Work::default()
         };
         let hidden = self.hidden(step, sample);
         let mut prediction = self.predict(sample, &hidden);
@@ -131,7 +131,7 @@ impl Denoiser for Toy {
         !self.no_sparse_program
     }
 
-    fn bind(&mut self, mask: &Mask) -> Result<(), DiffusionError> {
+    fn bind(&mut self, mask: &Mask, _: bool) -> Result<(), DiffusionError> {
         self.active = Some(ActiveSet::new(mask.clone()));
         Ok(())
     }
@@ -148,6 +148,7 @@ impl Denoiser for Toy {
         self.work = Work {
             macs: 10 * active,
             slot_bytes: 7,
+            ..Work::default()
         };
         let slot = recorded.slot(step, HIDDEN)?;
         let sample = &sample.repeat(2);
