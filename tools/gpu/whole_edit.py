@@ -1,12 +1,18 @@
 #!/usr/bin/env python3
 """Words in, PNG out, on a GPU: a whole Stable Diffusion 2 pipeline with random weights, its networks by themselves and the time line of an edit.
 
-    whole_edit.py FISEC UNET NETWORKS OUT [--size 768] [--edit-size 5%] [--verify]
+    whole_edit.py FISEC UNET NETWORKS OUT [--size 768] [--edit-size 5%] [--mask M.png] [--verify]
 
 UNET is what structure.py wrote of the U-Net, NETWORKS a folder with text_encoder, vae_decoder and vae_encoder (structure.py), and a tokenizer and a
 scheduler (any pipeline's: models/demo). Weights are made where they are missing. An image is made, edited, and the edit edited, which is the edit that
-counts: nothing is done for the first time, its base is on the device, and it is not remembered. OUT gets edit.json, networks.json and timeline.md.
-FISEC_CUBINS and ORT_DYLIB_PATH as always. The random denoiser finds a region like any other, of the size asked for.
+counts: nothing is done for the first time, its base is on the device, and it is not remembered. OUT gets networks.json, and of every kind of edit a time
+line in KIND.json and timeline.md:
+
+found   the region is found, of the size asked for. The denoiser's weights are random: finding takes ten steps, the most that it may, and the region is
+        dust all over the image, which at 24 and 12 rows is most of it
+given   with --mask: a region in one piece, as words change it, after five guided steps, as trained models take to find theirs
+
+FISEC_CUBINS and ORT_DYLIB_PATH as always.
 """
 
 import argparse
@@ -20,8 +26,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 NETWORKS = ("text_encoder", "vae_decoder", "vae_encoder")
 PROMPTS = [f"a {animal} on the left and a tree on the right on grass under a blue sky" for animal in ("dog", "cat", "horse")]
 PHASES = dict(
-    open="the base: PNG and latents", text="text encoder", guide="guided steps", bind="region and its graph", edit="sparse steps",
-    decode="VAE and pasting", remember="remembering", write="PNG to disk", whole="whole edit",
+    open="the base: PNG and latents", text="text encoder", guide="guided steps", guide_device="of which the device works", bind="region and its graph",
+    edit="sparse steps", edit_device="of which the device works", decode="VAE and pasting", decode_device="of which the device works",
+    write="PNG to disk", whole="whole edit", remember="remembering, afterwards",
 )  # fmt: skip
 
 
@@ -64,17 +71,31 @@ def verify(options, folder):
         print(run(options.fisec, "verify", folder / name / "model.onnx", "--io", recorded, "--through", "plan", "--target", options.target, "--tol", 0.02))
 
 
-def timeline(images, networks):
-    """Tables: networks by themselves, then where the last edit's time goes, beside the one before it, which is remembered."""
+def timeline(kinds, networks):
+    """Tables: networks by themselves, then where the time of every kind's last edit goes, beside the one before it, which is remembered."""
     lines = ["| network | device | with transfers |", "|---|---|---|"]
     for network in networks or []:
         lines.append(f"| {network['network']} | {network['device_median_seconds'] * 1e3:.2f} ms | {network['median_seconds'] * 1e3:.2f} ms |")
-    remembered, last = images[-2]["seconds"], images[-1]["seconds"]
-    lines += ["", "| phase | ms | of the edit before it, remembered |", "|---|---|---|"]
-    for phase, name in PHASES.items():
-        lines.append(f"| {name} | {last[phase] * 1e3:.1f} | {remembered[phase] * 1e3:.1f} |")
-    counts = {key: images[-1][key] for key in ("outcome", "mask_share", "steps_guide", "steps_sparse")}
-    return "\n".join([*lines, "", json.dumps(counts)])
+    for kind, images in kinds.items():
+        remembered, last = images[-2]["seconds"], images[-1]["seconds"]
+        lines += ["", f"| {kind} | ms | of the edit before it, remembered |", "|---|---|---|"]
+        for phase, name in PHASES.items():
+            lines.append(f"| {name} | {last[phase] * 1e3:.1f} | {remembered[phase] * 1e3:.1f} |")
+        counts = {key: images[-1][key] for key in ("outcome", "mask_share", "steps_guide", "steps_sparse")}
+        lines += ["", json.dumps(counts)]
+    return "\n".join(lines)
+
+
+def edits(options, plan, kind, region):
+    """An image, its edit, and the edit's edit, in one process."""
+    first, *others = PROMPTS
+    then = [word for prompt in others for word in ("--then", prompt)]
+    common = ("--forget", "--base", "none", "--steps", options.steps, "-o", options.out / f"{kind}.png", "--json")
+    made = run(options.fisec, "run", plan, "--prompt", first, *then, *region, *common)
+    if made is None:
+        return None
+    (options.out / f"{kind}.json").write_text(made)
+    return json.loads(made)
 
 
 def main():
@@ -83,6 +104,7 @@ def main():
         parser.add_argument(name, type=pathlib.Path)
     parser.add_argument("--size", type=int, default=768)
     parser.add_argument("--edit-size", default="5%")
+    parser.add_argument("--mask", type=pathlib.Path, help="a PNG, white where the region is")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--target", default="cuda:sm_90a")
     parser.add_argument("--verify", action="store_true")
@@ -96,16 +118,15 @@ def main():
     (options.out / "networks.json").write_text(json.dumps(networks))
     if options.verify:
         verify(options, folder)
-    first, *others = PROMPTS
-    then = [word for prompt in others for word in ("--then", prompt)]
-    size, steps = ("--edit-size", options.edit_size), ("--steps", options.steps)
-    made = run(options.fisec, "run", plan, "--prompt", first, *then, "--forget", "--base", "none", *size, *steps, "-o", options.out / "edit.png", "--json")
-    if made is None:
-        sys.exit(1)
-    (options.out / "edit.json").write_text(made)
-    text = timeline(json.loads(made), networks)
+    regions = dict(found=("--edit-size", options.edit_size))
+    if options.mask:
+        regions["given"] = ("--mask", options.mask, "--guide-steps", 5)
+    kinds = {kind: edits(options, plan, kind, region) for kind, region in regions.items()}
+    kinds = {kind: images for kind, images in kinds.items() if images}
+    text = timeline(kinds, networks)
     (options.out / "timeline.md").write_text(text + "\n")
     print(text)
+    sys.exit(len(kinds) < len(regions))
 
 
 if __name__ == "__main__":
