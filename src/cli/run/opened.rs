@@ -35,6 +35,8 @@ impl OpenedImages {
         if let Some((_, opened)) = known {
             return Ok(Rc::clone(opened));
         }
+        // of images that this process made, a device may have everything
+        entry.prefetch_first();
         let trajectory = Trajectory::from_tensor(&entry.latents()?)?.with_drift(entry.drift()?.as_ref())?;
         let opened = Opened {
             image: Image::from_png(&entry.image()?)?,

@@ -20,6 +20,9 @@ use crate::{RuntimeError, SlotSource};
 /// Steps that are read and checked while one is in use.
 const AHEAD: usize = 8;
 
+/// Guided steps that an edit of most schedules takes at least.
+const FIRST_SPARSE: usize = 5;
+
 /// A remembered image. Its step files are mapped, and checked when first touched; while one of these exists, nobody
 /// removes the image.
 #[derive(Debug)]
@@ -163,6 +166,14 @@ impl Entry {
             .files
             .keys()
             .try_for_each(|name| self.file(name).map(drop))
+    }
+
+    /// Maps and checks what an edit reads first, each file on a thread of its own: maps of the calls that are guided, and
+    /// steps from the first that may be sparse on.
+    pub fn prefetch_first(&self) {
+        let guided = FIRST_SPARSE.min(self.map_calls());
+        (0..guided).for_each(|call| self.prefetch_part(Part::Maps, call));
+        (FIRST_SPARSE..FIRST_SPARSE + AHEAD).for_each(|step| self.prefetch_part(Part::Step, step));
     }
 
     /// Maps and checks a step on another thread, so that it is ready when its turn comes.
