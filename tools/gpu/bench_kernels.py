@@ -373,7 +373,7 @@ def bench_pointwise(backend, size, scale):
         ),
     )
     jobs = backend.place(torch.frombuffer(bytearray(bytes(jobs)), dtype=torch.uint8).clone())
-    move = la.MoveParams(jobs=jobs.data_ptr())
+    move, move_grid = la.move_params(jobs.data_ptr(), [132, 132])
     gamma = backend.random(channels)
     norm = la.LayerNormParams(
         source=la.at(packed),
@@ -423,11 +423,11 @@ def bench_pointwise(backend, size, scale):
         source=la.at(statistics_in), output=la.at(whole_out), rows=la.count(mask.size), **same
     )
     whole_map = backend.place(torch.frombuffer(bytearray(bytes(whole_map)), dtype=torch.uint8).clone())
-    whole = la.MoveParams(jobs=whole_map.data_ptr())
+    whole = {blocks: la.move_params(whole_map.data_ptr(), [blocks]) for blocks in (132, 528, 1056, 2880)}
     cases = {
         **{
-            f"move_rows norm 96^2x320 dense, {blocks} blocks": [("move_rows", "move_rows", (blocks, 1, 1), 256, 0, whole)]
-            for blocks in [132, 528, 1056, 2880]
+            f"move_rows norm 96^2x320 dense, {blocks} blocks": [("move_rows", "move_rows", grid, 256, 0, params)]
+            for blocks, (params, grid) in whole.items()
         },
         **{
             f"group_norm_sums 96^2x320 dense, {chunks} chunks": [
@@ -435,7 +435,7 @@ def bench_pointwise(backend, size, scale):
             ]
             for chunks in [72, 144]
         },
-        "move_rows active+ring 96^2x320 5%": [("move_rows", "move_rows", (132, 2, 1), 256, 0, move)],
+        "move_rows active+ring 96^2x320 5%": [("move_rows", "move_rows", move_grid, 256, 0, move)],
         "layer_norm 96^2x320 5%": [("layer_norm", "layer_norm", (-(-2 * live // 4), 1, 1), 128, 0, norm)],
         "group_norm 96^2x320 dense, both kernels": [
             ("group_norm", "group_norm_sums", (72, 2, 1), 256, 0, sums),

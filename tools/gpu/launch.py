@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import torch
 
-u64, i32, f32 = ctypes.c_uint64, ctypes.c_int32, ctypes.c_float
+u64, i32, u16, f32 = ctypes.c_uint64, ctypes.c_int32, ctypes.c_uint16, ctypes.c_float
 
 
 class Address(ctypes.Structure):
@@ -93,7 +93,15 @@ MoveJob = struct(
     + [("source_rows", Rows), ("output_rows", Rows), ("output_first", Count), ("rows", Count)]
     + [(n, i32) for n in "images channels source_stride output_stride affine_channels flags".split()],
 )
-MoveParams = struct("MoveParams", [("jobs", u64), ("slots", u64)])
+MoveParams = struct("MoveParams", [("jobs", u64), ("slots", u64), ("count", i32), ("first", u16 * 128), ("reserved", i32)])
+
+
+def move_params(jobs, blocks, slots=0):
+    """Jobs at an address, so many blocks for each; and the grid."""
+    first = [sum(blocks[:job]) for job in range(len(blocks) + 1)]
+    return MoveParams(jobs=jobs, slots=slots, count=len(blocks), first=(u16 * 128)(*first)), (first[-1], 1, 1)
+
+
 SumParams = struct(
     "SumParams",
     [

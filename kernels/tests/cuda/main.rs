@@ -199,7 +199,13 @@ fn structs_are_those_of_the_sources() {
         affine_channels,
         flags,
     });
-    same_struct!(MoveParams { jobs, slots });
+    same_struct!(MoveParams {
+        jobs,
+        slots,
+        count,
+        first,
+        reserved,
+    });
     same_struct!(SumParams {
         source,
         channels,
