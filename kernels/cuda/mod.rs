@@ -41,7 +41,7 @@ pub use group_norm::{
 pub use latent::{StepCoefficients, UpdateParams, latent_update};
 pub use launch::{Arch, Gpu, KERNELS, Launch};
 pub use layer_norm::{LARGEST_LAYER_NORM, LayerNormParams, layer_norm};
-pub use move_rows::{MOVE_GELU, MOVE_JOBS, MOVE_QUICK_GELU, MOVE_SILU, MoveJob, MoveParams, move_rows};
+pub use move_rows::{MOVE_GELU, MOVE_QUICK_GELU, MOVE_SILU, MoveJob, MoveParams, move_rows};
 pub use sparse_conv::{
     BLOCK_ROWS, CONV_GEGLU, CONV_NORMED_SILU, ConvChoice, ConvParams, ConvTile, ConvWork, Epilogue, ROW_PART_COLUMNS,
     Splits, conv_choice, k_tiles, sparse_conv, sparse_conv_reduce,

@@ -132,9 +132,9 @@ def best_of(backend, p, rows, weights, taps, entries, launches):
 
             def once(j):
                 p.weights = weights[j % len(weights)].data_ptr()
-                backend.launch(kernel, entry, grid, threads, shared, p, backend.overlap)
+                backend.launch(kernel, la.conv_entry(entry, p), grid, threads, shared, p, backend.overlap)
                 if splits > 1:
-                    backend.launch("sparse_conv", "sparse_conv_reduce", (reduce_blocks, 1, 1), 256, 0, p, backend.overlap)
+                    backend.launch("sparse_conv", la.conv_entry("sparse_conv_reduce", p), (reduce_blocks, 1, 1), 256, 0, p, backend.overlap)
 
             tried[f"{entry}/{splits}"] = round(median_us(once, launches), 2)
     p.splits, p.workspace = 1, backend.workspace.data_ptr()
@@ -148,7 +148,7 @@ def best_of(backend, p, rows, weights, taps, entries, launches):
 
             def stream(j):
                 p.weights = weights[j % len(weights)].data_ptr()
-                backend.launch("sparse_conv_stream", entry, *shape, p, backend.overlap)
+                backend.launch("sparse_conv_stream", la.conv_entry(entry, p), *shape, p, backend.overlap)
 
             tried[f"{entry}/{blocks}"] = round(median_us(stream, launches), 2)
     detail = min(tried, key=tried.get)
@@ -373,7 +373,7 @@ def bench_pointwise(backend, size, scale):
         ),
     )
     jobs = backend.place(torch.frombuffer(bytearray(bytes(jobs)), dtype=torch.uint8).clone())
-    move, move_grid = la.move_params(jobs.data_ptr(), [132, 132])
+    move = la.MoveParams(jobs=jobs.data_ptr())
     gamma = backend.random(channels)
     norm = la.LayerNormParams(
         source=la.at(packed),
@@ -423,11 +423,11 @@ def bench_pointwise(backend, size, scale):
         source=la.at(statistics_in), output=la.at(whole_out), rows=la.count(mask.size), **same
     )
     whole_map = backend.place(torch.frombuffer(bytearray(bytes(whole_map)), dtype=torch.uint8).clone())
-    whole = {blocks: la.move_params(whole_map.data_ptr(), [blocks]) for blocks in (132, 528, 1056, 2880)}
+    whole = la.MoveParams(jobs=whole_map.data_ptr())
     cases = {
         **{
-            f"move_rows norm 96^2x320 dense, {blocks} blocks": [("move_rows", "move_rows", grid, 256, 0, params)]
-            for blocks, (params, grid) in whole.items()
+            f"move_rows norm 96^2x320 dense, {blocks} blocks": [("move_rows", "move_rows", (blocks, 1, 1), 256, 0, whole)]
+            for blocks in [132, 528, 1056, 2880]
         },
         **{
             f"group_norm_sums 96^2x320 dense, {chunks} chunks": [
@@ -435,7 +435,7 @@ def bench_pointwise(backend, size, scale):
             ]
             for chunks in [72, 144]
         },
-        "move_rows active+ring 96^2x320 5%": [("move_rows", "move_rows", move_grid, 256, 0, move)],
+        "move_rows active+ring 96^2x320 5%": [("move_rows", "move_rows", (132, 2, 1), 256, 0, move)],
         "layer_norm 96^2x320 5%": [("layer_norm", "layer_norm", (-(-2 * live // 4), 1, 1), 128, 0, norm)],
         "group_norm 96^2x320 dense, both kernels": [
             ("group_norm", "group_norm_sums", (72, 2, 1), 256, 0, sums),

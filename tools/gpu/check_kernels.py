@@ -17,7 +17,7 @@ import time
 import launch as la
 from cases.attention import attention_case, attention_extremes, causal_case, control_case
 from cases.bench import Bench, results
-from cases.conv import conv_case, linear_case, norm_case
+from cases.conv import conv_case, linear_case, norm_case, parts_case
 from cases.parity import parity_case
 from cases.pointwise import geglu_case, group_norm_case, latent_case, layer_norm_case, move_case, whole_norm_case
 
@@ -39,6 +39,7 @@ def small(b):
     linear_case(b, "sparse_conv_64x64", 33, 328, 40, splits=4)
     norm_case(b, "sparse_conv_64x64", 33, 96, 64, splits=2)
     norm_case(b, "sparse_conv_64x160", 33, 64, 96, gated=True)
+    parts_case(b, "sparse_conv_64x64", 33, 96, 40, splits=2)
     if b.backend.architecture == "90a":
         conv_case(b, "sparse_conv_wgmma_128x160", 14, [64], 320, share=0.4)
         conv_case(b, "sparse_conv_wgmma_128x160", 9, [72, 40], 168, share=0.5, splits=2)
@@ -47,6 +48,7 @@ def small(b):
         norm_case(b, "sparse_conv_wgmma_128x160", 70, 320, 160, gated=True)
         norm_case(b, "sparse_conv_wgmma_64x160", 37, 320, 160, splits=2, gated=True)
         norm_case(b, "sparse_conv_stream_64x160", 70, 320, 160, gated=True, blocks=5)
+        parts_case(b, "sparse_conv_wgmma_64x160", 37, 72, 96)
         conv_case(b, "sparse_conv_wgmma_192x160", 18, [64], 168, share=0.5)
         conv_case(b, "sparse_conv_stream_192x160", 18, [64], 168, share=0.7, blocks=5)
         conv_case(b, "sparse_conv_stream_128x160", 9, [72, 40], 168, share=0.5, blocks=7)
@@ -57,11 +59,9 @@ def small(b):
         linear_case(b, "sparse_conv_stream_128x160", 33, 328, 40, blocks=9)
         conv_case(b, "sparse_conv_stream_64x160", 9, [72, 40], 168, share=0.9, blocks=7)
         linear_case(b, "sparse_conv_stream_64x160", 70, 72, 168, blocks=9)
-        attention_case(b, "d64_wgmma", 130, 333, 1)
-        attention_case(b, "d64_wgmma_wide", 130, 333, 1)
-        attention_case(b, "d64_wgmma", 37, 77, 2, room=4)
+        attention_case(b, "d64_wgmma_narrow", 37, 77, 2, room=4)
         attention_case(b, "d64_wgmma_narrow", 70, 600, 1, splits=3)
-        attention_case(b, "d64_wgmma", 90, 256, 2, splits=2, fresh=90)
+        attention_case(b, "d64_wgmma_narrow", 90, 256, 2, splits=2, fresh=90)
         attention_case(b, "d64_stream_192", 200, 600, 1, blocks=7)
         attention_case(b, "d64_stream_192", 200, 256, 2, blocks=3, fresh=90)
         attention_case(b, "d64_stream_128", 37, 77, 2, room=4, blocks=2)
@@ -122,6 +122,8 @@ def large(b):
         norm_case(b, entry, 39, 1280, 1280, splits=3)
         norm_case(b, entry, 39, 1280, 5120, gated=True)
         norm_case(b, entry, 461, 320, 1280, splits=2, gated=True)
+        parts_case(b, entry, 461, 320, 320)
+        parts_case(b, entry, 461, 640, 640, splits=2)
     for entry in la.CONV_STREAM if b.backend.architecture == "90a" else []:
         for blocks in [132, 47]:
             conv_case(b, entry, 96, [640, 320], 320, share=0.15, blocks=blocks)
@@ -135,7 +137,7 @@ def large(b):
             linear_case(b, entry, 57, 1280, 5120, blocks=blocks)
             norm_case(b, entry, 461, 320, 1280, gated=True, blocks=blocks)
             norm_case(b, entry, 576, 1280, 5120, gated=True, blocks=blocks)
-    hopper = ["d64_wgmma", "d64_wgmma_wide", "d64_wgmma_narrow"] if b.backend.architecture == "90a" else []
+    hopper = ["d64_wgmma_narrow"] if b.backend.architecture == "90a" else []
     for variant in ["d8", "d16", "d24", "d32", "d40", "d48", "d64", "d64_wide", "d80", "d96", "d128", "d160", *hopper]:
         attention_case(b, variant, 461, 1000, 3, splits=1)
         attention_case(b, variant, 100, 9216, 2, splits=4, room=5)

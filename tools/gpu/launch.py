@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import torch
 
-u64, i32, u16, f32 = ctypes.c_uint64, ctypes.c_int32, ctypes.c_uint16, ctypes.c_float
+u64, i32, f32 = ctypes.c_uint64, ctypes.c_int32, ctypes.c_float
 
 
 class Address(ctypes.Structure):
@@ -31,11 +31,13 @@ def struct(name, fields):
 
 Epilogue = struct(
     "Epilogue",
-    [(n, Address) for n in "bias time residual output normed affine".split()]
+    [(n, Address) for n in "bias time residual output".split()]
+    + [("beside", Address * 2)]
+    + [(n, Address) for n in "normed affine".split()]
     + [(n, Rows) for n in "residual_rows output_rows normed_rows".split()]
     + [(n, i32) for n in "time_stride residual_stride output_stride normed_stride affine_channels flags".split()]
     + [(n, u64) for n in "row_parts norm_parts column_sums".split()]
-    + [("row_part_count", i32), ("norm_part_count", i32), ("norm_epsilon", f32), ("reserved", i32)],
+    + [("row_part_count", i32), ("norm_part_count", i32), ("norm_epsilon", f32), ("part_columns", i32)],
 )
 FoldParams = struct(
     "FoldParams",
@@ -93,15 +95,7 @@ MoveJob = struct(
     + [("source_rows", Rows), ("output_rows", Rows), ("output_first", Count), ("rows", Count)]
     + [(n, i32) for n in "images channels source_stride output_stride affine_channels flags".split()],
 )
-MoveParams = struct("MoveParams", [("jobs", u64), ("slots", u64), ("count", i32), ("first", u16 * 128), ("reserved", i32)])
-
-
-def move_params(jobs, blocks, slots=0):
-    """Jobs at an address, so many blocks for each; and the grid."""
-    first = [sum(blocks[:job]) for job in range(len(blocks) + 1)]
-    return MoveParams(jobs=jobs, slots=slots, count=len(blocks), first=(u16 * 128)(*first)), (first[-1], 1, 1)
-
-
+MoveParams = struct("MoveParams", [("jobs", u64), ("slots", u64)])
 SumParams = struct(
     "SumParams",
     [
@@ -187,8 +181,8 @@ CONV_STREAM = {
     "sparse_conv_stream_64x160": (64, 160, 256, 3),
 }
 # variant -> queries of a block; 64 where not named
-ATTENTION_QUERIES = {"d64_wide": 128, "d64_wgmma": 128, "d64_wgmma_wide": 192}
-ATTENTION_D64 = ["d64", "d64_wide", "d64_wgmma", "d64_wgmma_wide", "d64_wgmma_narrow"]
+ATTENTION_QUERIES = {"d64_wide": 128}
+ATTENTION_D64 = ["d64", "d64_wide", "d64_wgmma_narrow"]
 ATTENTION_WIDE = ["wide_d256", "wide_d512", "wide_d512_small"]
 ATTENTION_STREAM = {"d64_stream_192": (192, 4), "d64_stream_128": (128, 5)}  # -> queries of a tile, stages
 
@@ -197,8 +191,14 @@ def conv_launch(entry, params, bucket_rows):
     """Grid and shared memory of a convolution whose output has at most `bucket_rows` rows in all images."""
     bm, bn, threads, stages = CONV_TILES[entry]
     grid = (-(-params.cout // bn), -(-bucket_rows // bm), params.splits)
-    barriers = 128 if "wgmma" in entry else 0
-    return grid, threads, stages * (bm + bn) * 128 + barriers + bm * params.taps * 4
+    beside = 128 + bm * 8 * (params.taps == 1) if "wgmma" in entry else 0
+    return grid, threads, stages * (bm + bn) * 128 + beside + bm * params.taps * 4
+
+
+def conv_entry(entry, params):
+    """Warpgroup kernels and the adding of splits for values and gates are kernels of their own."""
+    has_twin = any(word in entry for word in ["wgmma", "stream", "reduce"])
+    return entry + "_gated" * (has_twin and bool(params.epilogue.flags & GEGLU))
 
 
 def attention_dim(variant):
@@ -230,7 +230,7 @@ def control_launch(entry, params):
 def stream_conv_launch(entry, params, blocks):
     """`blocks` share the work: as many as the GPU has multiprocessors, or fewer. The struct's splits is 1."""
     bm, bn, threads, stages = CONV_STREAM[entry]
-    return (blocks, 1, 1), threads, stages * (bm + bn) * 128 + 128 + bm * 160 + bm * params.taps * 4
+    return (blocks, 1, 1), threads, stages * (bm + bn) * 128 + 128 + bm * 161 + (stages + 2) * 960 + bm * params.taps * 4
 
 
 def stream_conv_floats(entry, blocks):

@@ -87,6 +87,8 @@ const WIDE_SPLIT: f64 = 0.02;
 
 /// Keys from which dealing out evenly pays.
 const STREAM_KEYS: usize = 300;
+/// Blocks of 64 queries for each multiprocessor from which it pays for few keys too.
+const STREAM_BLOCKS: usize = 4;
 /// Parts of rows that a block may leave to another.
 const STREAM_PARTS: usize = 9;
 
@@ -106,7 +108,8 @@ impl AttentionVariant {
         if dim > WIDEST {
             return Some(variant.wide(gpu, queries, keys, pairs));
         }
-        if dim == 64 && gpu.arch.has_wgmma() && keys > STREAM_KEYS {
+        let blocks = queries.div_ceil(variant.queries) * pairs;
+        if dim == 64 && gpu.arch.has_wgmma() && (keys > STREAM_KEYS || blocks > STREAM_BLOCKS * gpu.multiprocessors) {
             let (entry, queries) = match queries {
                 ..640 => ("attention_d64_stream_128", 128),
                 _ => ("attention_d64_stream_192", 192),
@@ -126,7 +129,6 @@ impl AttentionVariant {
             },
             false => variant,
         };
-        let blocks = queries.div_ceil(variant.queries) * pairs;
         let wanted = 2 * gpu.multiprocessors / blocks.max(1);
         // a part takes at least four tiles of keys, or joining the parts costs more than it saves
         let splits = wanted.clamp(1, (keys / (4 * KEYS)).clamp(1, 16));

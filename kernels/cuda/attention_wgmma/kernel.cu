@@ -1,15 +1,14 @@
 // only: sm_90a
 // attention with Hopper's warpgroup products, head dimension 64: same parameters, same results to rounding.
-// One warpgroup fetches keys and values, the others take 64 queries each; barriers in shared memory pass the stages between them.
+// One warpgroup fetches keys and values, the other takes 64 queries; barriers in shared memory pass the stages between them.
 #include "attention.cuh"
 #include "conv.cuh"
 #include "wgmma.cuh"
 
 constexpr int D = 64, kStages = 4, kTile = kKeys * kLine;
 
-template <int GROUPS>
 struct WarpgroupAttention {
-  static constexpr int kQueries = GROUPS * 64, kMultiply = GROUPS * 128, kFetch = 128;
+  static constexpr int kQueries = 64, kMultiply = 128, kFetch = 128;
 
   struct Shared {
     unsigned char *tiles, *queries;
@@ -40,7 +39,6 @@ struct WarpgroupAttention {
 
   __device__ static void attend(const AttentionParams& p, const AttentionBlock& block, const Shared& shared, int first) {
     int lane = threadIdx.x % 32;
-    const unsigned char* queries = shared.queries + threadIdx.x / 128 * 64 * kLine;
     float scores[kKeys / 8][4], sums[D / 8][4] = {}, highest[2] = {-INFINITY, -INFINITY}, weight[2] = {}, fade[2];
     uint32_t weights[kKeys / 16][4];
 
@@ -53,7 +51,7 @@ struct WarpgroupAttention {
     };
     auto stage_of = [&](int t) { return shared.tiles + (t - block.begin) % kStages * 2 * kTile; };
     auto score = [&](int t) {
-      uint64_t asked = wgmma_tile(queries), keys = wgmma_tile(stage_of(t));
+      uint64_t asked = wgmma_tile(shared.queries), keys = wgmma_tile(stage_of(t));
       wgmma_begin();
       wgmma64<0>(scores, asked, keys);
 #pragma unroll
@@ -116,20 +114,9 @@ struct WarpgroupAttention {
     AttentionBlock block(p, D, blockIdx.y);
     int first = blockIdx.x * kQueries;
     if (first >= block.queries) return;
-    if (threadIdx.x >= kMultiply) {
-      if constexpr (GROUPS == 3) keep_registers<40>();
-      fetch(p, block, shared, first);
-    } else {
-      if constexpr (GROUPS == 3) take_registers<152>();
-      attend(p, block, shared, first);
-    }
+    if (threadIdx.x >= kMultiply) fetch(p, block, shared, first);
+    else attend(p, block, shared, first);
   }
 };
 
-#define KERNEL(NAME, GROUPS, BLOCKS)                                                                                     \
-  extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, BLOCKS) NAME(const __grid_constant__ AttentionParams p) { \
-    WarpgroupAttention<GROUPS>::run(p);                                                                                  \
-  }
-KERNEL(attention_d64_wgmma, 2, 1)
-KERNEL(attention_d64_wgmma_wide, 3, 1)
-KERNEL(attention_d64_wgmma_narrow, 1, 2)
+extern "C" __global__ void __launch_bounds__(256, 2) attention_d64_wgmma_narrow(const __grid_constant__ AttentionParams p) { WarpgroupAttention::run(p); }

@@ -20,7 +20,7 @@ struct ConvParams {
   int32_t splits;          // thread blocks along K = gridDim.z
   Epilogue epilogue;
 };
-static_assert(sizeof(ConvParams) == 376);
+static_assert(sizeof(ConvParams) == 408);
 
 constexpr int kTileK = 64;  // one 128-byte line of f16: the swizzle's span
 constexpr int kLine = kTileK * 2;
@@ -114,6 +114,11 @@ FISEC_DEVICE void gather_tile(const ConvParams& p, const Sources& source, const 
     cp_async16(tile + j * kGatherRows * kLine, base + uint64_t(uint32_t(max(mine[j], 0))) * stride, inside && mine[j] >= 0 ? 16 : 0);
 }
 
+// The layer norm of row t / 2 for thread t of a tile: two lanes ask for a row.
+FISEC_DEVICE Finish::RowNorm row_norm(const ConvParams& p, int live, int first_row) {
+  return Finish::norm_of<2>(p.epilogue, min(first_row + int(threadIdx.x) / 2, p.images * live - 1));
+}
+
 // This block's partial sums, one plane of the workspace.
 template <int BM, int BN, int THREADS>
 FISEC_DEVICE void store_partial(const ConvParams& p, int total, int first_row, int first_column, const float* sums, int pitch) {
@@ -130,16 +135,18 @@ template <int BM, int BN, int THREADS, int WIDTH>
 FISEC_DEVICE void finish_rows(const ConvParams& p, const Finish& finish, int live, int first_row, int first_column, const float* sums, int pitch) {
   constexpr int kPerRow = BN / WIDTH;
   int rows = min(BM, p.images * live - first_row), columns = min(BN, p.cout - first_column);
+  Where where(p.epilogue, live);
 #pragma unroll 1
   for (int j = threadIdx.x % THREADS; j < rows * kPerRow; j += THREADS) {
     int r = j / kPerRow, c = (j - r * kPerRow) * WIDTH;
     if (c >= columns) continue;
     ImageRow at(first_row + r, live);
-    Finish::Added added = finish.fetch<WIDTH == 16>(at.image, at.row, first_column + c);
+    Place place = where.place(at.image, at.row);
+    Finish::Added added = finish.fetch<WIDTH == 16>(place, first_column + c);
     float v[8], gate[8];
     load8(sums + r * pitch + c, v);
     if (WIDTH == 16) load8(sums + r * pitch + c + 8, gate);
-    finish.apply<WIDTH == 16>(added, first_column + c, v, gate);
+    finish.apply<WIDTH == 16>(added, place, first_column + c, v, gate);
   }
 }
 
@@ -148,7 +155,8 @@ FISEC_DEVICE void finish_rows(const ConvParams& p, const Finish& finish, int liv
 template <int BM, int BN, int THREADS>
 FISEC_DEVICE void store_tile(const ConvParams& p, int live, int first_row, int first_column, const float* sums, int pitch) {
   if (p.splits > 1) return store_partial<BM, BN, THREADS>(p, p.images * live, first_row, first_column, sums, pitch);
-  Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
+  Bases bases(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots));
+  Finish finish(p.epilogue, bases);
   if (finish.gated()) finish_rows<BM, BN, THREADS, 16>(p, finish, live, first_row, first_column, sums, pitch);
   else finish_rows<BM, BN, THREADS, 8>(p, finish, live, first_row, first_column, sums, pitch);
 }

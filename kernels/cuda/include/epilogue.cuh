@@ -17,6 +17,7 @@ struct Epilogue {
   Address time;      // f16 [images, time_stride]
   Address residual;  // f16 [.., residual_stride]
   Address output;    // f16 [.., output_stride]
+  Address beside[2]; // where the second and the third part_columns of columns go, as the first ones go to `output`
   Address normed;    // f16 [.., normed_stride]
   Address affine;    // f32 [images, 2, affine_channels]: scale, then shift
   Rows residual_rows;
@@ -34,51 +35,79 @@ struct Epilogue {
   int32_t row_part_count;
   int32_t norm_part_count;
   float norm_epsilon;
-  int32_t reserved;
+  int32_t part_columns;  // 0: all columns go to `output`; a multiple of 8
 };
-static_assert(sizeof(Epilogue) == 232);
+static_assert(sizeof(Epilogue) == 264);
 
 // Mean, and squared deviations from it, of kPartColumns neighbouring values of a row.
 constexpr int kPartColumns = 32;
 using RowPart = float2;
 
-class Finish {
- public:
-  FISEC_DEVICE Finish(const Epilogue& epilogue, const uint64_t* slots, int live)
-      : e(epilogue),
-        bias(resolve<const __half>(e.bias, slots)),
+// The epilogue's tensors. Known once earlier kernels are: slots' addresses are theirs to write.
+struct Bases {
+  const __half *bias, *time, *residual;
+  __half *output, *beside[2], *normed;
+  const float* affine;
+  FISEC_DEVICE Bases(const Epilogue& e, const uint64_t* slots)
+      : bias(resolve<const __half>(e.bias, slots)),
         time(resolve<const __half>(e.time, slots)),
         residual(resolve<const __half>(e.residual, slots)),
         output(resolve<__half>(e.output, slots)),
+        beside{resolve<__half>(e.beside[0], slots), resolve<__half>(e.beside[1], slots)},
         normed(resolve<__half>(e.normed, slots)),
-        affine(resolve<const float>(e.affine, slots)),
-        rows(live),
-        residual_row(resolve(e.residual_rows, live)),
-        output_row(resolve(e.output_rows, live)),
+        affine(resolve<const float>(e.affine, slots)) {}
+};
+
+// Where a row is in every buffer, in elements: worked out once for all its columns. Buffers have fewer than 2^32 elements.
+struct Place {
+  int image;
+  uint32_t packed, residual, output, normed;
+};
+
+// How rows are found in the buffers: lists and counts, which no kernel writes.
+class Where {
+ public:
+  FISEC_DEVICE Where(const Epilogue& epilogue, int live)
+      : e(epilogue), rows(live), residual_row(resolve(e.residual_rows, live)), output_row(resolve(e.output_rows, live)),
         normed_row(resolve(e.normed_rows, live)) {}
+  FISEC_DEVICE Place place(int image, int row) const {
+    Place at = {image, uint32_t(image * rows + row), 0, 0, 0};
+    if (present(e.residual)) at.residual = uint32_t(residual_row(image, row)) * uint32_t(e.residual_stride);
+    if (present(e.output)) at.output = uint32_t(output_row(image, row)) * uint32_t(e.output_stride);
+    if (present(e.normed)) at.normed = uint32_t(normed_row(image, row)) * uint32_t(e.normed_stride);
+    return at;
+  }
+
+ private:
+  const Epilogue& e;
+  int rows;
+  RowIndex residual_row, output_row, normed_row;
+};
+
+// Scale and shift of eight columns, where there are any.
+struct Scaling {
+  bool any;
+  float scale[8], shift[8];
+  // `from`: null, or the scales; shifts lie `to_shift` behind them.
+  FISEC_DEVICE Scaling(const float* from, int to_shift) : any(from) {
+    if (any) load8(from, scale), load8(from + to_shift, shift);
+  }
+};
+
+class Finish {
+ public:
+  FISEC_DEVICE Finish(const Epilogue& epilogue, const Bases& bases) : e(epilogue), at_(bases) {}
 
   // A gated pair of vectors is 16 columns wide.
   FISEC_DEVICE bool gated() const { return e.flags & kGeglu; }
 
-  // Where a row is in every buffer, in elements: worked out once for all its columns. Buffers have fewer than 2^32 elements.
-  struct Place {
-    int image;
-    uint32_t packed, residual, output, normed;
-  };
-  FISEC_DEVICE Place place(int image, int row) const {
-    Place at = {image, uint32_t(image * rows + row), 0, 0, 0};
-    if (residual) at.residual = uint32_t(residual_row(image, row)) * uint32_t(e.residual_stride);
-    if (output) at.output = uint32_t(output_row(image, row)) * uint32_t(e.output_stride);
-    if (normed) at.normed = uint32_t(normed_row(image, row)) * uint32_t(e.normed_stride);
-    return at;
+  FISEC_DEVICE Half8 time_of(const Place& at, int column) const { return load(at_.time, at.image * e.time_stride + column); }
+  FISEC_DEVICE Half8 residual_of(const Place& at, int column) const { return load(at_.residual, size_t(at.residual) + column); }
+  FISEC_DEVICE Half8 bias_of(int column) const { return load(at_.bias, column); }
+  FISEC_DEVICE bool has_bias() const { return at_.bias; }
+  FISEC_DEVICE Scaling scaling_of(const Place& at, int column) const {
+    return Scaling(at_.affine ? at_.affine + size_t(at.image) * 2 * e.affine_channels + column : nullptr, e.affine_channels);
   }
-  FISEC_DEVICE Half8 time_of(const Place& at, int column) const { return load(time, at.image * e.time_stride + column); }
-  FISEC_DEVICE Half8 residual_of(const Place& at, int column) const { return load(residual, size_t(at.residual) + column); }
-  FISEC_DEVICE Half8 bias_of(int column) const { return load(bias, column); }
-  FISEC_DEVICE bool has_residual() const { return residual; }
-  FISEC_DEVICE const __half* residual_at(const Place& at, int column) const { return residual + size_t(at.residual) + column; }
-  FISEC_DEVICE bool has_bias() const { return bias; }
-  FISEC_DEVICE const __half* bias_at(int column) const { return bias + column; }
   FISEC_DEVICE static Half8 load(const __half* tensor, size_t offset) { return tensor ? load8(tensor + offset) : Half8{}; }
   FISEC_DEVICE static void add(float (&v)[8], const Half8& more) {
     float t[8];
@@ -97,6 +126,7 @@ class Finish {
     constexpr int kAtOnce = 10;
     const RowPart* parts = reinterpret_cast<const RowPart*>(e.norm_parts) + size_t(packed) * e.norm_part_count;
     float first = parts[0].x, sum = 0.0f, square = 0.0f, inside = 0.0f;
+#pragma unroll 1
     for (int begin = threadIdx.x % LANES; begin < e.norm_part_count; begin += LANES * kAtOnce) {
       RowPart mine[kAtOnce];  // all on their way at once
 #pragma unroll
@@ -116,7 +146,16 @@ class Finish {
     float count = float(e.norm_part_count), off = sum / count;
     return {first + off, rsqrtf(fmaxf(square / count - off * off, 0.0f) + inside / (count * kPartColumns) + e.norm_epsilon)};
   }
-  FISEC_DEVICE const float* column_sums_at(int column) const { return reinterpret_cast<const float*>(e.column_sums) + column; }
+  FISEC_DEVICE __half* output_at(const Place& at, int column) const {
+    __half* base = at_.output;
+    int width = e.part_columns;
+    if (width && column >= width) {
+      bool third = column >= 2 * width;
+      base = third ? at_.beside[1] : at_.beside[0], column -= third ? 2 * width : width;
+    }
+    return base + size_t(at.output) + column;
+  }
+  FISEC_DEVICE static const float* column_sums_at(const Epilogue& e, int column) { return reinterpret_cast<const float*>(e.column_sums) + column; }
   // The norm of eight sums of a product, whose column sums are at `column_sums`.
   FISEC_DEVICE static void norm(const RowNorm& row, const float* column_sums, float (&v)[8]) {
     float sums[8];
@@ -130,46 +169,46 @@ class Finish {
   }
   // What is left behind bias and gate: eight values from `column` of the output on. PARTS: those of the row are written too, where asked for.
   template <bool PARTS>
-  FISEC_DEVICE void rest(const Place& at, int column, float (&v)[8], const Half8& moment, const Half8& before) const {
+  FISEC_DEVICE void write(const Place& at, int column, float (&v)[8], const Half8& moment, const Half8& before) const {
     add(v, moment);
     add(v, before);
-    if (output) store8(output + size_t(at.output) + column, pack(v));
+    if (at_.output) store8(output_at(at, column), pack(v));
     if (PARTS && e.row_parts) write_part(at, column, v);
-    if (!normed) return;
-    if (affine) {
-      const float* scale = affine + size_t(at.image) * 2 * e.affine_channels + column;
-      apply_affine(v, scale, scale + e.affine_channels, e.flags & kNormedSilu);
-    }
-    store8(normed + size_t(at.normed) + column, pack(v));
+  }
+  // Then, where there is a second output:
+  FISEC_DEVICE bool has_normed() const { return at_.normed; }
+  FISEC_DEVICE void write_normed(const Place& at, int column, float (&v)[8], const Scaling& scaling) const {
+    if (scaling.any) scale_shift(v, scaling.scale, scaling.shift, e.flags & kNormedSilu);
+    store8(at_.normed + size_t(at.normed) + column, pack(v));
   }
 
-  // All that is added to eight sums (gated: sixteen): one wait for all of it.
+  // All that is added to eight sums (gated: sixteen) from `column` on: one wait for all of it.
   struct Added {
-    Place at;
     Half8 bias, gate_bias, time, residual;
     RowNorm norm;
+    Scaling scaling;
   };
   template <bool GATED>
-  FISEC_DEVICE Added fetch(int image, int row, int column) const {
-    Place at = place(image, row);
+  FISEC_DEVICE Added fetch(const Place& at, int column) const {
     int narrow = GATED ? column / 2 : column;
     RowNorm norm = {};
     if (has_norm()) norm = norm_of<GATED ? 2 : 4>(e, at.packed);
-    return {at, bias_of(column), GATED ? bias_of(column + 8) : Half8{}, time_of(at, narrow), residual_of(at, narrow), norm};
+    return {bias_of(column), GATED ? bias_of(column + 8) : Half8{}, time_of(at, narrow), residual_of(at, narrow), norm, scaling_of(at, narrow)};
   }
   // v: eight sums from `column` on; gate: the eight behind them.
   template <bool GATED>
-  FISEC_DEVICE void apply(const Added& added, int column, float (&v)[8], float (&gate)[8]) const {
+  FISEC_DEVICE void apply(const Added& added, const Place& at, int column, float (&v)[8], float (&gate)[8]) const {
     if (has_norm()) {
-      norm(added.norm, column_sums_at(column), v);
-      if (GATED) norm(added.norm, column_sums_at(column + 8), gate);
+      norm(added.norm, column_sums_at(e, column), v);
+      if (GATED) norm(added.norm, column_sums_at(e, column + 8), gate);
     }
     add(v, added.bias);
     if (GATED) {
       add(gate, added.gate_bias);
       gate_values(v, gate);
     }
-    rest<!GATED>(added.at, GATED ? column / 2 : column, v, added.time, added.residual);
+    write<!GATED>(at, GATED ? column / 2 : column, v, added.time, added.residual);
+    if (has_normed()) write_normed(at, GATED ? column / 2 : column, v, added.scaling);
   }
 
  private:
@@ -190,9 +229,5 @@ class Finish {
   }
 
   const Epilogue& e;
-  const __half *bias, *time, *residual;
-  __half *output, *normed;
-  const float* affine;
-  int rows;
-  RowIndex residual_row, output_row, normed_row;
+  const Bases& at_;  // where they are scarce, not in registers
 };

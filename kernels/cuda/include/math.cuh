@@ -53,13 +53,16 @@ FISEC_DEVICE float gelu(float x) {
 }
 
 // Frozen group norm is affine per channel: y = x * scale[c] + shift[c], then SiLU where asked.
+FISEC_DEVICE void scale_shift(float (&v)[8], const float (&scale)[8], const float (&shift)[8], bool with_silu) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    v[j] = fmaf(v[j], scale[j], shift[j]);
+    if (with_silu) v[j] = silu(v[j]);
+  }
+}
 FISEC_DEVICE void apply_affine(float (&v)[8], const float* scale, const float* shift, bool with_silu) {
   float a[8], b[8];
   load8(scale, a);
   load8(shift, b);
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    v[j] = fmaf(v[j], a[j], b[j]);
-    if (with_silu) v[j] = silu(v[j]);
-  }
+  scale_shift(v, a, b, with_silu);
 }

@@ -59,6 +59,8 @@ FISEC_DEVICE float shuffle_xor_among(float v, int lanes) {
   return __shfl_xor_sync(all, v, lanes);
 }
 
+FISEC_DEVICE void sync_warp() { __syncwarp(); }
+
 // A cluster of thread blocks runs at once on neighbouring multiprocessors and reads each other's shared memory.
 FISEC_DEVICE void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900

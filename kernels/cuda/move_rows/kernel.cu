@@ -20,32 +20,17 @@ struct MoveJob {
 };
 static_assert(sizeof(MoveJob) == 168);
 
-constexpr int kMostJobs = 127;
-
 struct MoveParams {
-  uint64_t jobs;   // const MoveJob*
+  uint64_t jobs;   // const MoveJob*, gridDim.y of them
   uint64_t slots;
-  int32_t count;                  // jobs
-  uint16_t first[kMostJobs + 1];  // block of every job, and of the one after the last
-  int32_t reserved;
 };
-static_assert(sizeof(MoveParams) == 280);
+static_assert(sizeof(MoveParams) == 16);
 
-// The last job that begins at this block or before it.
-FISEC_DEVICE int job_of(const MoveParams& p, int block) {
-  int job = 0;
-#pragma unroll
-  for (int step = (kMostJobs + 1) / 2; step; step /= 2)
-    if (job + step < p.count && p.first[job + step] <= block) job += step;
-  return job;
-}
-
-// 256 threads; as many blocks as all jobs have, grid-stride within a job; eight channels per thread.
+// 256 threads; grid (any, jobs), grid-stride in x; eight channels per thread.
 extern "C" __global__ void __launch_bounds__(256) move_rows(const __grid_constant__ MoveParams p) {
   let_next_kernel_start();
   wait_for_previous_kernel();
-  int number = job_of(p, blockIdx.x), block = blockIdx.x - p.first[number], blocks = p.first[number + 1] - p.first[number];
-  const MoveJob& job = reinterpret_cast<const MoveJob*>(p.jobs)[number];
+  const MoveJob& job = reinterpret_cast<const MoveJob*>(p.jobs)[blockIdx.y];
   const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
   const __half *source = resolve<const __half>(job.source, slots), *addend = resolve<const __half>(job.addend, slots);
   const float* affine = resolve<const float>(job.affine, slots);
@@ -54,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(256) move_rows(const __grid_constan
   RowIndex source_row = resolve(job.source_rows, rows), output_row = resolve(job.output_rows, rows);
 
   int items = job.images * rows * vectors;
-  for (int j = block * 256 + threadIdx.x; j < items; j += blocks * 256) {
+  for (int j = blockIdx.x * 256 + threadIdx.x; j < items; j += gridDim.x * 256) {
     int r = j / vectors, channel = (j - r * vectors) * 8;
     int image = r / rows, row = r - image * rows;
     size_t from = source_row(image, row) * job.source_stride + channel;

@@ -45,56 +45,21 @@ pub struct MoveJob {
     pub flags: i32,
 }
 
-/// Most jobs of a launch.
-pub const MOVE_JOBS: usize = 127;
-
-const THREADS: usize = 256;
-/// Blocks of a launch, as many as run at once: measured, more of them are slower (8.5 instead of 11 microseconds for a map
-/// of 96 x 96 x 320).
+/// Blocks of a job: measured, more of them are slower (8.5 instead of 11 microseconds for a map of 96 x 96 x 320).
 const MOST_BLOCKS: usize = 528;
 
 /// Parameters of `move_rows`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 pub struct MoveParams {
     /// device address of the jobs
     pub jobs: u64,
     /// this step's table
     pub slots: u64,
-    /// jobs
-    pub count: i32,
-    /// block of every job, and of the one after the last
-    pub first: [u16; MOVE_JOBS + 1],
-    /// zero
-    pub reserved: i32,
 }
 
-/// The jobs at a device address; of each, how many groups of eight channels it moves at most. There are at most
-/// [`MOVE_JOBS`]. Blocks are dealt out by that, so that none has nothing to do while another works for two.
-pub fn move_rows(jobs: u64, slots: u64, vectors: &[usize]) -> Launch {
-    let all: usize = vectors.iter().map(|vectors| vectors.div_ceil(THREADS)).sum();
-    let given = |vectors: usize| {
-        let wanted = vectors.div_ceil(THREADS);
-        let share = if all > MOST_BLOCKS {
-            wanted * MOST_BLOCKS / all
-        } else {
-            wanted
-        };
-        share.max(1)
-    };
-    let mut first = [0; MOVE_JOBS + 1];
-    let mut blocks = 0;
-    for (job, &vectors) in vectors.iter().enumerate() {
-        first[job] = blocks as u16;
-        blocks += given(vectors);
-    }
-    first[vectors.len()] = blocks as u16;
-    let params = MoveParams {
-        jobs,
-        slots,
-        count: vectors.len() as i32,
-        first,
-        reserved: 0,
-    };
-    Launch::new("move_rows", "move_rows", [blocks, 1, 1], THREADS as u32, &params)
+/// `jobs` jobs of which the largest moves at most `vectors` groups of eight channels.
+pub fn move_rows(params: &MoveParams, jobs: usize, vectors: usize) -> Launch {
+    let blocks = vectors.div_ceil(256).min(MOST_BLOCKS);
+    Launch::new("move_rows", "move_rows", [blocks, jobs, 1], 256, params)
 }

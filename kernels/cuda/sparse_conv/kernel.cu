@@ -108,38 +108,59 @@ KERNEL(64, 160, 32, 80, 4, 2)
 KERNEL(128, 128, 64, 64, 3, 2)
 KERNEL(64, 64, 32, 32, 4, 3)
 
+// Adds the planes in their order, AT_ONCE of them on their way. One copy of the code: few blocks run it often enough to pay for more.
+template <int AT_ONCE>
 FISEC_DEVICE void add_planes(const float* partial, size_t plane, int planes, float (&v)[8]) {
-#pragma unroll 8  // loads in flight
-  for (int s = 0; s < planes; ++s) {
-    float add[8];
-    load8(partial + s * plane, add);
+#pragma unroll 1
+  for (int first = 0; first < planes; first += AT_ONCE, partial += AT_ONCE * plane) {
+    float add[AT_ONCE][8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) v[i] += add[i];
+    for (int s = 0; s < AT_ONCE; ++s)
+      if (first + s < planes) load8(partial + s * plane, add[s]);
+#pragma unroll
+    for (int s = 0; s < AT_ONCE; ++s)
+      if (first + s < planes)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] += add[s][i];
   }
 }
 
-// WIDTH columns of a row after another, their parts added in order, so that equal inputs give equal bits.
+// WIDTH columns of a row after another, their parts added in order, so that equal inputs give equal bits. Where a row goes does not depend on the
+// kernel before this one: that is worked out while it drains.
 template <int WIDTH>
-FISEC_DEVICE void reduce(const ConvParams& p, const Finish& finish, int live) {
-  int total = live * p.images, per_row = p.cout / WIDTH;
+FISEC_DEVICE void reduce(const ConvParams& p) {
+  int live = resolve(p.live), total = live * p.images, per_row = p.cout / WIDTH;
   size_t plane = size_t(total) * p.cout;
-  for (int j = blockIdx.x * 256 + threadIdx.x; j < total * per_row; j += gridDim.x * 256) {
-    int r = j / per_row, c = (j - r * per_row) * WIDTH;
+  Where where(p.epilogue, live);
+  int j = blockIdx.x * 256 + threadIdx.x, r = j / per_row;
+  Place place = {};
+  auto look = [&]() {
+    ImageRow at(min(r, total - 1), live);
+    place = where.place(at.image, at.row);
+  };
+  look();
+  wait_for_previous_kernel();
+  Bases bases(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots));
+  Finish finish(p.epilogue, bases);
+#pragma unroll 1
+  while (j < total * per_row) {
+    int c = (j - r * per_row) * WIDTH;
     const float* partial = reinterpret_cast<const float*>(p.workspace) + size_t(r) * p.cout + c;
-    ImageRow at(r, live);
-    Finish::Added added = finish.fetch<WIDTH == 16>(at.image, at.row, c);
+    Finish::Added added = finish.fetch<WIDTH == 16>(place, c);
     float v[8] = {}, gate[8] = {};
-    add_planes(partial, plane, p.splits, v);
-    if (WIDTH == 16) add_planes(partial + 8, plane, p.splits, gate);
-    finish.apply<WIDTH == 16>(added, c, v, gate);
+    add_planes<64 / WIDTH>(partial, plane, p.splits, v);
+    if (WIDTH == 16) add_planes<64 / WIDTH>(partial + 8, plane, p.splits, gate);
+    finish.apply<WIDTH == 16>(added, place, c, v, gate);
+    j += gridDim.x * 256, r = j / per_row;
+    look();
   }
 }
 
 // Adds the splits of K and finishes. 256 threads, grid-stride.
-extern "C" __global__ void __launch_bounds__(256, 2) sparse_conv_reduce(const __grid_constant__ ConvParams p) {
+template <int WIDTH>
+FISEC_DEVICE void run_reduce(const ConvParams& p) {
   let_next_kernel_start();
-  wait_for_previous_kernel();
-  int live = resolve(p.live);
-  Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
-  finish.gated() ? reduce<16>(p, finish, live) : reduce<8>(p, finish, live);
+  reduce<WIDTH>(p);
 }
+extern "C" __global__ void __launch_bounds__(256, 2) sparse_conv_reduce(const __grid_constant__ ConvParams p) { run_reduce<8>(p); }
+extern "C" __global__ void __launch_bounds__(256) sparse_conv_reduce_gated(const __grid_constant__ ConvParams p) { run_reduce<16>(p); }

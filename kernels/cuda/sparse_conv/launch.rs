@@ -32,6 +32,8 @@ pub struct Epilogue {
     pub residual: Address,
     /// f16
     pub output: Address,
+    /// f16, where the second and the third `part_columns` of columns go, as the first ones go to `output`
+    pub beside: [Address; 2],
     /// f16, the output after scale, shift and activation
     pub normed: Address,
     /// f32 `[images, 2, affine_channels]`
@@ -66,8 +68,8 @@ pub struct Epilogue {
     pub norm_part_count: i32,
     /// added to the variance
     pub norm_epsilon: f32,
-    /// zero
-    pub reserved: i32,
+    /// columns of each of `output` and `beside`, a multiple of 8; 0: all go to `output`
+    pub part_columns: i32,
 }
 
 /// Parameters of the convolutions.
@@ -106,11 +108,20 @@ pub struct ConvParams {
     pub epilogue: Epilogue,
 }
 
+impl ConvParams {
+    /// Whether columns are values and gates.
+    fn is_gated(&self) -> bool {
+        self.epilogue.flags & CONV_GEGLU != 0
+    }
+}
+
 /// A kernel of one block size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvTile {
     /// function
     pub entry: &'static str,
+    /// function for values and gates
+    gated: &'static str,
     kernel: &'static str,
     rows: usize,
     columns: usize,
@@ -121,6 +132,7 @@ pub struct ConvTile {
 const fn tile(entry: &'static str, rows: usize, columns: usize, threads: u32, stages: usize) -> ConvTile {
     ConvTile {
         entry,
+        gated: entry,
         kernel: "sparse_conv",
         rows,
         columns,
@@ -129,15 +141,17 @@ const fn tile(entry: &'static str, rows: usize, columns: usize, threads: u32, st
     }
 }
 
-const fn wgmma(tile: ConvTile) -> ConvTile {
+const fn wgmma(gated: &'static str, tile: ConvTile) -> ConvTile {
     ConvTile {
+        gated,
         kernel: "sparse_conv_wgmma",
         ..tile
     }
 }
 
-const fn stream(tile: ConvTile) -> ConvTile {
+const fn stream(gated: &'static str, tile: ConvTile) -> ConvTile {
     ConvTile {
+        gated,
         kernel: "sparse_conv_stream",
         ..tile
     }
@@ -158,11 +172,12 @@ impl ConvTile {
         }
     }
 
-    /// Bytes beside the stages: barriers, and 32 columns of a stream's sums on their way out.
-    fn shared_beside_stages(&self) -> usize {
+    /// Bytes beside the stages: barriers, rows' layer norms, what a stream's sums need on their way out.
+    fn shared_beside_stages(&self, taps: usize) -> usize {
         match self.kernel {
             "sparse_conv" => 0,
-            "sparse_conv_stream" => 128 + self.rows * 160,
+            "sparse_conv_stream" => 128 + self.rows * 161 + (self.stages + 2) * 960,
+            _ if taps == 1 => 128 + self.rows * 8,
             _ => 128,
         }
     }
@@ -171,12 +186,30 @@ impl ConvTile {
 const MMA_128X160: ConvTile = tile("sparse_conv_128x160", 128, 160, 128, 3);
 const MMA_64X160: ConvTile = tile("sparse_conv_64x160", 64, 160, 128, 4);
 const MMA_64X64: ConvTile = tile("sparse_conv_64x64", 64, 64, 128, 4);
-const WGMMA_64X160: ConvTile = wgmma(tile("sparse_conv_wgmma_64x160", 64, 160, 256, 4));
-const WGMMA_128X160: ConvTile = wgmma(tile("sparse_conv_wgmma_128x160", 128, 160, 384, 5));
-const WGMMA_192X160: ConvTile = wgmma(tile("sparse_conv_wgmma_192x160", 192, 160, 512, 5));
-const STREAM_64X160: ConvTile = stream(tile("sparse_conv_stream_64x160", 64, 160, 256, 3));
-const STREAM_128X160: ConvTile = stream(tile("sparse_conv_stream_128x160", 128, 160, 384, 5));
-const STREAM_192X160: ConvTile = stream(tile("sparse_conv_stream_192x160", 192, 160, 512, 4));
+const WGMMA_64X160: ConvTile = wgmma(
+    "sparse_conv_wgmma_64x160_gated",
+    tile("sparse_conv_wgmma_64x160", 64, 160, 256, 4),
+);
+const WGMMA_128X160: ConvTile = wgmma(
+    "sparse_conv_wgmma_128x160_gated",
+    tile("sparse_conv_wgmma_128x160", 128, 160, 384, 5),
+);
+const WGMMA_192X160: ConvTile = wgmma(
+    "sparse_conv_wgmma_192x160_gated",
+    tile("sparse_conv_wgmma_192x160", 192, 160, 512, 5),
+);
+const STREAM_64X160: ConvTile = stream(
+    "sparse_conv_stream_64x160_gated",
+    tile("sparse_conv_stream_64x160", 64, 160, 256, 3),
+);
+const STREAM_128X160: ConvTile = stream(
+    "sparse_conv_stream_128x160_gated",
+    tile("sparse_conv_stream_128x160", 128, 160, 384, 5),
+);
+const STREAM_192X160: ConvTile = stream(
+    "sparse_conv_stream_192x160_gated",
+    tile("sparse_conv_stream_192x160", 192, 160, 512, 4),
+);
 
 /// How the blocks along K meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,8 +322,9 @@ pub fn conv_choice(gpu: Gpu, work: ConvWork) -> ConvChoice {
 }
 
 /// A product of at most `rows` output rows of all images.
-pub fn sparse_conv(tile: ConvTile, splits: Splits, params: &ConvParams, rows: usize) -> Launch {
-    let grid = match splits {
+pub fn sparse_conv(choice: ConvChoice, params: &ConvParams, rows: usize) -> Launch {
+    let tile = choice.tile;
+    let grid = match choice.splits {
         Splits::Stream(blocks) => [blocks, 1, 1],
         _ => [
             (params.cout as usize).div_ceil(tile.columns),
@@ -299,9 +333,12 @@ pub fn sparse_conv(tile: ConvTile, splits: Splits, params: &ConvParams, rows: us
         ],
     };
     let table = tile.rows * params.taps as usize * size_of::<i32>();
+    let entry = if params.is_gated() { tile.gated } else { tile.entry };
     Launch {
-        shared: (tile.stages * (tile.rows + tile.columns) * 2 * TILE_K + tile.shared_beside_stages() + table) as u32,
-        ..Launch::new(tile.kernel, tile.entry, grid, tile.threads, params)
+        shared: (tile.stages * (tile.rows + tile.columns) * 2 * TILE_K
+            + tile.shared_beside_stages(params.taps as usize)
+            + table) as u32,
+        ..Launch::new(tile.kernel, entry, grid, tile.threads, params)
     }
 }
 
@@ -309,5 +346,9 @@ pub fn sparse_conv(tile: ConvTile, splits: Splits, params: &ConvParams, rows: us
 pub fn sparse_conv_reduce(params: &ConvParams, rows: usize) -> Launch {
     let vectors = rows * params.cout as usize / 8;
     let grid = [vectors.div_ceil(256), 1, 1];
-    Launch::new("sparse_conv", "sparse_conv_reduce", grid, 256, params)
+    let entry = match params.is_gated() {
+        true => "sparse_conv_reduce_gated",
+        false => "sparse_conv_reduce",
+    };
+    Launch::new("sparse_conv", entry, grid, 256, params)
 }

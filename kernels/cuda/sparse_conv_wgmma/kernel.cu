@@ -1,79 +1,47 @@
 // only: sm_90a
 // sparse_conv with Hopper's warpgroup products: same parameters, same packed weights, same results to rounding.
-// One warpgroup fetches, the others multiply; barriers in shared memory pass the stages between them.
+// One warpgroup fetches, the others multiply; barriers in shared memory pass the stages between them. All of them finish.
 #include "conv.cuh"
-#include "finish.cuh"
+#include "near.cuh"
+#include "stages.cuh"
 #include "wgmma.cuh"
 
 // GROUPS multiplying warpgroups of 64 x 160 outputs, STAGES tiles of K in flight.
-template <int GROUPS, int STAGES>
+// GATED: columns are values and gates.
+template <int GROUPS, int STAGES, bool GATED>
 struct WarpgroupConv {
-  static constexpr int BM = GROUPS * 64, BN = 160, kMultiply = GROUPS * 128, kFetch = 128;
-  static constexpr int kTileA = BM * kLine, kTileB = BN * kLine, kStage = kTileA + kTileB;
-  static constexpr int kPitch = BN + 8;
-  static constexpr int kStagedTile = BM * kPitch * 4;
-  static_assert(kStagedTile + StagedFinish<BM, BN, false>::kNearBytes <= STAGES * kStage && STAGES <= 8, "staging fits; barriers fit their 128 bytes");
+  static constexpr int BM = GROUPS * 64, BN = 160, kMultiply = GROUPS * 128, kFetch = 128, kPitch = BN + 8;
+  using Tiles = Stages<BM, BN, STAGES, kMultiply>;
+  using Around = Near<BM, BN, GATED>;
+  // behind the last tile of K the first stages hold what is added to the sums, the ones behind them the sums
+  static constexpr int kNearStages = (Around::kBytes + Tiles::kStage - 1) / Tiles::kStage, kStaged = (Around::kBytes + 127) / 128 * 128;
+  static_assert(kStaged + BM * kPitch * 4 <= STAGES * Tiles::kStage && STAGES <= 8, "staging fits; barriers fit their 128 bytes");
 
-  struct Shared {
-    unsigned char* tiles;
-    uint64_t *full, *empty;
-    int32_t* rows;
-    __device__ explicit Shared(unsigned char* memory)
-        : tiles(memory),
-          full(reinterpret_cast<uint64_t*>(memory + STAGES * kStage)),
-          empty(full + STAGES),
-          rows(reinterpret_cast<int32_t*>(memory + STAGES * kStage + 128)) {}
-  };
+  // The stage to begin with, so that the one behind the last tile is the first.
+  __device__ static Ring<STAGES> ring(int tiles) { return Ring<STAGES>((STAGES - tiles % STAGES) % STAGES); }
 
-  // Weights are stored swizzled, so a tile is one run of memory for the copy engine. Columns past cout stay undefined and unused.
-  __device__ static void fetch_weights(const ConvParams& p, const Shared& shared, int stage, int k_tile, int first_column) {
-    int bytes = min(BN, p.cout - first_column) * kLine;
-    barrier_expect(shared.full + stage, bytes);
-    const unsigned char* lines = reinterpret_cast<const unsigned char*>(p.weights) + (size_t(k_tile) * p.cout + first_column) * kLine;
-    bulk_copy(shared.tiles + stage * kStage + kTileA, lines, bytes, shared.full + stage);
-  }
-
-  __device__ static void fetch(const ConvParams& p, const Shared& shared, int first_column, int weights, int begin, int end) {
+  __device__ static void fetch(const ConvParams& p, const Tiles& shared, const Around& around, const int32_t* rows, int first_column,
+                               int weights, int begin, int end) {
     bool leader = threadIdx.x == kMultiply;
+    Ring<STAGES> at = ring(end - begin), early = at;
     // weights do not depend on the kernel before this one: fetch them while it drains
     if (leader)
-      for (int s = 0; s < STAGES && begin + s < end; ++s) fetch_weights(p, shared, s, weights + begin + s, first_column);
+#pragma unroll 1
+      for (int k = begin; k < min(end, begin + STAGES); ++k, early.next()) shared.fetch_weights(p, early.stage, weights + k, first_column);
     wait_for_previous_kernel();
     const uint64_t* slots = reinterpret_cast<const uint64_t*>(p.slots);
     Sources source = {resolve<const __half>(p.source[0], slots), resolve<const __half>(p.source[1], slots)};
     Walk walk(p, begin);
-    for (int k = begin, s = 0, parity = 1; k < end; ++k, walk.next()) {
-      barrier_wait(shared.empty + s, parity);
-      if (leader && k >= begin + STAGES) fetch_weights(p, shared, s, weights + k, first_column);
-      gather_tile<BM>(p, source, walk, shared.rows, shared.tiles + s * kStage);
-      barrier_arrive_after_copies(shared.full + s);
-      if (++s == STAGES) s = 0, parity ^= 1;
+#pragma unroll 1
+    for (int k = begin; k < end; ++k, walk.next(), at.next()) {
+      barrier_wait(shared.empty + at.stage, at.parity ^ 1);
+      if (leader && k >= begin + STAGES) shared.fetch_weights(p, at.stage, weights + k, first_column);
+      gather_tile<BM>(p, source, walk, rows, shared.tiles + at.stage * Tiles::kStage);
+      barrier_arrive_after_copies(shared.full + at.stage);
     }
-  }
-
-  __device__ static void multiply(const Shared& shared, int tiles, float (&sums)[80]) {
-    int lane = threadIdx.x % 32, group = uniform(threadIdx.x / 128);
-    uint64_t first = wgmma_tile(shared.tiles);
-#pragma unroll
-    for (int j = 0; j < 80; ++j) sums[j] = 0.0f;
-    for (int k = 0, s = 0, parity = 0, before = 0; k < tiles; ++k) {
-      barrier_wait(shared.full + s, parity);
-      publish_to_wgmma();
-      uint64_t tile = wgmma_from(first, s * (BM + BN), 0);  // BM lines of rows, BN of weights
-      wgmma_hold(sums);
-      wgmma_begin();
-#pragma unroll
-      for (int step = 0; step < kTileK; step += 16)
-        wgmma160(sums, wgmma_from(tile, group * 64, step), wgmma_from(tile, BM, step));
-      wgmma_commit();
-      wgmma_wait<1>();  // the products of the turn before: their stage may be refilled
-      wgmma_hold(sums);
-      if (lane == 0 && k > 0) barrier_arrive(shared.empty + before);
-      before = s;
-      if (++s == STAGES) s = 0, parity ^= 1;
-    }
-    wgmma_wait<0>();
-    wgmma_hold(sums);
+    if (p.splits > 1) return;
+    for (int s = 0; s < kNearStages; ++s, at.next()) barrier_wait(shared.empty + at.stage, at.parity ^ 1);
+    around.bring();
   }
 
   __device__ static void stage(const float (&sums)[80], float* staged) {
@@ -86,59 +54,51 @@ struct WarpgroupConv {
     }
   }
 
-  template <bool GATED>
-  __device__ static void finish_tile(const StagedFinish<BM, BN, GATED>& tile, const float (&sums)[80], unsigned char* memory) {
-    float* staged = reinterpret_cast<float*>(memory);
-    stage(sums, staged);
-    cp_async_wait<0>();
-    sync_first<kMultiply>();
-    tile(staged, kPitch);
-  }
-
-  __device__ static void work(const ConvParams& p, const Shared& shared, unsigned char* memory, int live, int first_row, int first_column, int tiles) {
+  __device__ static void multiply(const ConvParams& p, const Tiles& shared, float* staged, float2* norms, int live, int first_row, int first_column, int tiles) {
     wait_for_previous_kernel();
-    Finish finish(p.epilogue, reinterpret_cast<const uint64_t*>(p.slots), live);
-    RowNorms norms = {};
     if (p.splits == 1 && p.epilogue.norm_parts) {
-      if (p.epilogue.flags & kGeglu) row_norms<true>(p, live, first_row, norms);
-      else row_norms<false>(p, live, first_row, norms);
+      Finish::RowNorm norm = row_norm(p, live, first_row);
+      if (threadIdx.x % 2 == 0) norms[threadIdx.x / 2] = make_float2(norm.mean, norm.rstd);
     }
     float sums[80];
-    multiply(shared, tiles, sums);
+    Ring<STAGES> at = ring(tiles);
+    shared.multiply(tiles, at, sums);
     if (p.splits > 1) return store_sums<BN>(p, live * p.images, first_row, first_column, sums);
     sync_first<kMultiply>();  // everybody has read the last stages: their memory takes the sums
-    unsigned char* near = memory + kStagedTile;
-    if (finish.gated()) finish_tile<true>({p, finish, live, first_row, first_column, norms, near}, sums, memory);
-    else finish_tile<false>({p, finish, live, first_row, first_column, norms, near}, sums, memory);
+    stage(sums, staged);
   }
 
   __device__ static void run(const ConvParams& p) {
     DYNAMIC_SHARED(memory);
-    Shared shared(memory);
+    Tiles shared(memory);
+    int32_t* rows = reinterpret_cast<int32_t*>(shared.behind());
+    float2* norms = reinterpret_cast<float2*>(rows + BM);  // behind one tap: layer norms are of linears
+    float* staged = reinterpret_cast<float*>(memory + kStaged);
     let_next_kernel_start();
     int live = resolve(p.live), first_row = blockIdx.y * BM, first_column = blockIdx.x * BN;
     if (first_row >= live * p.images) return wait_for_previous_kernel();
-    if (threadIdx.x == 0) {
-      for (int s = 0; s < STAGES; ++s) {
-        barrier_init(shared.full + s, kFetch + 1);       // every fetching thread, and the announcement of the weights' bytes
-        barrier_init(shared.empty + s, kMultiply / 32);  // every multiplying warp
-      }
-      publish_to_wgmma();  // the copy engine too
-    }
-    load_row_table<BM, kMultiply + kFetch>(p, live, first_row, shared.rows);
+    shared.init();
+    load_row_table<BM, kMultiply + kFetch>(p, live, first_row, rows);
     __syncthreads();
     int total = k_tiles(p);
     int begin = int(int64_t(total) * blockIdx.z / p.splits), end = int(int64_t(total) * (blockIdx.z + 1) / p.splits);
 
-    if (threadIdx.x >= kMultiply) fetch(p, shared, first_column, first_k_tile(p, live, first_row), begin, end);
-    else work(p, shared, memory, live, first_row, first_column, end - begin);
+    Around around(p, live, first_row, first_column, memory, norms);
+    if (threadIdx.x >= kMultiply) fetch(p, shared, around, rows, first_column, first_k_tile(p, live, first_row), begin, end);
+    else multiply(p, shared, staged, norms, live, first_row, first_column, end - begin);
+    if (p.splits > 1) return;
+    __syncthreads();
+    around.template finish<kMultiply + kFetch>(staged, kPitch);
   }
 };
 
-#define KERNEL(NAME, GROUPS, STAGES, BLOCKS)                                                                        \
+#define KERNEL(NAME, GROUPS, STAGES, BLOCKS, GATED)                                                                 \
   extern "C" __global__ void __launch_bounds__(GROUPS * 128 + 128, BLOCKS) NAME(const __grid_constant__ ConvParams p) { \
-    WarpgroupConv<GROUPS, STAGES>::run(p);                                                                          \
+    WarpgroupConv<GROUPS, STAGES, GATED>::run(p);                                                                   \
   }
-KERNEL(sparse_conv_wgmma_64x160, 1, 4, 2)
-KERNEL(sparse_conv_wgmma_128x160, 2, 5, 1)
-KERNEL(sparse_conv_wgmma_192x160, 3, 5, 1)
+KERNEL(sparse_conv_wgmma_64x160, 1, 4, 2, false)
+KERNEL(sparse_conv_wgmma_128x160, 2, 5, 1, false)
+KERNEL(sparse_conv_wgmma_192x160, 3, 5, 1, false)
+KERNEL(sparse_conv_wgmma_64x160_gated, 1, 4, 2, true)
+KERNEL(sparse_conv_wgmma_128x160_gated, 2, 5, 1, true)
+KERNEL(sparse_conv_wgmma_192x160_gated, 3, 5, 1, true)

@@ -74,6 +74,7 @@ fn structs_are_those_of_the_sources() {
         time,
         residual,
         output,
+        beside,
         normed,
         affine,
         residual_rows,
@@ -91,7 +92,7 @@ fn structs_are_those_of_the_sources() {
         row_part_count,
         norm_part_count,
         norm_epsilon,
-        reserved,
+        part_columns,
     });
     same_struct!(FoldParams {
         weights,
@@ -199,13 +200,7 @@ fn structs_are_those_of_the_sources() {
         affine_channels,
         flags,
     });
-    same_struct!(MoveParams {
-        jobs,
-        slots,
-        count,
-        first,
-        reserved,
-    });
+    same_struct!(MoveParams { jobs, slots });
     same_struct!(SumParams {
         source,
         channels,
@@ -343,9 +338,10 @@ proptest! {
     ) {
         let (gpu, cout) = (GPUS[which], columns * 8);
         let work = ConvWork { rows, cout, k_tiles: k_tiles(taps, &[inputs * 64]), gated: rows % 2 == 0, normed: rows % 3 == 0, parts: 1, blocks: 1 };
-        let ConvChoice { tile, splits, .. } = conv_choice(gpu, work);
+        let choice = conv_choice(gpu, work);
+        let splits = choice.splits;
         let params = ConvParams { cout: cout as i32, taps: taps as i32, splits: splits.count() as i32, ..ConvParams::default() };
-        let launch = sparse_conv(tile, splits, &params, rows);
+        let launch = sparse_conv(choice, &params, rows);
         prop_assert!(is_launchable(&launch, gpu), "{launch:?}");
         prop_assert!(splits.count() <= work.k_tiles);
         prop_assert!(splits.is_reduced_later() == (splits.count() > 1));

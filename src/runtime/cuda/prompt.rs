@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fisec_kernels::cuda::{Address, Count, Launch, MOVE_JOBS, MoveJob, Rows, move_rows};
+use fisec_kernels::cuda::{Address, Count, Launch, MoveJob, MoveParams, Rows, move_rows};
 use fisec_plan::cuda::padded;
 use fisec_plan::{Kernel, Plan, ProgramKind, PromptProgram, Stage, ValueId};
 use fisec_tensor::HostTensor;
@@ -22,7 +22,7 @@ use crate::RuntimeError;
 pub(super) struct Prompt {
     dense: Dense,
     /// brings every output to its places in the block of prompt values
-    deliver: Vec<Launch>,
+    deliver: Launch,
     functions: Arc<Functions>,
     _jobs: Buffer,
     device: Arc<Device>,
@@ -48,21 +48,16 @@ impl Prompt {
                 job(&dense.captured, id, shape, block + offset as u64)
             })
             .collect::<Result<_, _>>()?;
+        let vectors = moves.iter().map(|job| (job.images * job.channels) as usize).max();
         let tokens = sample.shape.get(1).copied().unwrap_or(1);
-        let vectors = moves
-            .iter()
-            .map(|job| (job.images * job.channels) as usize * tokens / 8);
-        let vectors: Vec<usize> = vectors.collect();
         let jobs = device.upload(bytemuck::cast_slice(&moves))?;
-        let deliver = vectors.chunks(MOVE_JOBS).zip((0..).step_by(MOVE_JOBS));
-        let deliver = deliver.map(|(vectors, first): (_, usize)| {
-            let jobs = jobs.address() + (first * size_of::<MoveJob>()) as u64;
-            move_rows(jobs, dense.table(), vectors)
-        });
-        let deliver = deliver.collect();
+        let params = MoveParams {
+            jobs: jobs.address(),
+            slots: dense.table(),
+        };
         Ok(Some(Prompt {
             dense,
-            deliver,
+            deliver: move_rows(&params, moves.len(), vectors.unwrap_or(0) * tokens / 8),
             functions: Arc::clone(&shared.functions),
             _jobs: jobs,
             device: Arc::clone(device),
@@ -72,12 +67,11 @@ impl Prompt {
     /// Fills the block for a text embedding, in the order of the stream.
     pub(super) fn run(&mut self, plan: &Plan, islands: &mut Islands, context: &HostTensor) -> Result<(), RuntimeError> {
         self.dense.write_input(&half_rows(context))?;
-        // SAFETY: all buffers that the graph and the launches name are fields of `self`, but for the block of prompt values,
+        // SAFETY: all buffers that the graph and the launch name are fields of `self`, but for the block of prompt values,
         // which lives as long as the engine that holds `self`.
         unsafe {
             self.dense.captured.run(islands, plan, &|rows| rows.address.base)?;
-            let mut launches = self.deliver.iter();
-            launches.try_for_each(|launch| self.device.launch(&self.functions, launch))
+            self.device.launch(&self.functions, &self.deliver)
         }
     }
 }

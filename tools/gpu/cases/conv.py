@@ -25,10 +25,11 @@ def how(splits, blocks):
 def conv_launches(entry, p, rows, blocks=0):
     """One launch, or two where parts of K are added by a second kernel."""
     if blocks:
-        return [("sparse_conv_stream", entry, *la.stream_conv_launch(entry, p, blocks), p)]
+        return [("sparse_conv_stream", la.conv_entry(entry, p), *la.stream_conv_launch(entry, p, blocks), p)]
     kernel = "sparse_conv_wgmma" if "wgmma" in entry else "sparse_conv"
-    launches = [(kernel, entry, *la.conv_launch(entry, p, rows), p)]
-    return launches + [("sparse_conv", "sparse_conv_reduce", (7, 1, 1), 256, 0, p)] * (p.splits > 1)
+    launches = [(kernel, la.conv_entry(entry, p), *la.conv_launch(entry, p, rows), p)]
+    reduce = la.conv_entry("sparse_conv_reduce", p)
+    return launches + [("sparse_conv", reduce, (7, 1, 1), 256, 0, p)] * (p.splits > 1)
 
 
 def conv_case(
@@ -198,3 +199,30 @@ def norm_case(b, entry, live, cin, cout, splits=1, gated=False, images=2, blocks
         value, gate = full.chunk(2, -1)
         full = value * F.gelu(gate)
     b.check(f"{entry} norm{'+geglu' if gated else ''} rows {live} {cin}->{cout} {how(splits, blocks)}", launches, [(y, inner), (output, full)])
+
+
+def parts_case(b, entry, live, cin, width, splits=1, images=2):
+    """Three products as one, each into rows of its own: queries packed, keys and values in slots."""
+    x, weights = b.tensor(images * live, cin), b.tensor(1, cin, 3 * width, scale=cin**-0.5)
+    packed, workspace = b.place(la.pack_weights(weights, [cin])), b.poison(splits * images * live * 3 * width, dtype=torch.float32)
+    outputs = [b.poison(images * live, width) for _ in range(3)]
+    slots = b.place(torch.tensor([outputs[1].data_ptr() - 256, outputs[2].data_ptr()], dtype=torch.int64))
+    p = la.ConvParams(
+        source=(la.Address * 2)(la.at(x), la.at(None)),
+        channels=(la.i32 * 2)(cin, 0),
+        source_stride=(la.i32 * 2)(cin, 0),
+        source_rows=la.rows(live),
+        live=la.count(live),
+        weights=packed.data_ptr(),
+        workspace=workspace.data_ptr(),
+        slots=slots.data_ptr(),
+        images=images,
+        taps=1,
+        cout=3 * width,
+        splits=splits,
+    )
+    beside = (la.Address * 2)(la.slot(0, 256), la.slot(1))
+    p.epilogue = la.Epilogue(output=la.at(outputs[0]), beside=beside, output_stride=width, part_columns=width)
+    full = (x.double() @ weights[0].double()).split(width, 1)
+    launches = conv_launches(entry, p, images * live)
+    b.check(f"{entry} three outputs rows {live} {cin}->3x{width} {how(splits, 0)}", launches, list(zip(outputs, full)))

@@ -52,7 +52,7 @@ def parity_case(b, entry, size, channels, cout, tile_rows, share=0.3, splits=1, 
     outputs, live, cin = int(fine.sum()), len(numbers), sum(channels)
     x = b.tensor(images, source_mask.size, cin)
     weights = b.place((b.randn(9, cin, cout) / math.sqrt(9 * cin)).half())
-    packed = torch.cat([la.pack_weights(block.half(), channels) for block in sum_by_parity(weights.float())])
+    packed = b.place(torch.cat([la.pack_weights(block.half(), channels) for block in sum_by_parity(weights.float())]))
     rows = x.cpu()[:, pixels.astype(int)].reshape(images * len(pixels), cin)
     source = [b.place(part.contiguous()) for part in torch.split(rows, channels, 1)]
     bias, residual = b.tensor(cout), b.tensor(images * outputs, cout)

@@ -59,7 +59,7 @@ def move_case(b, size, channels, share=0.15, images=2):
         ),
     )
     table = b.place(torch.frombuffer(bytearray(bytes(jobs)), dtype=torch.uint8).clone())
-    p, grid = la.move_params(table.data_ptr(), [3, 2, 4], slots.data_ptr())
+    p = la.MoveParams(jobs=table.data_ptr(), slots=slots.data_ptr())
 
     def normed(x):
         return F.silu(x * affine[:, :1].double() + affine[:, 1:].double())
@@ -78,7 +78,7 @@ def move_case(b, size, channels, share=0.15, images=2):
     )
     b.check(
         f"move_rows {size}^2 x{channels} active {active} ring {ext - active}",
-        [("move_rows", "move_rows", grid, 256, 0, p)],
+        [("move_rows", "move_rows", (3, 3, 1), 256, 0, p)],
         [
             (output, reference.reshape(-1, channels)),
             (Picked(scattered.view(images, -1, channels), torch.from_numpy(pixels[:active].astype(int))), fresh),

@@ -38,6 +38,7 @@ void take_registers() {}
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float reciprocal_fast(float x) { return 1.0f / x; }
 inline int uniform(int v) { return v; }
+inline void sync_warp() { emulate::meet_warp(nullptr, [](void**) {}); }
 struct Shuffle { float in, out; int lanes; };
 inline float shuffle_xor(float v, int lanes) {
   Shuffle mine{v, 0, lanes};

@@ -82,11 +82,16 @@ impl Assembler<'_> {
             return self.product(&sources, weight, (1, cout), epilogue, linear.output);
         }
         cout += linear.siblings.iter().map(|&id| self.channels(id)).sum::<usize>();
-        let to = self.make_columns(linear, cout);
-        let epilogue = Epilogue {
-            output: to.address,
-            output_stride: to.stride as i32,
-            ..epilogue
+        let epilogue = match self.make_parts(linear, epilogue) {
+            Some(epilogue) => epilogue,
+            None => {
+                let to = self.make_columns(linear, cout);
+                Epilogue {
+                    output: to.address,
+                    output_stride: to.stride as i32,
+                    ..epilogue
+                }
+            }
         };
         self.multiply(&sources, weight, (1, cout), epilogue, linear.output)
     }
@@ -128,11 +133,28 @@ impl Assembler<'_> {
         }
     }
 
+    /// An epilogue that writes several results each to rows of their own, where one of them is recorded: it is computed in its slot.
+    fn make_parts(&mut self, linear: &LinearKernel, epilogue: Epilogue) -> Option<Epilogue> {
+        let outputs = results(linear);
+        let width = self.channels(linear.output);
+        let fits = outputs.len() <= 3 && outputs.iter().all(|&id| self.channels(id) == width);
+        if !fits || !outputs.iter().any(|id| self.recorded.contains_key(id)) {
+            return None;
+        }
+        let rows: Vec<Rowed> = outputs.into_iter().map(|id| self.make_rows(id)).collect();
+        let beside = |index: usize| rows.get(index).map_or(Address::ABSENT, |rows| rows.address);
+        Some(Epilogue {
+            output: rows[0].address,
+            output_stride: rows[0].stride as i32,
+            beside: [beside(1), beside(2)],
+            part_columns: width as i32,
+            ..epilogue
+        })
+    }
+
     /// Rows of several results side by side.
     fn make_columns(&mut self, linear: &LinearKernel, columns: usize) -> Rowed {
-        let outputs: Vec<ValueId> = std::iter::once(linear.output)
-            .chain(linear.siblings.iter().copied())
-            .collect();
+        let outputs = results(linear);
         let last = outputs.iter().filter_map(|id| self.last_use.get(id)).max().copied();
         let bytes = self.most_rows(linear.output) * columns * 2;
         let whole = Rowed {
@@ -486,11 +508,18 @@ impl Assembler<'_> {
             splits: splits.count() as i32,
             ..params
         };
-        self.launch(kernel::sparse_conv(tile, splits, &params, rows));
+        self.launch(kernel::sparse_conv(choice, &params, rows));
         if splits.is_reduced_later() {
             self.launch(kernel::sparse_conv_reduce(&params, rows));
         }
     }
+}
+
+/// All results of a product.
+fn results(linear: &LinearKernel) -> Vec<ValueId> {
+    std::iter::once(linear.output)
+        .chain(linear.siblings.iter().copied())
+        .collect()
 }
 
 /// A convolution's sizes with all its taps.

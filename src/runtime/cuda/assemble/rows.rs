@@ -1,6 +1,6 @@
 //! Movements of rows and elementwise calls.
 
-use fisec_kernels::cuda::{self as kernel, Address, Count, GegluParams, MOVE_JOBS, MOVE_SILU, MoveJob, Rows};
+use fisec_kernels::cuda::{self as kernel, Address, Count, GegluParams, MOVE_SILU, MoveJob, MoveParams, Rows};
 use fisec_plan::{Extent, SlotId, SlotKind, ValueId};
 
 use super::{Assembler, Held, Live, Rowed};
@@ -35,17 +35,18 @@ pub(super) struct Move {
 }
 
 impl Assembler<'_> {
-    /// All of them, in one launch where there are not too many; no row is written twice.
+    /// All of them in one launch; no row is written twice.
     pub(super) fn moves(&mut self, moves: &[Move]) {
-        for moves in moves.chunks(MOVE_JOBS) {
-            let vectors = moves
-                .iter()
-                .map(|each| each.images * each.live.most * each.channels / 8);
-            let jobs = self.blocks.jobs + (self.jobs.len() * size_of::<MoveJob>()) as u64;
-            let launch = kernel::move_rows(jobs, self.context.table, &vectors.collect::<Vec<_>>());
-            self.jobs.extend(moves.iter().map(Move::job));
-            self.launch(launch);
-        }
+        let vectors = moves
+            .iter()
+            .map(|each| each.images * each.live.most * each.channels / 8);
+        let vectors = vectors.max().unwrap_or(0);
+        let params = MoveParams {
+            jobs: self.blocks.jobs + (self.jobs.len() * size_of::<MoveJob>()) as u64,
+            slots: self.context.table,
+        };
+        self.jobs.extend(moves.iter().map(Move::job));
+        self.launch(kernel::move_rows(&params, moves.len(), vectors));
     }
 
     /// Packed or whole rows of a value to rows of the same count.
