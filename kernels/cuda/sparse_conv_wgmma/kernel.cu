@@ -87,6 +87,8 @@ struct WarpgroupConv {
     if (threadIdx.x >= kMultiply) fetch(p, shared, around, rows, first_column, first_k_tile(p, live, first_row), begin, end);
     else multiply(p, shared, staged, norms, live, first_row, first_column, end - begin);
     if (p.splits > 1) return;
+    // all sums are staged, all that is added is near; once would do, but racecheck does not see the first barrier after roles part, and two take no time
+    __syncthreads();
     __syncthreads();
     around.template finish<kMultiply + kFetch>(staged, kPitch);
   }
