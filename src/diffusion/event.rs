@@ -41,8 +41,8 @@ pub enum Event {
     Mask {
         /// share of active latents, 0 to 1
         share: f64,
-        /// the smallest that holds them; none when there are none
-        area: Option<Area>,
+        /// where they are pasted: see [`crate::pieces`]
+        pieces: Vec<Area>,
     },
     /// latents are being decoded
     Decode,

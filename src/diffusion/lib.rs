@@ -26,7 +26,7 @@ pub use denoiser::{Denoiser, Work};
 pub use error::DiffusionError;
 pub use event::{Event, Notice, Observer, Phase, Timings};
 pub use image::{Image, mask_from_png, mask_to_png};
-pub use paste::{paste, paste_part};
+pub use paste::{paste, paste_part, pieces};
 pub use picture::Fitted;
 pub use pipeline::{BaseImage, EditedImage, Generated, Pipeline, Request};
 pub use plan_denoiser::PlanDenoiser;

@@ -16,6 +16,12 @@ const FOOTPRINT: usize = 2;
 /// Latents around the mask that a part of an edit shows: the last of them are where its drift is measured.
 const MARGIN: usize = FOOTPRINT + 1;
 
+/// Pieces that are decoded one by one: each takes what is computed whole anew, a tenth of a decode.
+const MOST_PIECES: usize = 3;
+
+/// Pieces are worth it up to one part in so many of the image.
+const PIECES_SHARE: usize = 4;
+
 /// Relaxation of the drift stops when no cell moves by more, in levels of 255.
 const STILL: f32 = 0.002;
 
@@ -45,8 +51,50 @@ pub fn paste(base: &Image, edited: &Image, mask: &Mask, feather: usize) -> Image
     image
 }
 
-/// The latents that [`paste_part`] needs for a mask inside `area`, of `latents` rows and columns in all.
-pub(crate) fn pasted(area: &Area, latents: [usize; 2]) -> Area {
+/// The areas of latents in which the pieces of a mask are pasted, none of which meets another. One for the whole mask
+/// where pieces are many or large.
+pub fn pieces(mask: &Mask) -> Vec<Area> {
+    let size = [mask.height(), mask.width()];
+    let whole = || mask.area().map(|area| with_margin(&area, size)).into_iter().collect();
+    let mut pieces: Vec<Area> = runs(mask).iter().map(|run| with_margin(run, size)).collect();
+    while let Some((first, second)) = meeting(&pieces) {
+        let merged = pieces[first].around(&pieces[second]);
+        pieces.swap_remove(second);
+        pieces[first] = merged;
+    }
+    let pixels: usize = pieces.iter().map(|area| area.height * area.width).sum();
+    match pieces.len() <= MOST_PIECES && pixels * PIECES_SHARE <= mask.bits().len() {
+        true => pieces,
+        false => whole(),
+    }
+}
+
+/// Active pixels side by side.
+fn runs(mask: &Mask) -> Vec<Area> {
+    let mut runs: Vec<Area> = Vec::new();
+    for row in 0..mask.height() {
+        for column in (0..mask.width()).filter(|&column| mask.get(row, column)) {
+            match runs.last_mut() {
+                Some(run) if run.top == row && run.left + run.width == column => run.width += 1,
+                _ => runs.push(Area {
+                    top: row,
+                    left: column,
+                    height: 1,
+                    width: 1,
+                }),
+            }
+        }
+    }
+    runs
+}
+
+/// Two areas with a pixel in common, the first before the second.
+fn meeting(areas: &[Area]) -> Option<(usize, usize)> {
+    let mut pairs = (0..areas.len()).flat_map(|second| (0..second).map(move |first| (first, second)));
+    pairs.find(|&(first, second)| areas[first].meets(&areas[second]))
+}
+
+fn with_margin(area: &Area, latents: [usize; 2]) -> Area {
     let span = |start: usize, length: usize, most: usize| {
         let first = start.saturating_sub(MARGIN);
         (first, (start + length + MARGIN).min(most) - first)

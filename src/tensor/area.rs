@@ -21,6 +21,24 @@ impl Area {
         }
     }
 
+    /// Whether the two have a pixel in common.
+    pub fn meets(&self, other: &Area) -> bool {
+        let meet =
+            |start: usize, length: usize, other: usize, theirs: usize| start < other + theirs && other < start + length;
+        meet(self.top, self.height, other.top, other.height) && meet(self.left, self.width, other.left, other.width)
+    }
+
+    /// The smallest area around both.
+    pub fn around(&self, other: &Area) -> Self {
+        let (top, left) = (self.top.min(other.top), self.left.min(other.left));
+        Area {
+            top,
+            left,
+            height: (self.top + self.height).max(other.top + other.height) - top,
+            width: (self.left + self.width).max(other.left + other.width) - left,
+        }
+    }
+
     /// The same area as seen from `origin`, which is not below or right of it.
     pub fn within(&self, origin: &Area) -> Self {
         Area {

@@ -13,6 +13,7 @@ use fisec_tensor::Mask;
 
 use super::{Base, Conditions, EditOptions, Edited, GuideSteps, Outcome, Region, Run};
 use crate::mask::{Convergence, Findings, Listener};
+use crate::pieces;
 use crate::samplers::restore;
 use crate::words::Words;
 use crate::{Denoiser, DiffusionError, Event, Notice, Observer, Phase, Timings, Trajectory};
@@ -43,7 +44,7 @@ pub fn edit<'a>(
     let mask = findings.region(&options.region)?;
     run.tell(Event::Mask {
         share: mask.share(),
-        area: mask.area(),
+        pieces: pieces(&mask),
     })?;
     let mut edited = Edited {
         guided_steps: path.calls(),

@@ -237,7 +237,7 @@ impl Run<'_> {
     fn found(&mut self, mask: &Mask) -> Result<(), DiffusionError> {
         self.tell(Event::Mask {
             share: mask.share(),
-            area: mask.area(),
+            pieces: crate::pieces(mask),
         })?;
         match mask.is_empty() {
             true => self.tell(Event::Notice(Notice::EmptyMask)),

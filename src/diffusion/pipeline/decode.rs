@@ -4,8 +4,7 @@ use fisec_tensor::{Area, HostTensor};
 
 use super::{BaseImage, Pipeline, tell};
 use crate::denoise::Edited;
-use crate::paste::pasted;
-use crate::{DiffusionError, Event, Image, Notice, Observer, Phase, VaeDecoder, paste, paste_part};
+use crate::{DiffusionError, Event, Image, Notice, Observer, Phase, VaeDecoder, paste, paste_part, pieces};
 
 impl Pipeline {
     /// The image of latents `[1, C, H, W]`.
@@ -22,7 +21,7 @@ impl Pipeline {
     pub(super) fn decode_edit(
         &mut self,
         base: &BaseImage<'_>,
-        edited: &Edited,
+        edited: &mut Edited,
         feather: usize,
         observer: &mut Observer<'_>,
     ) -> Result<(Image, Option<HostTensor>), DiffusionError> {
@@ -35,23 +34,42 @@ impl Pipeline {
             return Err(DiffusionError::Base(reason));
         }
         let latents = edited.trajectory.last_tensor();
-        if let (Some(image), Some(norms), Some(area)) = (base.image, base.norms, edited.mask.area()) {
+        if let (Some(image), Some(norms)) = (base.image, base.norms) {
             tell(observer, Event::Decode)?;
             self.tell_refusal(observer)?;
-            let area = pasted(&area, latents_of(base));
-            if let Some((part, shown)) = self.decoder.decode_part(&latents, &area, norms)? {
+            if let Some(image) = self.pasted(image, &latents, norms, edited, feather)? {
                 self.tell_overflows(observer)?;
-                let part = part.cropped(&area.within(&shown).scaled(self.files.vae_scale));
-                let image = paste_part(image, &part, &area, &edited.mask, feather);
                 return Ok((image, Some(norms.clone())));
             }
         }
         let decoded = self.decode(&latents, observer)?;
+        edited.timings.on_device[2] += self.decoder.network().device_time();
         let norms = self.decoder.network().norms()?;
         Ok(match base.image {
             Some(image) => (paste(image, &decoded, &edited.mask, feather), norms),
             None => (decoded, norms),
         })
+    }
+
+    /// The pieces of an edit in its base's pixels; `None` where only the whole can be decoded.
+    fn pasted(
+        &mut self,
+        base: &Image,
+        latents: &HostTensor,
+        norms: &HostTensor,
+        edited: &mut Edited,
+        feather: usize,
+    ) -> Result<Option<Image>, DiffusionError> {
+        let mut image = base.clone();
+        for area in pieces(&edited.mask) {
+            let Some((part, shown)) = self.decoder.decode_part(latents, &area, norms)? else {
+                return Ok(None);
+            };
+            edited.timings.on_device[2] += self.decoder.network().device_time();
+            let part = part.cropped(&area.within(&shown).scaled(self.files.vae_scale));
+            image = paste_part(&image, &part, &area, &edited.mask, feather);
+        }
+        Ok(Some(image))
     }
 
     fn tell_refusal(&mut self, observer: &mut Observer<'_>) -> Result<(), DiffusionError> {
@@ -74,10 +92,9 @@ impl Pipeline {
 /// Makes the decoder ready for an edit's region while the device computes sparse steps and the host has nothing to do.
 pub(super) struct Ahead<'a> {
     decoder: &'a mut VaeDecoder,
-    latents: [usize; 2],
     /// whether a part can be decoded at all
     is_possible: bool,
-    area: Option<Area>,
+    pieces: Vec<Area>,
     prepared: Result<(), DiffusionError>,
 }
 
@@ -85,25 +102,22 @@ impl<'a> Ahead<'a> {
     pub(super) fn new(decoder: &'a mut VaeDecoder, base: &BaseImage<'_>) -> Self {
         Ahead {
             decoder,
-            latents: latents_of(base),
             is_possible: base.image.is_some() && base.norms.is_some(),
-            area: None,
+            pieces: Vec::new(),
             prepared: Ok(()),
         }
     }
 
     pub(super) fn on(&mut self, event: &Event) {
-        match *event {
-            Event::Mask { area, .. } => self.area = area.filter(|_| self.is_possible),
+        match event {
+            Event::Mask { pieces, .. } if self.is_possible => self.pieces.clone_from(pieces),
             Event::Step {
                 phase: Phase::Sparse,
                 step,
                 steps,
-            } if step + 1 == steps => {
-                if let Some(area) = self.area.take() {
-                    let area = pasted(&area, self.latents);
-                    self.prepared = self.decoder.network().prepare_part(&area);
-                }
+            } if step + 1 == *steps => {
+                let network = self.decoder.network();
+                self.prepared = self.pieces.iter().try_for_each(|area| network.prepare_part(area));
             }
             _ => {}
         }
@@ -112,10 +126,4 @@ impl<'a> Ahead<'a> {
     pub(super) fn finish(self) -> Result<(), DiffusionError> {
         self.prepared
     }
-}
-
-/// Rows and columns of a base's latents.
-fn latents_of(base: &BaseImage<'_>) -> [usize; 2] {
-    let [_, height, width] = base.trajectory.shape();
-    [height, width]
 }

@@ -234,9 +234,8 @@ impl Pipeline {
         let (mut image, mut norms) = (None, None);
         if edited.outcome != Outcome::EmptyMask {
             let started = Instant::now();
-            let (decoded, left) = self.decode_edit(&base, &edited, options.feather, observer)?;
+            let (decoded, left) = self.decode_edit(&base, &mut edited, options.feather, observer)?;
             (image, norms) = (Some(decoded), left);
-            edited.timings.on_device[2] = self.decoder.network().device_time();
             edited.timings.decode = started.elapsed();
         }
         Ok(EditedImage { image, norms, edited })

@@ -1,6 +1,6 @@
 //! Pasting an edited region: the background stays as it was, byte for byte.
 
-use fisec_diffusion::{Image, paste, paste_part};
+use fisec_diffusion::{Image, paste, paste_part, pieces};
 use fisec_tensor::{Area, Mask};
 use proptest::prelude::*;
 
@@ -92,6 +92,35 @@ fn a_part_is_pasted_as_the_whole_is() {
     let off = whole.rgb.iter().zip(&part.rgb).map(|(a, b)| a.abs_diff(*b));
     assert!(off.max().unwrap() <= 1);
     assert_ne!(part, base);
+}
+
+proptest! {
+    /// Pieces hold the mask with what its drift is measured on, and leave each other alone.
+    #[test]
+    fn pieces_hold_the_mask(spots in prop::collection::vec((0usize..40, 0usize..30, 1usize..5), 0..6)) {
+        let inside = |row: usize, column: usize| spots.iter().any(|&(top, left, side)| (top..top + side).contains(&row) && (left..left + side).contains(&column));
+        let mask = Mask::from_fn(40, 30, inside);
+        let pieces = pieces(&mask);
+        prop_assert_eq!(pieces.is_empty(), mask.is_empty());
+        let around = mask.dilated(3);
+        for (row, column) in (0..40).flat_map(|row| (0..30).map(move |column| (row, column))) {
+            let pixel = Area { top: row, left: column, height: 1, width: 1 };
+            let holding = pieces.iter().filter(|piece| piece.meets(&pixel)).count();
+            prop_assert!(holding <= 1 && (holding == 1 || !around.get(row, column)), "{} {}: {:?}", row, column, pieces);
+        }
+    }
+}
+
+#[test]
+fn specks_far_apart_are_pieces() {
+    let mask = Mask::from_fn(96, 96, |row, column| {
+        row.abs_diff(10) < 3 && column.abs_diff(10) < 3 || (row, column) == (80, 90)
+    });
+    let found = pieces(&mask);
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|piece| piece.height <= 11 && piece.width <= 11));
+    let dust = Mask::from_fn(96, 96, |row, column| row % 12 == 0 && column % 12 == 0);
+    assert_eq!(pieces(&dust).len(), 1);
 }
 
 #[test]
