@@ -10,7 +10,7 @@ use fisec_diffusion::denoise::{
 use fisec_diffusion::noise::randn;
 use fisec_diffusion::samplers::SamplerKind;
 use fisec_diffusion::words::{ControlOptions, Steering, Words};
-use fisec_diffusion::{DiffusionError, Event, Notice, Phase, Trajectory, Work};
+use fisec_diffusion::{DiffusionError, Event, Notice, Phase, Trajectory};
 use fisec_runtime::SlotSink;
 use fisec_runtime::cache::MemoryCache;
 use fisec_tensor::Mask;
