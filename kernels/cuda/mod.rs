@@ -47,3 +47,6 @@ pub use sparse_conv::{
     Splits, conv_choice, k_tiles, sparse_conv, sparse_conv_reduce,
 };
 pub use types::{Address, Count, Rows};
+
+/// Checksum of the CUDA sources that this crate's parameter structs belong to: 8 hexadecimal digits, as `tools/gpu/compile.py` leaves it beside the kernels.
+pub const SOURCES: &str = env!("FISEC_CUDA_SOURCES");

@@ -21,6 +21,7 @@ pub use control::Control;
 pub use cuda::{DeviceMemory, describe as describe_cuda, device_memory};
 pub use error::RuntimeError;
 pub use executor::{Executor, NodeTime, StepReport};
+pub use fisec_kernels::cuda::SOURCES as KERNEL_SOURCES;
 pub use network::Network;
 pub use sampled::{HISTORY, Progress, SampledSteps, StepUpdate};
 pub use slots::{SlotSink, SlotSource};

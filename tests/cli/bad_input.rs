@@ -209,3 +209,25 @@ fn a_cache_that_would_be_too_large() {
         stderr(&output)
     );
 }
+
+#[test]
+fn kernels_that_are_missing_or_of_other_sources() {
+    let machine = Machine::new();
+    let kernels = machine.path("cubins");
+    fs::create_dir(&kernels).unwrap();
+    let compile = || {
+        let arguments = ["compile", "tests/data/nano-pipeline", "--target", "cuda:sm_90a", "-o"];
+        let mut command = machine.command(&arguments);
+        command
+            .arg(machine.path("gpu.plan"))
+            .env("FISEC_CUBINS", &kernels)
+            .output()
+            .unwrap()
+    };
+    assert_fails(&compile(), 1, "there are no kernels for sm_90a");
+    fs::write(kernels.join("move_rows.sm_90a.cubin"), b"of long ago").unwrap();
+    assert_fails(&compile(), 1, "of other sources");
+    fs::write(kernels.join("sources"), b"00000000").unwrap();
+    assert_fails(&compile(), 1, "of other sources");
+    assert!(!machine.path("gpu.plan").exists());
+}

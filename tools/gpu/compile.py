@@ -3,7 +3,8 @@
 
     tools/gpu/compile.py [-o target/cubins] [--arch 80 90a 100a] [--only NAME ...] [--emulate]
 
-Writes <out>/<kernel>.sm_<arch>.cubin and <out>/report.json (registers, spills, shared memory per entry).
+Writes <out>/<kernel>.sm_<arch>.cubin, <out>/report.json (registers, spills, shared memory per entry) and, when all kernels are compiled, <out>/sources: a
+checksum of the sources, by which `fisec compile` sees that they are its own.
 Fails on spills and on warpgroup products that the assembler serialises. nvcc comes from NVIDIA's wheels on PyPI, pinned below,
 unpacked into .runtime/cuda (or the folder in FISEC_NVCC_HOME). --emulate also builds, with the host compiler,
 <out>/emulated: the same sources for the CPU and a libcuda.so.1 that runs them; `--arch` without a value builds nothing else.
@@ -18,6 +19,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import zlib
 import tempfile
 import zipfile
 
@@ -77,6 +79,15 @@ def entries(log):
     return found
 
 
+def checksum():
+    """CRC-32 of all sources in the order of their names, each as name, zero, content, zero: as in kernels/build.rs."""
+    sources = sorted((s.relative_to(KERNELS).as_posix(), s) for ending in ("cu", "cuh") for s in KERNELS.rglob(f"*.{ending}"))
+    crc = 0
+    for name, source in sources:
+        crc = zlib.crc32(name.encode() + b"\0" + source.read_bytes() + b"\0", crc)
+    return f"{crc:08x}"
+
+
 def compile_one(home, source, arch, out):
     name = source.parent.name
     cubin = out / f"{name}.sm_{arch}.cubin"
@@ -130,6 +141,8 @@ def main():
             failed |= bool(status or spills or slow)
             print(f"{cubin}: " + ", ".join(f"{k} {v['registers']}r" for k, v in found.items()))
     (args.out / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True))
+    if not args.only and not failed:
+        (args.out / "sources").write_text(checksum())
     if args.emulate:
         emulate.build(sources, KERNELS / "include", home, args.out / "emulated")
     sys.exit(1 if failed else 0)

@@ -44,7 +44,7 @@ pub fn run() -> Result<(), Failure> {
         step(
             "plans for a GPU on that driver",
             cargo()
-                .args(["test", "--quiet", "--test", "cuda"])
+                .args(["test", "--quiet", "--test", "cuda", "--test", "networks"])
                 .env("ORT_DYLIB_PATH", &library)
                 .env("LD_LIBRARY_PATH", emulated),
         )?;

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use fisec_plan::BundleWriter;
+use fisec_runtime::KERNEL_SOURCES;
 
 use crate::cli::failure::Failure;
 
@@ -17,12 +18,19 @@ pub fn add(target: &str, writer: &mut BundleWriter) -> Result<BTreeMap<String, S
     let Some(arch) = target.strip_prefix("cuda:") else {
         return Ok(BTreeMap::new());
     };
-    let found = folders().into_iter().map(|folder| cubins_in(&folder, arch));
-    let cubins = found.into_iter().find(|cubins| !cubins.is_empty());
-    let cubins = cubins.ok_or_else(|| {
+    let mut found = folders().into_iter().map(|folder| (cubins_in(&folder, arch), folder));
+    let (cubins, folder) = found.find(|(cubins, _)| !cubins.is_empty()).ok_or_else(|| {
         Failure::new(format!("there are no kernels for {arch}"))
             .hint(format!("compile them with `cargo xtask kernels` (needs no GPU), or set FISEC_CUBINS to a folder of NAME.{arch}.cubin"))
     })?;
+    let sources = fs::read_to_string(folder.join("sources")).unwrap_or_default();
+    if sources.trim() != KERNEL_SOURCES {
+        let place = folder.display();
+        return Err(
+            Failure::new(format!("the kernels in {place} are of other sources than this fisec"))
+                .hint("compile them anew with `cargo xtask kernels`"),
+        );
+    }
     let mut modules = BTreeMap::new();
     for (name, path) in cubins {
         let file = format!("cubins/{name}.cubin");
