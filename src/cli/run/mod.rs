@@ -151,7 +151,7 @@ impl Arguments {
         match Store::open(None) {
             Ok(store) => Some(store.with_limit(self.cache_limit.unwrap_or(DEFAULT_LIMIT))),
             Err(error) => {
-                not_remembered(console, &error);
+                not_remembered(console, &error, error.hint());
                 None
             }
         }

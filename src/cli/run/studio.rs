@@ -1,5 +1,6 @@
 //! Making one image: the base, the edit, and what is remembered.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -251,7 +252,7 @@ impl Studio<'_> {
                 Ok(Some(recording))
             }
             Err(error) => {
-                not_remembered(self.console, &error);
+                not_remembered(self.console, &error, error.hint());
                 Ok(None)
             }
         }
@@ -282,9 +283,16 @@ impl Studio<'_> {
             mask,
         } = unfinished;
         let mut progress = Progress::new(self.console);
-        self.pipeline
-            .hand_over(&self.request, &mut recording, &mut |event| progress.on(event))?;
+        let handed = self
+            .pipeline
+            .hand_over(&self.request, &mut recording, &mut |event| progress.on(event));
         drop(progress);
+        // the picture is there: that the device had to give up what it kept is no failure
+        if let Err(error @ DiffusionError::Runtime(_)) = &handed {
+            not_remembered(self.console, error, None);
+            return Ok(None);
+        }
+        handed?;
         recording.set_latents(&image.trajectory.to_tensor());
         if let Some(drift) = image.trajectory.drift_tensor() {
             recording.set_drift(&drift);
@@ -302,15 +310,15 @@ impl Studio<'_> {
                 Ok(Some(entry))
             }
             Err(error) => {
-                not_remembered(self.console, &error);
+                not_remembered(self.console, &error, error.hint());
                 Ok(None)
             }
         }
     }
 }
 
-pub(super) fn not_remembered(console: &Console, error: &CacheError) {
-    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+pub(super) fn not_remembered(console: &Console, error: &dyn Display, hint: Option<&str>) {
+    let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
     console.warn(&format!("the image is not remembered: {error}{hint}"));
 }
 
