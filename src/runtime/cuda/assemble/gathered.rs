@@ -151,8 +151,8 @@ fn window(context: &Context<'_>, conv: &ConvKernel) -> Option<Window> {
         Extent::Full => None,
     };
     let (output, input) = (level(conv.output)?, level(conv.sources[0].value)?);
-    let geometry = super::products::whole_window(conv);
-    let gathers = conv.coefficients.is_some() || !super::products::is_pointwise(&geometry);
+    let geometry = super::sources::whole_window(conv);
+    let gathers = conv.coefficients.is_some() || !super::sources::is_pointwise(&geometry);
     let same = conv.sources.iter().all(|source| level(source.value) == Some(input));
     (same && gathers).then_some(Window {
         input,
@@ -342,7 +342,7 @@ impl Assembler<'_> {
         // where nothing is recorded, binding has made sure that no active output reads there
         let slot = source.outside.filter(|_| !source.has_ring)?;
         self.gathering.sources.get_mut(&place).expect("known").has_ring = true;
-        if super::products::is_pointwise(&source.window.geometry) {
+        if super::sources::is_pointwise(&source.window.geometry) {
             return None;
         }
         let to = self.buffer(place);

@@ -10,25 +10,25 @@ mod norms;
 mod parity;
 mod products;
 mod rows;
+mod sources;
 mod text;
+mod values;
 mod whole;
 
 use std::collections::{HashMap, HashSet};
 
-use fisec_kernels::cuda::{Address, Count, Gpu, Launch, MoveJob, Rows};
-use fisec_plan::cuda::padded;
+use fisec_kernels::cuda::{Address, Count, Gpu, Launch, MoveJob};
 use fisec_plan::{Extent, IslandCall, Kernel, Node, Plan, Program, SlotId, SlotKind, Stage, ValueId, WeightId};
-use fisec_tensor::{ActiveSet, Shape};
+use fisec_tensor::ActiveSet;
 
 use super::folded::FoldedNorms;
-use super::lists::{Contents, List, Lists, Placed};
+use super::lists::{Contents, List, Lists};
 use super::memory::{self, Lifetime};
-use super::slots::{SlotBlock, half_rows_bytes};
+use super::slots::SlotBlock;
 use super::weights::FoldedWeight;
 use crate::RuntimeError;
 use crate::executor::Prepared;
 use gathered::Gathering;
-use rows::Move;
 
 /// Entries of a step's table.
 pub(super) mod table {
@@ -403,185 +403,6 @@ impl<'a> Assembler<'a> {
 
     fn launch(&mut self, launch: Launch) {
         self.items.push(Item::Launch(self.node, launch));
-    }
-
-    /// Memory from this node to `last`.
-    fn allocate(&mut self, bytes: usize, last: usize) -> u64 {
-        let index = self.lifetimes.len();
-        self.lifetimes.push(Lifetime {
-            bytes,
-            first: self.node,
-            last: last.max(self.node),
-        });
-        let offset = self.offsets.map_or(0, |offsets| offsets[index]);
-        self.blocks.values + offset as u64
-    }
-
-    /// Memory for this node alone.
-    fn scratch(&mut self, bytes: usize) -> u64 {
-        self.allocate(bytes, self.node)
-    }
-
-    /// Rows for a new value: in its slot when it is recorded.
-    fn make_rows(&mut self, id: ValueId) -> Rowed {
-        let stride = self.stride(id);
-        let address = match self.recorded.get(&id) {
-            Some(&slot) => self.slot_written(slot),
-            None => {
-                let bytes = self.most_rows(id) * stride * 2;
-                let last = self.last_use.get(&id).copied().unwrap_or(self.node);
-                Address::at(self.allocate(bytes, last))
-            }
-        };
-        let rows = Rowed { address, stride };
-        self.values.insert(id, Held::Rows(rows));
-        rows
-    }
-
-    fn list(&mut self, list: List) -> Placed {
-        self.lists.place(list, &mut self.contents)
-    }
-
-    fn count_of(&self, placed: Placed) -> Count {
-        Count::at(placed.count(self.blocks.lists))
-    }
-
-    fn entries_of(&self, placed: Placed) -> u64 {
-        placed.entries(self.blocks.lists)
-    }
-
-    fn shape(&self, id: ValueId) -> &'a Shape {
-        &self.context.program.values[id.index()].shape
-    }
-
-    fn extent(&self, id: ValueId) -> Extent {
-        self.context.program.values[id.index()].extent
-    }
-
-    fn images(&self, id: ValueId) -> usize {
-        self.shape(id).first().copied().unwrap_or(1)
-    }
-
-    fn channels(&self, id: ValueId) -> usize {
-        self.shape(id).last().copied().unwrap_or(1)
-    }
-
-    /// Elements from row to row.
-    fn stride(&self, id: ValueId) -> usize {
-        padded(self.channels(id))
-    }
-
-    /// Rows of an image at full extent.
-    fn pixels(&self, id: ValueId) -> usize {
-        let shape = self.shape(id);
-        shape.iter().take(shape.len().saturating_sub(1)).skip(1).product()
-    }
-
-    /// Rows of an image.
-    fn live(&mut self, id: ValueId) -> Live {
-        match self.extent(id) {
-            Extent::Full => Live {
-                count: Count::fixed(self.pixels(id)),
-                most: self.pixels(id),
-            },
-            Extent::Active(level) => {
-                let list = self.list(List::Active(level));
-                Live {
-                    count: self.count_of(list),
-                    most: list.most,
-                }
-            }
-        }
-    }
-
-    /// Most rows of all images.
-    fn most_rows(&mut self, id: ValueId) -> usize {
-        match self.extent(id) {
-            Extent::Full => half_rows_bytes(self.shape(id)) / (2 * self.stride(id)),
-            Extent::Active(_) => self.images(id) * self.live(id).most,
-        }
-    }
-
-    /// Where a norm's coefficients have to be left, if anywhere.
-    fn kept_coefficients(&self, id: ValueId) -> Option<Address> {
-        let slot = self.recorded.get(&id).map(|&slot| self.slot_written(slot));
-        slot.or_else(|| self.context.boxes.kept.get(&id).copied())
-    }
-
-    fn slot_read(&self, slot: SlotId) -> Address {
-        Address::in_slot(table::READ, self.context.slots.offset(slot))
-    }
-
-    fn slot_written(&self, slot: SlotId) -> Address {
-        Address::in_slot(table::WRITTEN, self.context.slots.offset(slot))
-    }
-
-    fn weight(&self, id: WeightId) -> Result<u64, RuntimeError> {
-        let missing = || self.error(format!("weight {} is not on the device", id.0));
-        self.context.weights.get(&id).copied().ok_or_else(missing)
-    }
-
-    fn optional_weight(&self, id: Option<WeightId>) -> Result<Address, RuntimeError> {
-        Ok(match id {
-            Some(id) => Address::at(self.weight(id)?),
-            None => Address::ABSENT,
-        })
-    }
-
-    fn held(&self, id: ValueId) -> Result<Held, RuntimeError> {
-        let missing = || self.error(format!("value {} is not computed", id.0));
-        self.values.get(&id).cloned().ok_or_else(missing)
-    }
-
-    /// A value as rows; a concatenation or repetition comes to exist.
-    fn rows(&mut self, id: ValueId) -> Result<Rowed, RuntimeError> {
-        match self.held(id)? {
-            Held::Rows(rows) => Ok(rows),
-            Held::Concat(parts) => {
-                let rows = self.make_rows(id);
-                self.concatenate(&parts, rows)?;
-                Ok(rows)
-            }
-            Held::Repeated(_) => {
-                let (image, from_rows) = self.rows_of_images(id)?;
-                let to = self.make_rows(id);
-                let copies = Move {
-                    from_rows,
-                    ..self.straight(id, image, to)
-                };
-                self.moves(&[copies]);
-                Ok(to)
-            }
-            _ => Err(self.error("statistics stand where rows are expected")),
-        }
-    }
-
-    /// A value as rows, and how those of each image are found, for readers that need no copy of what is repeated.
-    fn rows_of_images(&mut self, id: ValueId) -> Result<(Rowed, Rows), RuntimeError> {
-        match self.held(id)? {
-            Held::Repeated(image) => Ok((self.rows(image)?, Rows::SHARED)),
-            _ => Ok((self.rows(id)?, Rows::PACKED)),
-        }
-    }
-
-    /// How rows of a slot that a list names are found where `like` has its images.
-    fn recorded_rows(&self, slot: SlotId, like: ValueId, listed: Rows) -> Rows {
-        match self.context.plan.slots[slot.index()].shape.first() {
-            Some(&images) if images < self.images(like) => listed.shared(),
-            _ => listed,
-        }
-    }
-
-    fn floats(&self, id: ValueId) -> Result<Address, RuntimeError> {
-        match self.held(id)? {
-            Held::Floats(address) => Ok(address),
-            _ => Err(self.error("rows stand where coefficients are expected")),
-        }
-    }
-
-    /// Rows of the whole map, `image_rows` being its pixels.
-    fn whole(&self, id: ValueId) -> Rows {
-        Rows::of(Count::fixed(self.pixels(id)))
     }
 
     fn error(&self, reason: impl Into<String>) -> RuntimeError {

@@ -9,7 +9,7 @@ use fisec_plan::{ConvKernel, Extent};
 use fisec_tensor::{PARITIES, PARITY_TAPS};
 
 use super::Assembler;
-use super::products::Sources;
+use super::sources::Sources;
 use crate::RuntimeError;
 use crate::binding::geometry;
 use crate::cuda::lists::{List, Parities, Taps};
