@@ -60,9 +60,10 @@ impl Route {
             let mut model = Vec::new();
             let mut reader = flate2::read::GzDecoder::new(std::fs::File::open(&packed).unwrap());
             reader.read_to_end(&mut model).unwrap();
-            let whole = unpacked.with_extension("part");
-            std::fs::write(&whole, model).unwrap();
-            std::fs::rename(&whole, &unpacked).unwrap();
+            // other threads may do the same: whoever is last puts the same bytes there
+            let whole = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(whole.path(), model).unwrap();
+            whole.persist(&unpacked).unwrap();
         }
         unpacked
     }

@@ -125,6 +125,11 @@ def main():
     if not sources:
         sys.exit(f"error: no kernels named {args.only} in {KERNELS}")
 
+    known = args.out / "sources"
+    if not args.only and not (known.is_file() and known.read_text() == checksum()):
+        for old in args.out.glob("*.cubin"):  # of other sources, or nobody knows of which
+            old.unlink()
+
     jobs = [(s, a) for s in sources for a in args.arch if a in targets(s)]
     report, failed = {}, False
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
