@@ -15,8 +15,8 @@ use crate::control::{Controlled, cross_attentions};
 use crate::cost::{CostTable, Predictor, pooled_masks};
 use crate::fuse::{fold_upsample, fuse_conv_epilogue, fuse_conv_prologue, fuse_linear, sink_views};
 use crate::lower::{
-    DenseLevels, LowerError, PlanBuilder, ProgramLowering, WeightTarget, channels_last, lower_network, lower_program,
-    lower_prompt, slot_demand,
+    DenseLevels, LowerError, PlanBuilder, ProgramLowering, WeightTarget, lower_network, lower_program, lower_prompt,
+    slot_demand,
 };
 use crate::native::{record_coefficients, spell_norms};
 use crate::programs::{edit, guide, record};
@@ -301,7 +301,7 @@ impl Module {
                 let kind = self.slot_kind(IrSlot(index as u32), slot.level);
                 // statistics are few and feed a division: they stay exact
                 let dtype = if slot.level.is_none() { DType::F32 } else { cache_dtype };
-                let shape = channels_last(&slot.value_type.shape);
+                let shape = slot.value_type.shape.channels_last();
                 let bytes = (shape.elements() * dtype.size()) as u64;
                 Slot {
                     name: slot.name.trim_start_matches('/').to_owned(),

@@ -13,7 +13,6 @@ pub use islands::DenseLevels;
 pub use kernels::slot_demand;
 pub use network::{lower_network, lower_prompt};
 pub use program::{ProgramLowering, lower_program};
-pub use values::channels_last;
 pub use weights::{PlanBuilder, WeightTarget};
 
 use thiserror::Error;

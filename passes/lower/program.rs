@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use fisec_ir::{Extent, Graph, LevelId, NodeId, Op, Origin, Stage, ValueId as IrValue};
 use fisec_onnx::Ports;
-use fisec_plan::cuda::{CHANNELS, padded_rows};
+use fisec_plan::cuda::CHANNELS;
 use fisec_plan::{Island, IslandCall, Kernel, Node, Port, Program, Provenance, ValueId};
-use fisec_tensor::{DType, Mask};
+use fisec_tensor::Mask;
 
 use super::islands::{DenseLevels, Unit, extract, partition};
-use super::values::{Values, channels_last, plan_stage};
+use super::values::{Values, plan_stage};
 use super::{LowerError, PlanBuilder, WeightTarget};
 use crate::analysis::{Stages, dense_macs, sparse_macs};
 use crate::cost::CostTable;
@@ -250,17 +250,16 @@ impl<'a, 'b> Lowering<'a, 'b> {
         };
         let extracted = extract(self.graph, nodes, &name);
         // earlier stages run on the host, wherever the steps do
-        let device = stage == Stage::Step && self.context.target == WeightTarget::Cuda;
+        let layout = match (stage, self.context.target) {
+            (Stage::Step, WeightTarget::Cuda) => Ports::DeviceRows { vector: CHANNELS },
+            _ => Ports::ChannelsLast,
+        };
         let port = |prefix: &str, index: usize, value: IrValue| {
-            let value_type = self.graph.value_type(value);
-            let (mut dtype, mut shape) = (value_type.dtype, channels_last(&value_type.shape));
-            if device && dtype.is_float() {
-                (dtype, shape) = (DType::F16, padded_rows(&shape));
-            }
+            let outside = layout.outside(self.graph.value_type(value));
             Port {
                 name: format!("{prefix}{index}"),
-                dtype,
-                shape,
+                dtype: outside.dtype,
+                shape: outside.shape,
             }
         };
         let ports = |prefix: &str, values: &[IrValue]| -> Vec<Port> {
@@ -280,12 +279,7 @@ impl<'a, 'b> Lowering<'a, 'b> {
             nodes: origin.names.clone(),
             macs,
         };
-        let ports = if device {
-            Ports::DeviceRows { vector: CHANNELS }
-        } else {
-            Ports::ChannelsLast
-        };
-        let island = self.builder.island(&extracted.graph, ports, describe)?;
+        let island = self.builder.island(&extracted.graph, layout, describe)?;
         if stage == Stage::Prompt {
             self.builder.prompt_island(island, extracted.graph.clone());
         }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use fisec_ir::{Extent as IrExtent, Graph, LevelId, Stage as IrStage, ValueId as IrValue, ValueType};
 use fisec_plan::{Extent, Stage, Value, ValueId};
-use fisec_tensor::Shape;
 
 use crate::analysis::Stages;
 
@@ -45,7 +44,7 @@ impl Values {
         };
         self.table.push(Value {
             dtype: value.dtype,
-            shape: channels_last(&value.shape),
+            shape: value.shape.channels_last(),
             extent,
             stage: plan_stage(stage),
         });
@@ -79,13 +78,5 @@ pub fn plan_stage(stage: IrStage) -> Stage {
         IrStage::Constant | IrStage::Timestep => Stage::Timestep,
         IrStage::Prompt => Stage::Prompt,
         IrStage::Step => Stage::Step,
-    }
-}
-
-/// `[N, C, H, W]` as `[N, H, W, C]`; other ranks stay.
-pub fn channels_last(shape: &Shape) -> Shape {
-    match shape[..] {
-        [batch, channels, height, width] => [batch, height, width, channels].into(),
-        _ => shape.clone(),
     }
 }

@@ -128,24 +128,6 @@ impl Mask {
 
     /// Smallest area that holds every active pixel.
     pub fn area(&self) -> Option<Area> {
-        let (top, left, bottom, right) = self.bounds()?;
-        Some(Area {
-            top,
-            left,
-            height: bottom - top,
-            width: right - left,
-        })
-    }
-
-    /// The part of the mask inside an area. Panics when that reaches beyond it.
-    pub fn cropped(&self, area: &Area) -> Self {
-        Self::from_fn(area.height, area.width, |row, column| {
-            self.get(area.top + row, area.left + column)
-        })
-    }
-
-    /// Smallest box that holds every active pixel: (top, left, bottom, right), the last two exclusive.
-    pub fn bounds(&self) -> Option<(usize, usize, usize, usize)> {
         let active = || {
             self.bits
                 .iter()
@@ -154,9 +136,19 @@ impl Mask {
                 .map(|(pixel, _)| pixel)
         };
         let top = active().next()? / self.width;
-        let bottom = active().next_back()? / self.width + 1;
         let left = active().map(|pixel| pixel % self.width).min()?;
-        let right = active().map(|pixel| pixel % self.width).max()? + 1;
-        Some((top, left, bottom, right))
+        Some(Area {
+            top,
+            left,
+            height: active().next_back()? / self.width + 1 - top,
+            width: active().map(|pixel| pixel % self.width).max()? + 1 - left,
+        })
+    }
+
+    /// The part of the mask inside an area. Panics when that reaches beyond it.
+    pub fn cropped(&self, area: &Area) -> Self {
+        Self::from_fn(area.height, area.width, |row, column| {
+            self.get(area.top + row, area.left + column)
+        })
     }
 }

@@ -35,6 +35,14 @@ impl Shape {
         strides
     }
 
+    /// A map's `[N, C, H, W]` as `[N, H, W, C]`; other ranks stay.
+    pub fn channels_last(&self) -> Self {
+        match self.0[..] {
+            [batch, channels, height, width] => [batch, height, width, channels].into(),
+            _ => self.clone(),
+        }
+    }
+
     /// The dimensions.
     pub fn dims(&self) -> &[usize] {
         &self.0

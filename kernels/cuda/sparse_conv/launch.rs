@@ -141,20 +141,9 @@ const fn tile(entry: &'static str, rows: usize, columns: usize, threads: u32, st
     }
 }
 
-const fn wgmma(gated: &'static str, tile: ConvTile) -> ConvTile {
-    ConvTile {
-        gated,
-        kernel: "sparse_conv_wgmma",
-        ..tile
-    }
-}
-
-const fn stream(gated: &'static str, tile: ConvTile) -> ConvTile {
-    ConvTile {
-        gated,
-        kernel: "sparse_conv_stream",
-        ..tile
-    }
+/// A tile of another kernel, which has a twin for gated columns.
+const fn with_twin(kernel: &'static str, gated: &'static str, tile: ConvTile) -> ConvTile {
+    ConvTile { gated, kernel, ..tile }
 }
 
 impl ConvTile {
@@ -186,27 +175,33 @@ impl ConvTile {
 const MMA_128X160: ConvTile = tile("sparse_conv_128x160", 128, 160, 128, 3);
 const MMA_64X160: ConvTile = tile("sparse_conv_64x160", 64, 160, 128, 4);
 const MMA_64X64: ConvTile = tile("sparse_conv_64x64", 64, 64, 128, 4);
-const WGMMA_64X160: ConvTile = wgmma(
+const WGMMA_64X160: ConvTile = with_twin(
+    "sparse_conv_wgmma",
     "sparse_conv_wgmma_64x160_gated",
     tile("sparse_conv_wgmma_64x160", 64, 160, 256, 4),
 );
-const WGMMA_128X160: ConvTile = wgmma(
+const WGMMA_128X160: ConvTile = with_twin(
+    "sparse_conv_wgmma",
     "sparse_conv_wgmma_128x160_gated",
     tile("sparse_conv_wgmma_128x160", 128, 160, 384, 5),
 );
-const WGMMA_192X160: ConvTile = wgmma(
+const WGMMA_192X160: ConvTile = with_twin(
+    "sparse_conv_wgmma",
     "sparse_conv_wgmma_192x160_gated",
     tile("sparse_conv_wgmma_192x160", 192, 160, 512, 5),
 );
-const STREAM_64X160: ConvTile = stream(
+const STREAM_64X160: ConvTile = with_twin(
+    "sparse_conv_stream",
     "sparse_conv_stream_64x160_gated",
     tile("sparse_conv_stream_64x160", 64, 160, 256, 3),
 );
-const STREAM_128X160: ConvTile = stream(
+const STREAM_128X160: ConvTile = with_twin(
+    "sparse_conv_stream",
     "sparse_conv_stream_128x160_gated",
     tile("sparse_conv_stream_128x160", 128, 160, 384, 5),
 );
-const STREAM_192X160: ConvTile = stream(
+const STREAM_192X160: ConvTile = with_twin(
+    "sparse_conv_stream",
     "sparse_conv_stream_192x160_gated",
     tile("sparse_conv_stream_192x160", 192, 160, 512, 4),
 );

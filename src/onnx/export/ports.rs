@@ -16,7 +16,7 @@ pub fn input(builder: &mut Builder<'_>, ports: Ports, id: NodeId, name: &str) ->
     let outside = ports.outside(&value);
     builder.input(name, &outside);
     let mut x = name.to_owned();
-    let (own, padded) = (channels(&channels_last(&value.shape)), channels(&outside.shape));
+    let (own, padded) = (channels(&value.shape.channels_last()), channels(&outside.shape));
     if ports != Ports::Plain && own != padded {
         let [start, end, axis] = [0, own as i64, -1].map(|at| builder.ints(&[at]));
         x = builder.op("Slice", &[&x, &start, &end, &axis], &[]);
@@ -40,7 +40,7 @@ pub fn output(builder: &mut Builder<'_>, ports: Ports, id: NodeId, name: &str) {
     if outside.dtype != value.dtype {
         x = cast(builder, &x, outside.dtype);
     }
-    let (own, padded) = (channels(&channels_last(&value.shape)), channels(&outside.shape));
+    let (own, padded) = (channels(&value.shape.channels_last()), channels(&outside.shape));
     if ports != Ports::Plain && own != padded {
         let rank = outside.shape.len();
         let mut pads = vec![0; 2 * rank];
@@ -52,11 +52,11 @@ pub fn output(builder: &mut Builder<'_>, ports: Ports, id: NodeId, name: &str) {
 }
 
 impl Ports {
-    /// The type that a value has outside of the model.
-    fn outside(self, value: &ValueType) -> ValueType {
+    /// The type that a value of the graph has outside of the model.
+    pub fn outside(self, value: &ValueType) -> ValueType {
         let mut outside = value.clone();
         if self != Ports::Plain {
-            outside.shape = channels_last(&value.shape);
+            outside.shape = value.shape.channels_last();
         }
         if let Ports::DeviceRows { vector } = self
             && value.dtype.is_float()
@@ -78,13 +78,6 @@ impl Ports {
 
 fn cast(builder: &mut Builder<'_>, x: &str, dtype: DType) -> String {
     builder.op("Cast", &[x], &[("to", Attribute::Int(onnx_number(dtype).into()))])
-}
-
-fn channels_last(shape: &Shape) -> Shape {
-    match shape[..] {
-        [batch, channels, height, width] => [batch, height, width, channels].into(),
-        _ => shape.clone(),
-    }
 }
 
 fn channels(shape: &Shape) -> usize {

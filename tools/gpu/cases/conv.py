@@ -116,6 +116,24 @@ def conv_case(
     b.check(what, launches, [(output, y.reshape(-1, cout)), (inside, next_input)])
 
 
+def linear_params(x, packed, workspace, live, cin, cout, images, splits, **more):
+    """A product of rows as they lie: one source, no table of taps."""
+    return la.ConvParams(
+        source=(la.Address * 2)(la.at(x), la.at(None)),
+        channels=(la.i32 * 2)(cin, 0),
+        source_stride=(la.i32 * 2)(cin, 0),
+        source_rows=la.rows(live),
+        live=la.count(live),
+        weights=packed.data_ptr(),
+        workspace=workspace.data_ptr(),
+        images=images,
+        taps=1,
+        cout=cout,
+        splits=splits,
+        **more,
+    )
+
+
 def linear_case(b, entry, live, cin, cout, splits=1, images=2, blocks=0):
     """A feed-forward's first half: no table, gated epilogue, rows scattered into a map."""
     x = b.tensor(images * live, cin)
@@ -126,19 +144,7 @@ def linear_case(b, entry, live, cin, cout, splits=1, images=2, blocks=0):
     destination = b.place(where.int())
     parts = la.stream_conv_floats(entry, blocks) if blocks else splits * images * live * 2 * cout
     output, workspace = b.poison(images * map_rows, cout), b.poison(parts, dtype=torch.float32)
-    p = la.ConvParams(
-        source=(la.Address * 2)(la.at(x), la.at(None)),
-        channels=(la.i32 * 2)(cin, 0),
-        source_stride=(la.i32 * 2)(cin, 0),
-        source_rows=la.rows(live),
-        live=la.count(live),
-        weights=packed.data_ptr(),
-        workspace=workspace.data_ptr(),
-        images=images,
-        taps=1,
-        cout=2 * cout,
-        splits=splits,
-    )
+    p = linear_params(x, packed, workspace, live, cin, 2 * cout, images, splits)
     none = la.at(None)
     p.epilogue = la.Epilogue(
         bias=la.at(folded),
@@ -174,11 +180,9 @@ def norm_case(b, entry, live, cin, cout, splits=1, gated=False, images=2, blocks
     y, output = b.poison(rows, cin), b.poison(rows, cout)
     floats = max(splits * rows * max(cin, columns), la.stream_conv_floats(entry, blocks) if blocks else 0)
     workspace = b.poison(floats, dtype=torch.float32)
-    shared = dict(source_rows=la.rows(live), live=la.count(live), workspace=workspace.data_ptr(), images=images, taps=1, splits=splits)
 
     def params(source, weights, cout, epilogue):
-        whole = dict(source=(la.Address * 2)(la.at(source), la.at(None)), channels=(la.i32 * 2)(cin, 0), source_stride=(la.i32 * 2)(cin, 0))
-        p = la.ConvParams(**whole, **shared, weights=weights.data_ptr(), cout=cout)
+        p = linear_params(source, weights, workspace, live, cin, cout, images, splits)
         p.epilogue = epilogue
         return p
 
@@ -207,20 +211,7 @@ def parts_case(b, entry, live, cin, width, splits=1, images=2):
     packed, workspace = b.place(la.pack_weights(weights, [cin])), b.poison(splits * images * live * 3 * width, dtype=torch.float32)
     outputs = [b.poison(images * live, width) for _ in range(3)]
     slots = b.place(torch.tensor([outputs[1].data_ptr() - 256, outputs[2].data_ptr()], dtype=torch.int64))
-    p = la.ConvParams(
-        source=(la.Address * 2)(la.at(x), la.at(None)),
-        channels=(la.i32 * 2)(cin, 0),
-        source_stride=(la.i32 * 2)(cin, 0),
-        source_rows=la.rows(live),
-        live=la.count(live),
-        weights=packed.data_ptr(),
-        workspace=workspace.data_ptr(),
-        slots=slots.data_ptr(),
-        images=images,
-        taps=1,
-        cout=3 * width,
-        splits=splits,
-    )
+    p = linear_params(x, packed, workspace, live, cin, 3 * width, images, splits, slots=slots.data_ptr())
     beside = (la.Address * 2)(la.slot(0, 256), la.slot(1))
     p.epilogue = la.Epilogue(output=la.at(outputs[0]), beside=beside, output_stride=width, part_columns=width)
     full = (x.double() @ weights[0].double()).split(width, 1)
