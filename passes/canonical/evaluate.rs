@@ -3,6 +3,8 @@
 //! Layout changes of large constants stay lazy, uniform constants stay uniform; nothing here materialises more than
 //! [`LARGEST`] elements.
 
+use std::sync::Arc;
+
 use fisec_ir::{Attribute, OnnxOp, ValueType};
 use fisec_tensor::{Constant, DType, HostTensor, Shape, Transform};
 
@@ -101,7 +103,7 @@ fn split(op: &OnnxOp, inputs: &[Option<Constant>], outputs: &[ValueType]) -> Opt
 fn dequantize(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
     let (of, scales) = (input(inputs, 0)?, input(inputs, 1)?);
     if op.int("block_size", 0) != 0 {
-        return None;
+        return dequantize_blocks(op, inputs, output);
     }
     let channels = scales.shape().elements();
     let (viewed, axis) = if scales.shape().is_empty() || (channels == 1 && of.shape().len() != 1) {
@@ -131,6 +133,27 @@ fn dequantize(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> O
         dtype: output.dtype,
     });
     Some(dequantized.transformed(Transform::Reshape(output.shape.clone())))
+}
+
+/// Scales and zero points for blocks of indices of one axis.
+fn dequantize_blocks(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
+    let (of, scales) = (input(inputs, 0)?, input(inputs, 1)?);
+    let axis = super::infer_shapes::axis(op.int("axis", 1), of.shape().len())?;
+    let block = usize::try_from(op.int("block_size", 0)).ok()?;
+    let mut dims = of.shape().to_vec();
+    dims[axis] = dims[axis].div_ceil(block);
+    let zero_points = input(inputs, 2);
+    let fits = |constant: &Constant| constant.shape()[..] == dims[..];
+    if !fits(scales) || !zero_points.is_none_or(fits) {
+        return None;
+    }
+    Some(of.transformed(Transform::DequantizeGroups {
+        axis,
+        groups: Arc::new((0..of.shape()[axis]).map(|index| (index / block) as u32).collect()),
+        scales: scales.materialize(),
+        zero_points: zero_points.map(Constant::materialize),
+        dtype: output.dtype,
+    }))
 }
 
 /// Constants with one value everywhere, whatever their size.

@@ -1,9 +1,12 @@
 //! Take ONNX Runtime's fused operators apart into what the raising passes know.
 //!
-//! Before: `com.microsoft NhwcConv`, `SkipGroupNorm`, `BiasSplitGelu`, `MultiHeadAttention` over packed weights.
-//! After: `Conv`, `group_norm`, `Add`, `geglu` between transposes that cancel, `attention` over separate linears.
+//! Before: `com.microsoft NhwcConv`, `SkipGroupNorm`, `BiasSplitGelu`, `MultiHeadAttention` over packed weights,
+//! `MatMulNBits`.
+//! After: `Conv`, `group_norm`, `Add`, `geglu` between transposes that cancel, `attention` over separate linears, `MatMul`
+//! with the numbers that the bits stand for.
 
 mod attention;
+mod narrow_weights;
 
 use fisec_ir::{Activation, Attribute, Graph, GroupNorm, NodeId, OnnxOp, Op, Operand, ValueId, ValueType};
 use fisec_tensor::{Shape, Transform};
@@ -33,6 +36,7 @@ pub fn lower_contrib(graph: &mut Graph) -> Result<Changes, PassError> {
             "BiasGelu" => bias_gelu(&mut rewriter, id),
             "BiasAdd" => bias_add(&mut rewriter, id),
             "MultiHeadAttention" => attention::multi_head(&mut rewriter, id, &op),
+            "MatMulNBits" => narrow_weights::product(&mut rewriter, id, &op),
             "Attention" => attention::packed(&mut rewriter, id, &op),
             _ => None,
         };

@@ -8,6 +8,7 @@ mod fit_upsample;
 mod fold_constants;
 mod infer_shapes;
 mod lower_contrib;
+mod lower_einsum;
 mod merge_equal;
 mod pattern;
 mod raise_activation;
@@ -18,11 +19,13 @@ mod raise_conv;
 mod raise_geglu;
 mod raise_linear;
 mod raise_norm;
+mod raise_sliced_attention;
 mod raise_time;
 mod raise_tokens;
 mod raise_upsample;
 mod sequences;
 mod simplify;
+mod turn_slices;
 mod view;
 
 use std::ops::ControlFlow;
@@ -32,6 +35,7 @@ use fisec_ir::{Graph, NodeId};
 pub use fold_constants::fold_constants;
 pub use infer_shapes::infer_shapes;
 pub use lower_contrib::lower_contrib;
+pub use lower_einsum::lower_einsum;
 pub use merge_equal::merge_equal;
 pub use raise_activation::raise_activation;
 pub use raise_add::raise_add;
@@ -41,10 +45,12 @@ pub use raise_conv::raise_conv;
 pub use raise_geglu::raise_geglu;
 pub use raise_linear::raise_linear;
 pub use raise_norm::raise_norm;
+pub use raise_sliced_attention::raise_sliced_attention;
 pub use raise_time::raise_time;
 pub use raise_tokens::raise_tokens;
 pub use raise_upsample::raise_upsample;
 pub use simplify::simplify;
+pub use turn_slices::turn_slices;
 
 use crate::{Changes, PassError};
 
@@ -56,12 +62,15 @@ pub const CANONICAL: &[NamedPass] = &[
     ("fold_constants", fold_constants), // first: every pattern below is stated over known shapes and constants
     ("simplify", simplify),             // casts and divisions by one would stand between the parts of patterns
     ("lower_contrib", lower_contrib),   // fused operators hide the parts that the patterns are made of
+    ("lower_einsum", lower_einsum),     // likewise: matrix products and transposes
     ("raise_tokens", raise_tokens),     // the transposes around channels-last operators cancel
     ("raise_conv", raise_conv),
     ("raise_norm", raise_norm),
     ("raise_activation", raise_activation), // after norms: SiLU fuses into them
     ("raise_geglu", raise_geglu),           // after activations: the gate is a GELU; before linears are cut into parts
+    ("turn_slices", turn_slices),           // before attention, whose operands are ranges of heads then
     ("raise_attention", raise_attention),   // before token reorderings: it explains those that split and join heads
+    ("raise_sliced_attention", raise_sliced_attention), // after it has raised the parts
     ("raise_time", raise_time),             // before additions: a time vector is no residual
     ("raise_tokens", raise_tokens),         // heads split and joined cancel; before linears, which see tokens then
     ("raise_linear", raise_linear),

@@ -35,12 +35,12 @@ pub fn raise_attention(graph: &mut Graph) -> Result<Changes, PassError> {
 
 /// One operand of attention, before its heads were split: `[N, L, heads * D]` once reshaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sequence {
-    source: ValueId,
-    heads: usize,
-    batch: usize,
-    length: usize,
-    width: usize,
+pub(super) struct Sequence {
+    pub source: ValueId,
+    pub heads: usize,
+    pub batch: usize,
+    pub length: usize,
+    pub width: usize,
 }
 
 impl Sequence {
@@ -116,7 +116,7 @@ fn decomposed(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     Some(())
 }
 
-fn attention(heads: usize, scale: f64, causal: bool) -> Op {
+pub(super) fn attention(heads: usize, scale: f64, causal: bool) -> Op {
     match causal {
         true => Op::CausalAttention { heads, scale },
         false => Op::Attention {
@@ -149,7 +149,7 @@ fn causal(graph: &Graph, masked: ValueId) -> Option<ValueId> {
 }
 
 /// The scale as the model means it: `D^-1/2` when that is what half-precision constants come close to.
-fn exact_scale(scale: f64, width: usize) -> f64 {
+pub(super) fn exact_scale(scale: f64, width: usize) -> f64 {
     let usual = (width as f64).powf(-0.5);
     if close(scale, usual) { usual } else { scale }
 }
@@ -173,7 +173,7 @@ fn multiple(graph: &Graph, value: ValueId) -> Option<(ValueId, f64)> {
 }
 
 /// The sequence that a `[…, L, D]` operand (or `[…, D, L]`, rows last) was split from, and its scalar factor.
-fn sequence(graph: &Graph, operand: ValueId, rows_last: bool) -> Option<(Sequence, f64)> {
+pub(super) fn sequence(graph: &Graph, operand: ValueId, rows_last: bool) -> Option<(Sequence, f64)> {
     let mut factor = 1.0;
     let (source, view) = trace_through(graph, operand, |graph, value| {
         if let Some((before, own)) = multiple(graph, value) {
@@ -217,7 +217,7 @@ fn sequence(graph: &Graph, operand: ValueId, rows_last: bool) -> Option<(Sequenc
 
 /// Puts an attention in the place of `old`, `[N, H, L, D]` or `[N*H, L, D]`; its heads are split again for whoever
 /// reads them so, and [`raise_tokens`](super::raise_tokens) removes the pairs that cancel.
-fn replace(rewriter: &mut Rewriter, old: ValueId, [q, k, v]: [Sequence; 3], op: Op, sources: &[NodeId]) {
+pub(super) fn replace(rewriter: &mut Rewriter, old: ValueId, [q, k, v]: [Sequence; 3], op: Op, sources: &[NodeId]) {
     let dtype = rewriter.graph.value_type(q.source).dtype;
     let operands: Vec<Operand> = [q, k, v]
         .into_iter()

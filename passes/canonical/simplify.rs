@@ -124,6 +124,13 @@ fn same_elements(graph: &Graph, value: ValueId) -> bool {
             slice_ranges(op, &graph.value_type(source).shape, ints)
                 .is_some_and(|ranges| ranges.iter().all(|range| range.step == 1))
         }
+        // as many before as are cut off behind would move everything
+        Some(("Pad", op)) => {
+            let pads = op.ints("pads").map(<[i64]>::to_vec);
+            let operand = || weight_ints(graph, *graph.operands(value.node).get(1)?);
+            pads.or_else(operand)
+                .is_some_and(|pads| pads.iter().all(|&pad| pad == 0))
+        }
         Some(_) => true,
         None => false,
     }

@@ -44,8 +44,10 @@ fn sink(graph: &mut Graph, id: NodeId, position: usize) {
         ..tokens_type.clone()
     };
     let residual = graph.add_value(Op::Tokens, vec![residual], residual_type, origin.clone());
-    let sum = graph.add_value(Op::Add, vec![tokens, residual.into()], tokens_type, origin);
     let output = graph.node(id).outputs()[0].clone();
+    // an active sum may read full tokens and a full residual, so neither says where the sum is there
+    let sum_type = tokens_type.with_extent(output.extent);
+    let sum = graph.add_value(Op::Add, vec![tokens, residual.into()], sum_type, origin);
     let view_op = graph.op(view).clone();
     let view_origin = graph.origin(view).clone();
     let result = graph.add_value(view_op, vec![sum.into()], output, view_origin);

@@ -178,6 +178,41 @@ fn members(unit: &Unit) -> &[NodeId] {
     }
 }
 
+/// The nodes of a subgraph in an execution order that depends on their identities and edges alone, not on what reads
+/// them: of all nodes whose operands are computed, the smallest identity comes first.
+pub(super) fn by_identity(graph: &Graph, nodes: &[NodeId]) -> Vec<NodeId> {
+    let inside: BTreeSet<NodeId> = nodes.iter().copied().collect();
+    let mut waiting: HashMap<NodeId, HashSet<NodeId>> = HashMap::new();
+    let mut users: HashMap<NodeId, Vec<NodeId>> = HashMap::new();
+    let mut ready = BTreeSet::new();
+    for &id in &inside {
+        let operands = graph.operands(id).iter().filter_map(|operand| operand.value());
+        let before: HashSet<NodeId> = operands
+            .map(|value| value.node)
+            .filter(|node| inside.contains(node))
+            .collect();
+        before
+            .iter()
+            .for_each(|&operand| users.entry(operand).or_default().push(id));
+        if before.is_empty() {
+            ready.insert(id);
+        }
+        waiting.insert(id, before);
+    }
+    let mut order = Vec::with_capacity(nodes.len());
+    while let Some(id) = ready.pop_first() {
+        order.push(id);
+        for user in users.get(&id).into_iter().flatten() {
+            let before = waiting.get_mut(user).expect("inside");
+            before.remove(&id);
+            if before.is_empty() {
+                ready.insert(*user);
+            }
+        }
+    }
+    order
+}
+
 /// A subgraph as a graph of its own, with the outer values at its boundary.
 pub struct Extracted {
     /// inputs and outputs are named `i0…` and `o0…` in the order of the lists below

@@ -8,8 +8,9 @@ use fisec_plan::cuda::CHANNELS;
 use fisec_plan::{Island, IslandCall, Kernel, Node, Port, Program, Provenance, ValueId};
 use fisec_tensor::Mask;
 
-use super::islands::{DenseLevels, Unit, extract, partition};
+use super::islands::{DenseLevels, Unit, by_identity, extract, partition};
 use super::values::{Values, plan_stage};
+use super::weights::island_file;
 use super::{LowerError, PlanBuilder, WeightTarget};
 use crate::analysis::{Stages, dense_macs, sparse_macs};
 use crate::cost::CostTable;
@@ -243,6 +244,9 @@ impl<'a, 'b> Lowering<'a, 'b> {
     }
 
     fn island(&mut self, nodes: &[NodeId], stage: Stage) -> Result<(), LowerError> {
+        // what runs before the steps is the same in every program, also where their steps are walked in other orders
+        let canonical = by_identity(self.graph, nodes);
+        let nodes = if stage == Stage::Step { nodes } else { &canonical };
         let name = match stage {
             Stage::Constant | Stage::Timestep => "timestep".to_owned(),
             Stage::Prompt => "prompt".to_owned(),
@@ -272,7 +276,7 @@ impl<'a, 'b> Lowering<'a, 'b> {
         let origin = Origin::merged("split_islands", nodes.iter().map(|&id| self.graph.origin(id)));
         let macs: u64 = nodes.iter().map(|&id| dense_macs(self.graph, id)).sum();
         let describe = Island {
-            file: format!("{name}.onnx"),
+            file: island_file(&name),
             name: name.clone(),
             inputs: ports("i", &extracted.inputs),
             outputs: ports("o", &extracted.outputs),

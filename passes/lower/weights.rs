@@ -183,8 +183,9 @@ impl<'a> PlanBuilder<'a> {
         Ok((weight, Some(self.writer.add_weight(&format!("{name}.bias"), &bias)?)))
     }
 
-    /// Writes a dense subgraph as an ONNX island; an island that is already there is used again.
-    pub fn island(&mut self, graph: &Graph, ports: Ports, describe: Island) -> Result<IslandId, LowerError> {
+    /// Writes a dense subgraph as an ONNX island; an island that is already there is used again. Programs name their
+    /// islands alike, so a name that stands for another model gets a number.
+    pub fn island(&mut self, graph: &Graph, ports: Ports, mut describe: Island) -> Result<IslandId, LowerError> {
         let mut weights = External {
             writer: &mut *self.writer,
             placed: &mut self.placed,
@@ -194,11 +195,26 @@ impl<'a> PlanBuilder<'a> {
             return Ok(*known);
         }
         let id = IslandId(self.islands.len() as u32);
+        if self.writer.has_file(&describe.file) {
+            describe.name = self.free_name(&describe.name);
+            describe.file = island_file(&describe.name);
+        }
         self.writer.add_file(&describe.file, &model)?;
         self.island_models.insert(model, id);
         self.islands.push(describe);
         Ok(id)
     }
+
+    fn free_name(&self, name: &str) -> String {
+        let is_free = |name: &String| !self.writer.has_file(&island_file(name));
+        let mut numbered = (2..).map(|copy| format!("{name}-{copy}"));
+        numbered.find(is_free).expect("numbers do not end")
+    }
+}
+
+/// The file of an island of this name, relative to the bundle.
+pub(super) fn island_file(name: &str) -> String {
+    format!("{name}.onnx")
 }
 
 /// Initializers of islands stand beside the kernels' weights.

@@ -5,6 +5,7 @@
 //! token sequences `[N, L, C]`; memory layout is a backend's concern and is not spoken of here.
 
 pub mod dump;
+mod einsum;
 mod graph;
 mod infer;
 mod op;
@@ -14,6 +15,7 @@ mod value;
 pub mod verify;
 mod weight;
 
+pub use einsum::{Equation, Label};
 pub use graph::{Graph, GraphError, Node, NodeId};
 pub use infer::{broadcast, operand_counts, result_type};
 pub use op::{

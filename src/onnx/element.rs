@@ -47,3 +47,12 @@ pub fn onnx_number(dtype: DType) -> i32 {
 pub fn element_type(number: i64) -> Option<DType> {
     dtype(i32::try_from(number).ok()?)
 }
+
+/// Bits and sign of integers that stand several in a byte.
+pub(crate) fn packed_integer(number: i32) -> Option<(usize, bool)> {
+    match DataType::try_from(number).ok()? {
+        DataType::Uint4 => Some((4, false)),
+        DataType::Int4 => Some((4, true)),
+        _ => None,
+    }
+}

@@ -1,6 +1,6 @@
 //! A model as a graph: one [`Op::Onnx`] per node, initializers and constants as weights, input sizes bound.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use fisec_ir::{Graph, OnnxOp, Op, Operand, Origin, ValueId, ValueType, WeightInfo};
@@ -9,7 +9,7 @@ use fisec_tensor::DType;
 use crate::files::ModelFiles;
 use crate::proto::tensor_shape_proto::Dimension;
 use crate::proto::tensor_shape_proto::dimension::Value as Size;
-use crate::proto::{GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto, type_proto};
+use crate::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, type_proto};
 use crate::{Bindings, ImportError, element, node, read, tensor};
 
 /// An imported model.
@@ -53,6 +53,7 @@ pub fn import(path: &Path, bindings: &Bindings) -> Result<Import, ImportError> {
         values: HashMap::new(),
         sizes: HashMap::new(),
         declared: HashMap::new(),
+        packed: HashSet::new(),
         opsets,
     };
     importer.initializers(&proto)?;
@@ -96,6 +97,8 @@ struct Importer {
     sizes: HashMap<String, usize>,
     /// types that the file declares for computed values, where all sizes are known
     declared: HashMap<String, ValueType>,
+    /// initializers of 4-bit integers
+    packed: HashSet<String>,
     opsets: BTreeMap<String, i64>,
 }
 
@@ -123,6 +126,9 @@ impl Importer {
                 format!("initializer {name}")
             };
             let data = tensor::constant(&mut self.files, &place, initializer)?;
+            if element::packed_integer(initializer.data_type.unwrap_or(0)).is_some() {
+                self.packed.insert(name.clone());
+            }
             let weight = self.graph.add_weight(WeightInfo {
                 name: name.clone(),
                 data,
@@ -130,6 +136,18 @@ impl Importer {
             self.define(&name, weight.into(), &place)?;
         }
         Ok(())
+    }
+
+    /// Four-bit integers are held as 8-bit ones, which only an operator that reads their values takes for the same.
+    fn check_packed(&self, proto: &NodeProto, place: &str) -> Result<(), ImportError> {
+        let reads_values = proto.op_type.as_deref() == Some("DequantizeLinear");
+        match proto.input.iter().find(|input| self.packed.contains(*input)) {
+            Some(input) if !reads_values => Err(self.fail(
+                place,
+                format!("`{input}` holds 4-bit integers, which only DequantizeLinear may read"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn inputs(&mut self, inputs: &[ValueInfoProto], bindings: &Bindings) -> Result<(), ImportError> {
@@ -301,6 +319,7 @@ impl Importer {
             Some(domain) => domain,
         };
         let op_type = proto.op_type.clone().unwrap_or_default();
+        self.check_packed(proto, &place)?;
         let operands = self.operands(proto, &place)?;
         let standard = domain.is_empty();
         if standard && op_type == "Constant" {
@@ -341,6 +360,14 @@ impl Importer {
     fn constant(&mut self, proto: &NodeProto, place: &str) -> Result<(), ImportError> {
         let data = node::constant_value(&mut self.files, place, proto)?;
         let name = proto.output.first().cloned().unwrap_or_default();
+        let is_packed = |tensor: &TensorProto| element::packed_integer(tensor.data_type.unwrap_or(0)).is_some();
+        if proto
+            .attribute
+            .iter()
+            .any(|attribute| attribute.t.as_ref().is_some_and(is_packed))
+        {
+            self.packed.insert(name.clone());
+        }
         let weight = self.graph.add_weight(WeightInfo {
             name: name.clone(),
             data,

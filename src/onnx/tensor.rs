@@ -1,9 +1,9 @@
 //! Tensors: inline in every field that ONNX allows, or in external files.
 
 use bytes::Bytes;
-use fisec_tensor::{Constant, DType, Shape};
+use fisec_tensor::{Constant, DType, Shape, Transform};
 
-use crate::element::dtype;
+use crate::element::{dtype, packed_integer};
 use crate::files::ModelFiles;
 use crate::proto::TensorProto;
 use crate::proto::tensor_proto::{DataLocation, DataType};
@@ -13,6 +13,9 @@ use crate::{ImportError, error};
 pub(crate) fn constant(files: &mut ModelFiles, place: &str, tensor: &TensorProto) -> Result<Constant, ImportError> {
     let fail = |message: String| error::ImportError::new(files.model(), place, message);
     let number = tensor.data_type.unwrap_or(0);
+    if let Some((bits, signed)) = packed_integer(number) {
+        return packed(files, place, tensor, bits, signed);
+    }
     let dtype = dtype(number).ok_or_else(|| fail(format!("element type {} is not supported", type_name(number))))?;
     let shape = shape(&tensor.dims).ok_or_else(|| fail(format!("impossible dimensions {:?}", tensor.dims)))?;
     if tensor.segment.is_some() {
@@ -27,6 +30,34 @@ pub(crate) fn constant(files: &mut ModelFiles, place: &str, tensor: &TensorProto
     };
     Constant::from_bytes(dtype, shape, data)
         .map_err(|error| ImportError::new(files.model(), place, error.to_string()).hint("the file is damaged"))
+}
+
+/// Integers that stand several in a byte, one behind the other over all axes, as 8-bit integers.
+fn packed(
+    files: &mut ModelFiles,
+    place: &str,
+    tensor: &TensorProto,
+    bits: usize,
+    signed: bool,
+) -> Result<Constant, ImportError> {
+    let dims = tensor.dims.clone();
+    let shape =
+        shape(&dims).ok_or_else(|| ImportError::new(files.model(), place, format!("impossible dimensions {dims:?}")))?;
+    let elements = shape.elements();
+    let bytes = elements.div_ceil(8 / bits);
+    let stored = TensorProto {
+        data_type: Some(DataType::Uint8 as i32),
+        dims: vec![bytes as i64],
+        ..tensor.clone()
+    };
+    let stored = constant(files, place, &stored)?;
+    let all = stored.transformed(Transform::Unpack { bits, signed });
+    let own = Transform::Slice {
+        axis: 0,
+        start: 0,
+        length: elements,
+    };
+    Ok(all.transformed(own).transformed(Transform::Reshape(shape)))
 }
 
 fn type_name(number: i32) -> String {

@@ -25,6 +25,7 @@ pub(crate) fn validate(plan: &Plan) -> Result<(), PlanError> {
     check_slots(plan)?;
     check_weights(plan)?;
     plan.islands.iter().try_for_each(|island| check_island(plan, island))?;
+    check_island_files(plan)?;
     check_pipeline(plan)?;
     for (kind, program) in plan.programs.iter() {
         check_program(plan, kind.name(), program)?;
@@ -152,6 +153,18 @@ fn check_island(plan: &Plan, island: &Island) -> Result<(), PlanError> {
         tensor_bytes(port.dtype, &port.shape, &place)?;
     }
     Ok(())
+}
+
+/// Each island is a model of its own.
+fn check_island_files(plan: &Plan) -> Result<(), PlanError> {
+    let mut files = BTreeSet::new();
+    match plan.islands.iter().find(|island| !files.insert(&island.file)) {
+        Some(island) => Err(PlanError::invalid(
+            format!("island {}", island.name),
+            format!("its file {} is another island's", island.file),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn check_pipeline(plan: &Plan) -> Result<(), PlanError> {

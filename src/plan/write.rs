@@ -105,11 +105,14 @@ impl BundleWriter {
     }
 
     /// Adds a file. `relative` uses `/` and stays inside the bundle.
+    ///
+    /// # Errors
+    /// Fails when a file of this name with other bytes is in the bundle already, and when it cannot be written.
     pub fn add_file(&mut self, relative: &str, bytes: &[u8]) -> Result<(), PlanError> {
+        let hash = json::file_hash(bytes);
         let path = self.path_for(relative)?;
-        fs::write(&path, bytes).map_err(PlanError::io(&path))?;
-        self.files.insert(relative.to_owned(), json::file_hash(bytes));
-        Ok(())
+        self.register(relative, hash)?;
+        fs::write(&path, bytes).map_err(PlanError::io(&path))
     }
 
     /// Copies a file, streaming.
@@ -118,8 +121,7 @@ impl BundleWriter {
         let mut source = File::open(from).map_err(PlanError::io(from))?;
         let mut copy = File::create(&path).map_err(PlanError::io(&path))?;
         let hash = copy_hashed(&mut source, &mut copy).map_err(PlanError::io(&path))?;
-        self.files.insert(relative.to_owned(), hash);
-        Ok(())
+        self.register(relative, hash)
     }
 
     /// Registers a file that already stands in [`BundleWriter::folder`].
@@ -127,8 +129,23 @@ impl BundleWriter {
         let path = self.path_for(relative)?;
         let mut file = File::open(&path).map_err(PlanError::io(&path))?;
         let hash = copy_hashed(&mut file, &mut io::sink()).map_err(PlanError::io(&path))?;
-        self.files.insert(relative.to_owned(), hash);
-        Ok(())
+        self.register(relative, hash)
+    }
+
+    /// Whether a file of this name is in the bundle already.
+    pub fn has_file(&self, relative: &str) -> bool {
+        self.files.contains_key(relative)
+    }
+
+    /// Lists a file. One name stands for one content, so that no reader of the first file finds the second.
+    fn register(&mut self, relative: &str, hash: FileHash) -> Result<(), PlanError> {
+        match self.files.insert(relative.to_owned(), hash.clone()) {
+            Some(known) if known != hash => Err(PlanError::invalid(
+                "files",
+                format!("two different files are called {relative}"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Constants so far.

@@ -52,6 +52,27 @@ pub enum Transform {
         /// type of the result
         dtype: DType,
     },
+    /// `(input - zero_point) * scale` with both per group of indices of `axis`.
+    DequantizeGroups {
+        /// axis that the groups are of
+        axis: usize,
+        /// the group of each index of the axis
+        groups: Arc<Vec<u32>>,
+        /// one scale per group: the shape of the input with as many indices along the axis as there are groups
+        scales: HostTensor,
+        /// one zero point per group, likewise; all zero when absent
+        zero_points: Option<HostTensor>,
+        /// type of the result
+        dtype: DType,
+    },
+    /// The integers of `bits` bits (1, 2, 4 or 8) that stand in each byte, the first in the lowest bits: the last axis
+    /// grows by as many as a byte holds.
+    Unpack {
+        /// bits of an integer
+        bits: usize,
+        /// two's complement: `I8` instead of `U8`
+        signed: bool,
+    },
 }
 
 impl Constant {
@@ -110,7 +131,10 @@ impl Constant {
             Transform::Reshape(_) | Transform::Permute(_) | Transform::Slice { .. } => {
                 Some(of.unwidened()?.transformed(transform.clone()))
             }
-            Transform::Cast(_) | Transform::Dequantize { .. } => None,
+            Transform::Cast(_)
+            | Transform::Dequantize { .. }
+            | Transform::DequantizeGroups { .. }
+            | Transform::Unpack { .. } => None,
         }
     }
 
@@ -169,6 +193,28 @@ impl Constant {
                 assert_eq!(zero_points.len(), scales.len(), "one zero point per scale");
                 (*dtype, self.shape.clone())
             }
+            Transform::DequantizeGroups {
+                axis,
+                groups,
+                scales,
+                zero_points,
+                dtype,
+            } => {
+                assert_eq!(groups.len(), self.shape[*axis], "one group per index");
+                let count = scales.shape()[*axis];
+                assert!(groups.iter().all(|&group| (group as usize) < count), "a scale per group");
+                let mut dims = self.shape.to_vec();
+                dims[*axis] = count;
+                let fits = |tensor: &HostTensor| tensor.shape()[..] == dims[..];
+                assert!(fits(scales) && zero_points.iter().all(fits), "scales per group");
+                (*dtype, self.shape.clone())
+            }
+            Transform::Unpack { bits, signed } => {
+                assert_eq!(self.dtype, DType::U8, "bytes are unpacked");
+                let mut dims = self.shape.to_vec();
+                *dims.last_mut().expect("an axis of bytes") *= 8 / bits;
+                (if *signed { DType::I8 } else { DType::U8 }, dims.into())
+            }
         };
         let is_noop = matches!(&transform, Transform::Cast(to) if *to == self.dtype)
             || matches!(&transform, Transform::Reshape(to) if *to == self.shape)
@@ -176,7 +222,11 @@ impl Constant {
         if is_noop {
             return self.clone();
         }
-        if let (Source::Fill(value), false) = (&self.source, matches!(transform, Transform::Dequantize { .. })) {
+        let keeps_value = !matches!(
+            transform,
+            Transform::Dequantize { .. } | Transform::DequantizeGroups { .. } | Transform::Unpack { .. }
+        );
+        if let (Source::Fill(value), true) = (&self.source, keeps_value) {
             return Constant {
                 dtype,
                 shape,
@@ -241,7 +291,56 @@ fn apply(input: &HostTensor, transform: &Transform, shape: &Shape) -> HostTensor
                 .collect();
             HostTensor::from_f32(shape.clone(), values).cast(*dtype)
         }
+        Transform::DequantizeGroups {
+            axis,
+            groups,
+            scales,
+            zero_points,
+            dtype,
+        } => {
+            let values = dequantized(input, *axis, groups, scales, zero_points.as_ref());
+            HostTensor::from_f32(shape.clone(), values).cast(*dtype)
+        }
+        Transform::Unpack { bits, signed } => {
+            let unpacked = unpack(input.data(), *bits, *signed);
+            let dtype = if *signed { DType::I8 } else { DType::U8 };
+            HostTensor::new(dtype, shape.clone(), unpacked.into()).expect("as many integers as the bytes hold")
+        }
     }
+}
+
+fn dequantized(
+    input: &HostTensor,
+    axis: usize,
+    groups: &[u32],
+    scales: &HostTensor,
+    zero_points: Option<&HostTensor>,
+) -> Vec<f32> {
+    let inner: usize = input.shape()[axis + 1..].iter().product();
+    let count = scales.shape()[axis];
+    let scales = scales.to_f32_vec();
+    let zero_points = zero_points.map(HostTensor::to_f32_vec);
+    let values = input.to_f32_vec().into_iter().enumerate();
+    let dequantize = |(index, value): (usize, f32)| {
+        let (outer, along) = (index / inner / groups.len(), index / inner % groups.len());
+        let at = (outer * count + groups[along] as usize) * inner + index % inner;
+        let zero_point = zero_points.as_ref().map_or(0.0, |points| points[at]);
+        (value - zero_point) * scales[at]
+    };
+    values.map(dequantize).collect()
+}
+
+fn unpack(bytes: &[u8], bits: usize, signed: bool) -> Vec<u8> {
+    let high = 8 - bits;
+    let integer = |byte: u8, place: usize| {
+        let shifted = byte << (high - place * bits);
+        match signed {
+            true => (shifted as i8 >> high) as u8,
+            false => shifted >> high,
+        }
+    };
+    let integers = |byte: &u8| (0..8 / bits).map(|place| integer(*byte, place)).collect::<Vec<_>>();
+    bytes.iter().flat_map(integers).collect()
 }
 
 fn slice(input: &HostTensor, axis: usize, start: usize, length: usize, shape: &Shape) -> HostTensor {

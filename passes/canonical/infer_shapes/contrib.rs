@@ -54,6 +54,7 @@ pub(super) fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option
             let (a, b) = (flip(first.shape.clone(), "transA"), flip(inputs.shape(1)?, "transB"));
             vec![with(matmul(&a, &b)?.to_vec())]
         }
+        "MatMulNBits" => vec![with(last(&first.shape, usize::try_from(op.int("N", 0)).ok()?))],
         "MultiHeadAttention" => {
             let q = &first.shape;
             match (q.len(), inputs.given(2)) {

@@ -1,6 +1,6 @@
 //! Operators of the standard domain.
 
-use fisec_ir::{Attribute, OnnxOp, ValueType};
+use fisec_ir::{Attribute, Equation, OnnxOp, ValueType};
 use fisec_onnx::element_type;
 use fisec_tensor::{DType, Shape};
 
@@ -102,6 +102,7 @@ pub(super) fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option
         "Conv" => (inputs.ty(0)?.dtype, conv(op, &inputs.shape(0)?, &inputs.shape(1)?)?),
         "MatMul" => (inputs.ty(0)?.dtype, matmul(&inputs.shape(0)?, &inputs.shape(1)?)?),
         "Gemm" => (inputs.ty(0)?.dtype, gemm(op, &inputs.shape(0)?, &inputs.shape(1)?)?),
+        "Einsum" => (inputs.ty(0)?.dtype, einsum(op, inputs)?),
         "Where" => {
             let branches = broadcast(&inputs.shape(1)?, &inputs.shape(2)?)?;
             (inputs.ty(1)?.dtype, broadcast(&inputs.shape(0)?, &branches)?)
@@ -192,8 +193,14 @@ pub(super) fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option
                 without(&of, &[op.int("axis", 0)], op.int("keepdims", 1) != 0)?,
             )
         }
-        "DequantizeLinear" => (inputs.ty(1)?.dtype, inputs.shape(0)?),
-        "QuantizeLinear" => (inputs.ty(2).map_or(DType::U8, |ty| ty.dtype), inputs.shape(0)?),
+        "DequantizeLinear" => {
+            let declared = element_type(op.int("output_dtype", 0));
+            (declared.unwrap_or(inputs.ty(1)?.dtype), inputs.shape(0)?)
+        }
+        "QuantizeLinear" => {
+            let declared = element_type(op.int("output_dtype", 0)).unwrap_or(DType::U8);
+            (inputs.ty(2).map_or(declared, |ty| ty.dtype), inputs.shape(0)?)
+        }
         "LayerNormalization" => return layer_norm(op, inputs),
         "Attention" => (inputs.ty(0)?.dtype, attention(op, inputs)?),
         "RandomNormal" | "RandomUniform" => {
@@ -257,6 +264,17 @@ pub(super) fn matmul(a: &Shape, b: &Shape) -> Option<Shape> {
     let mut dims = batch.to_vec();
     dims.extend([a[a.len() - 2], b[b.len() - 1]]);
     Some(dims.into())
+}
+
+fn einsum(op: &OnnxOp, inputs: &Inputs) -> Option<Shape> {
+    let Some(Attribute::String(text)) = op.attributes.get("equation") else {
+        return None;
+    };
+    let shapes = (0..inputs.operands.len()).map(|position| inputs.shape(position));
+    let shapes = shapes.collect::<Option<Vec<Shape>>>()?;
+    let ranks: Vec<usize> = shapes.iter().map(|shape| shape.len()).collect();
+    let equation = Equation::parse(text, &ranks).ok()?;
+    equation.result_shape(&shapes.iter().collect::<Vec<_>>()).ok()
 }
 
 fn gemm(op: &OnnxOp, a: &Shape, b: &Shape) -> Option<Shape> {

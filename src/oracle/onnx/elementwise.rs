@@ -32,11 +32,23 @@ pub(super) fn evaluate(call: &Call) -> Option<Answer> {
             "CastLike" => call.operand(1).and_then(|like| Ok(cast(call.operand(0)?, like.dtype))),
             "Where" => select(call),
             "Identity" | "Dropout" => call.operand(0).cloned(),
-            "DequantizeLinear" => dequantize(call),
+            "IsNaN" => call.operand(0).map(|x| truth(x, f64::is_nan)),
+            "IsInf" => call.operand(0).map(|x| {
+                let sign = |name: &str| call.op.int(name, 1) != 0;
+                let (low, high) = (sign("detect_negative"), sign("detect_positive"));
+                truth(x, |x| x.is_infinite() && if x < 0.0 { low } else { high })
+            }),
             _ => return None,
         }
     };
     Some(result.map(|y| vec![y]))
+}
+
+fn truth(x: &Tensor, holds: impl Fn(f64) -> bool + Sync) -> Tensor {
+    Tensor {
+        dtype: DType::Bool,
+        ..x.map(|x| f64::from(u8::from(holds(x))))
+    }
 }
 
 fn unary(name: &str) -> Option<fn(f64) -> f64> {
@@ -159,28 +171,6 @@ fn select(call: &Call) -> Result<Tensor, String> {
         .map(|(&condition, (&yes, &no))| if condition != 0.0 { yes } else { no })
         .collect();
     Ok(yes.like(shape, data))
-}
-
-fn dequantize(call: &Call) -> Result<Tensor, String> {
-    let (x, scale) = (call.operand(0)?, call.operand(1)?);
-    let per_axis = |factors: &Tensor| -> Result<Tensor, String> {
-        if factors.data.len() == 1 {
-            return Ok(factors.like(Shape::scalar(), factors.data.clone()));
-        }
-        let axis = call.axis(1, x.shape.len())?;
-        let mut shape = vec![1; x.shape.len()];
-        shape[axis] = factors.data.len();
-        Ok(factors.like(shape, factors.data.clone()))
-    };
-    let centred = match call.optional(2) {
-        Some(zero) => broadcast(x, &per_axis(zero)?, |x, zero| x - zero)?,
-        None => x.clone(),
-    };
-    let y = broadcast(&centred, &per_axis(scale)?, |x, scale| x * scale)?;
-    Ok(Tensor {
-        dtype: scale.dtype,
-        ..y
-    })
 }
 
 /// The tensor repeated along axes of length one until it has `shape`.

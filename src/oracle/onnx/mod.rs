@@ -1,9 +1,13 @@
 //! The ONNX operators that exported Stable Diffusion pipelines use.
 
 mod contrib;
+mod einsum;
 mod elementwise;
 mod math;
 mod norm;
+mod order;
+mod quantize;
+mod scatter;
 mod shapes;
 mod views;
 
@@ -34,10 +38,14 @@ pub(crate) fn evaluate(op: &OnnxOp, operands: &[Option<&Tensor>], outputs: usize
                 views::evaluate,
                 math::evaluate,
                 norm::evaluate,
+                einsum::evaluate,
+                quantize::evaluate,
+                order::evaluate,
+                scatter::evaluate,
             ];
             rooms.into_iter().find_map(|room| room(&call))
         }
-        "com.microsoft" => contrib::evaluate(&call),
+        "com.microsoft" => contrib::evaluate(&call).or_else(|| quantize::evaluate(&call)),
         _ => None,
     };
     found.unwrap_or_else(|| {
