@@ -14,7 +14,7 @@ use fisec_ir::{
 use fisec_plan::ControlInput;
 use fisec_tensor::{DType, Shape};
 
-use crate::analysis::{Levels, Stages};
+use crate::analysis::{Places, Stages};
 use crate::sparse::unique_name;
 use crate::{Changes, PassError};
 
@@ -33,17 +33,19 @@ pub struct Controlled {
 pub fn cross_attentions(
     dense: &Graph,
     stages: &Stages,
-    levels: &Levels,
+    places: &Places,
     count: Option<usize>,
 ) -> Vec<(NodeId, LevelId)> {
     let found = dense.ids().into_iter().filter_map(|id| {
         let Op::Attention { control: None, .. } = dense.op(id) else {
             return None;
         };
-        let keys = dense.operands(id)[1].value()?;
+        let [queries, keys] = [dense.operands(id)[0].value()?, dense.operands(id)[1].value()?];
         let reads_text = stages.get(id) == Stage::Step && stages.get(keys.node) == Stage::Prompt;
-        let level = levels.level_of(&dense.node(id).outputs()[0])?;
-        reads_text.then_some((id, level))
+        // which images follow the prompt is told by their place along the first axis
+        let of_images = [queries, keys].into_iter().all(|value| places.counts_images(value));
+        let level = places.level_of(ValueId { node: id, output: 0 })?;
+        (reads_text && of_images).then_some((id, level))
     });
     let found: Vec<(NodeId, LevelId)> = found.collect();
     let mut coarsest: Vec<LevelId> = found.iter().map(|(_, level)| *level).collect();

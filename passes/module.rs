@@ -9,7 +9,7 @@ use fisec_plan::{
 use fisec_tensor::DType;
 use thiserror::Error;
 
-use crate::analysis::{Levels, REFERENCE_SHARES, representative_mask};
+use crate::analysis::{Levels, Places, REFERENCE_SHARES, representative_mask};
 use crate::canonical::merge_equal;
 use crate::control::{Controlled, cross_attentions};
 use crate::cost::{CostTable, Predictor, pooled_masks};
@@ -92,13 +92,15 @@ impl Module {
             .input(&roles.sample)
             .map(|value| dense.value_type(value).shape.clone());
         let levels = Levels::of(&dense, &sample.unwrap_or_default());
-        let predictor = Predictor::new(&dense, &stages, &levels, table);
+        let places = Places::of(&dense, &roles, &levels)?;
+        let predictor = Predictor::new(&dense, &stages, &levels, &places, table);
         let (best, times) = predictor.choose_levels();
         let sparse_levels = options.sparse_levels.unwrap_or(best).min(levels.sizes().len());
         let level_reasons = reasons(&levels, sparse_levels, options.sparse_levels.is_some(), &times);
         let break_even = predictor.break_even(sparse_levels);
         let mut sparsity = Sparsity {
             levels,
+            places,
             sparse_levels,
             rings: Default::default(),
             recorded: Default::default(),
@@ -113,7 +115,7 @@ impl Module {
         }
         let mut record = record(&dense, &edit, &sparsity)?;
         let edit = (sparse_levels > 0).then_some(edit);
-        let attentions = cross_attentions(&dense, &stages, &sparsity.levels, options.control_levels);
+        let attentions = cross_attentions(&dense, &stages, &sparsity.places, options.control_levels);
         let (guide, controlled) = guide(dense, &mut record, &attentions, pipeline)?;
         if pipeline.is_stopped() {
             return Ok(None);

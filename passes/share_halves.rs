@@ -10,7 +10,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use fisec_ir::{Graph, GraphError, NodeId, Op, Operand, Origin, TimestepEmbedding, ValueId, ValueType};
+use fisec_ir::dependence::is_elementwise;
+use fisec_ir::{
+    Dependence, Graph, GraphError, NodeId, Op, Operand, Origin, Reading, TimestepEmbedding, ValueId, ValueType,
+};
 
 use crate::{Changes, PassError, Roles};
 
@@ -72,27 +75,48 @@ impl Sharing<'_> {
         match node.op() {
             Op::Input(name) => *name == self.roles.sample || *name == self.roles.timestep,
             Op::TimestepEmbedding(_) => self.is_one_timestep(node.operands()[0]),
-            Op::Conv(_) | Op::GroupNorm(_) | Op::LayerNorm { .. } | Op::Linear(_) => {
-                let mut values = node.operands().iter().filter(|operand| operand.value().is_some());
-                self.is_shared_value(node.operands()[0]) && values.all(|&value| self.is_shared_value(value))
-            }
-            Op::Add => {
-                let mut operands = node.operands().iter();
-                operands.all(|&operand| self.is_shared_value(operand) || self.is_for_any_image(operand, output))
-            }
-            Op::Concat(concat) if concat.axis == 0 => false,
-            Op::Onnx(op) if !op.is("Cast") => false,
-            Op::Onnx(_)
+            // attributes and constants of other opaque operators may say how many images there are
+            Op::Onnx(_) => is_elementwise(self.graph, id) && self.is_of_shared(id),
+            Op::Conv(_)
+            | Op::GroupNorm(_)
+            | Op::LayerNorm { .. }
+            | Op::Linear(_)
+            | Op::Add
             | Op::Upsample { .. }
             | Op::Tokens
             | Op::Spatial { .. }
             | Op::Attention { control: None, .. }
+            | Op::CausalAttention { .. }
             | Op::Geglu
             | Op::Activate(_)
             | Op::AddVector
-            | Op::Concat(_) => node.operands().iter().all(|&operand| self.is_shared_value(operand)),
-            _ => false,
+            | Op::Concat(_) => self.is_of_shared(id),
+            Op::GroupNormStats { .. }
+            | Op::GroupNormStatsUpdate { .. }
+            | Op::NormCoefficients { .. }
+            | Op::Affine { .. }
+            | Op::Attention { .. }
+            | Op::AttentionMaps { .. }
+            | Op::Repeat { .. }
+            | Op::CacheRead(_)
+            | Op::CacheWrite(_)
+            | Op::Gather
+            | Op::Scatter(_)
+            | Op::Output(_) => false,
         }
+    }
+
+    /// Whether an image of the result is made of the same image of shared values, and of constants that hold for any.
+    fn is_of_shared(&self, id: NodeId) -> bool {
+        let dependence = Dependence::of(self.graph, id, 0);
+        let operands = self.graph.operands(id).iter().enumerate();
+        let mut fit = operands.map(|(position, &operand)| match operand {
+            Operand::Value(_) => self.is_shared_value(operand) && dependence.reading(position, 0) == Reading::Same(0),
+            Operand::Weight(_) => !matches!(dependence.reading(position, 0), Reading::Same(_)),
+            Operand::Absent => true,
+        });
+        let any = self.graph.operands(id).iter().any(|&operand| self.is_shared_value(operand));
+        any && fit.all(|fits| fits)
     }
 
     fn is_shared_value(&self, operand: Operand) -> bool {
@@ -103,13 +127,6 @@ impl Sharing<'_> {
     fn is_one_timestep(&self, operand: Operand) -> bool {
         let one = |value: ValueType| value.shape.elements() == 1;
         self.is_shared_value(operand) || self.graph.operand_type(operand).is_some_and(one)
-    }
-
-    /// A weight without an axis for images.
-    fn is_for_any_image(&self, operand: Operand, sum: &ValueType) -> bool {
-        let Some(weight) = operand.weight() else { return false };
-        let shape = self.graph.weight(weight).data.shape();
-        shape.len() < sum.shape.len() || shape.first() == Some(&1)
     }
 
     fn share(&mut self, id: NodeId) {

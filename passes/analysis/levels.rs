@@ -29,8 +29,9 @@ impl Levels {
         &self.0
     }
 
-    /// The level of a map `[N, C, H, W]` or token sequence `[N, H*W, C]`.
-    pub fn level_of(&self, value: &ValueType) -> Option<LevelId> {
+    /// The level whose map `[N, C, H, W]` or tokens `[N, H*W, C]` have this shape. Other values may have it too:
+    /// [`Places`](super::Places) says whether a value is of the level.
+    pub fn fitting(&self, value: &ValueType) -> Option<LevelId> {
         let position = match value.shape[..] {
             [_, _, height, width] => self.0.iter().position(|&size| size == (height, width)),
             [_, tokens, _] => self.0.iter().position(|&(height, width)| height * width == tokens),

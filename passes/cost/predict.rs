@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use fisec_ir::{Graph, NodeId, Op, Stage};
+use fisec_ir::{Graph, NodeId, Op, Stage, ValueId};
 use fisec_plan::TileCandidate;
 use fisec_tensor::{Mask, TileSize, active_tiles};
 
 use super::{CostTable, candidates};
-use crate::analysis::{Levels, Stages, dense_macs, representative_mask};
+use crate::analysis::{Levels, Places, Stages, dense_macs, representative_mask};
 
 /// Share of active latents that levels are chosen for: the middle of what edits touch.
 const TYPICAL_SHARE: f64 = 0.15;
@@ -56,9 +56,15 @@ impl LevelTiles {
 
 impl<'a> Predictor<'a> {
     /// Looks at every operator that runs each step.
-    pub fn new(graph: &Graph, stages: &Stages, levels: &'a Levels, table: &'a CostTable) -> Self {
+    pub fn new(
+        graph: &Graph,
+        stages: &Stages,
+        levels: &'a Levels,
+        places: &Places,
+        table: &'a CostTable,
+    ) -> Self {
         let steps = graph.ids().into_iter().filter(|&id| stages.get(id) == Stage::Step);
-        let work = steps.filter_map(|id| work(graph, id, levels, table)).collect();
+        let work = steps.filter_map(|id| work(graph, id, places, table)).collect();
         Predictor {
             levels,
             table,
@@ -143,14 +149,14 @@ impl<'a> Predictor<'a> {
     }
 }
 
-fn work(graph: &Graph, id: NodeId, levels: &Levels, table: &CostTable) -> Option<Work> {
+fn work(graph: &Graph, id: NodeId, places: &Places, table: &CostTable) -> Option<Work> {
     let macs = dense_macs(graph, id) as f64;
     let output = graph.node(id).outputs().first().filter(|_| macs > 0.0)?;
     let tiles = match graph.op(id) {
         Op::Conv(conv) => candidates(conv, &graph.operand_type(graph.operands(id)[0])?, output, table),
         _ => Vec::new(),
     };
-    let level = levels.level_of(output).map(|level| level.0 as usize);
+    let level = places.level_of(ValueId { node: id, output: 0 }).map(|level| level.0 as usize);
     let bytes = output.shape.elements() as f64 * output.dtype.size() as f64;
     Some(Work {
         level,

@@ -44,7 +44,7 @@ impl DenseLevels<'_> {
     /// The level of a node's first output, or else of what it is computed of: statistics and coefficients have no size.
     fn level(&self, graph: &Graph, id: NodeId) -> Option<usize> {
         let outputs = graph.node(id).outputs().first();
-        if let Some(level) = outputs.and_then(|value| self.levels.level_of(value)) {
+        if let Some(level) = outputs.and_then(|value| self.levels.fitting(value)) {
             return Some(level.0 as usize);
         }
         let source = graph.operands(id).first()?.value()?;

@@ -43,8 +43,7 @@ fn ring_share(mask: &Mask) -> f64 {
 /// A first convolution and what stands between it and the second one.
 fn chain(dense: &Graph, sparsity: &Sparsity, rings: &[f64], first: NodeId) -> Option<Vec<NodeId>> {
     neighbours(dense, first)?;
-    let output = &dense.node(first).outputs()[0];
-    let level = sparsity.sparse_level(output)?;
+    let level = sparsity.sparse_level(ValueId { node: first, output: 0 })?;
     let weight = dense.operand_type(dense.operands(first)[1])?.shape;
     let products: usize = weight[1..].iter().product();
     if rings[level.0 as usize] * products as f64 > MOST_PER_BYTE * ELEMENT {

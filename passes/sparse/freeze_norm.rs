@@ -6,7 +6,7 @@
 //!
 //! After (live): the same with `%s = group_norm_stats %x`. `update_stats` turns that into an update where asked for.
 
-use fisec_ir::{Activation, Graph, GroupNorm, NodeId, Op, Operand, Origin, ValueType, stats_shape};
+use fisec_ir::{Activation, Graph, GroupNorm, NodeId, Op, Operand, Origin, ValueId, ValueType, stats_shape};
 use fisec_plan::Norm;
 use fisec_tensor::DType;
 
@@ -21,7 +21,7 @@ pub fn freeze_norm(graph: &mut Graph, sparsity: &mut Sparsity, norm: Norm) -> Re
             continue;
         };
         let has_kernel = matches!(group_norm.activation, Activation::None | Activation::Silu);
-        if !has_kernel || sparsity.sparse_level(&graph.node(id).outputs()[0]).is_none() {
+        if !has_kernel || sparsity.sparse_level(ValueId { node: id, output: 0 }).is_none() {
             continue;
         }
         rewrite(graph, sparsity, id, group_norm, norm);

@@ -8,7 +8,10 @@
 
 use std::collections::HashSet;
 
-use fisec_ir::{Activation, Demand, Extent, Graph, LevelId, NodeId, Op, Origin, Stage, ValueId};
+use fisec_ir::dependence::pixel_axes;
+use fisec_ir::{
+    Activation, Demand, Dependence, Extent, Graph, LevelId, NodeId, Op, Origin, Reading, Stage, ValueId,
+};
 use fisec_plan::Keys;
 
 use super::{Recorded, Sparsity};
@@ -29,13 +32,13 @@ pub fn mark_sparse(
     let candidates: HashSet<NodeId> = graph
         .ids()
         .into_iter()
-        .filter(|&id| has_sparse_form(graph, id))
+        .filter(|&id| has_sparse_form(graph, id) && reads_places(graph, id))
         .collect();
     for id in graph.ids() {
         if stages.get(id) != Stage::Step || !candidates.contains(&id) {
             continue;
         }
-        let Some(level) = sparsity.sparse_level(&graph.node(id).outputs()[0]) else {
+        let Some(level) = sparsity.sparse_level(ValueId { node: id, output: 0 }) else {
             continue;
         };
         mark(graph, sparsity, id, level);
@@ -47,22 +50,24 @@ pub fn mark_sparse(
     Ok(changes)
 }
 
+/// Keys and values of other levels, and those of operators that are not marked, are read whole.
 fn mask_keys(graph: &mut Graph, id: NodeId) {
-    let is_active = graph
-        .node(id)
-        .outputs()
-        .first()
-        .is_some_and(|output| output.extent != Extent::Full);
-    if !is_active || !matches!(graph.op(id), Op::Attention { .. }) {
+    let extent = graph.node(id).outputs().first().map(|output| output.extent);
+    let extent = extent.filter(|_| matches!(graph.op(id), Op::Attention { .. }));
+    let Some(extent) = extent.filter(|extent| *extent != Extent::Full) else {
         return;
-    }
-    for position in [1, 2] {
-        let Some(keys) = graph.operands(id)[position].value() else {
-            continue;
+    };
+    let active = [1, 2].map(|position| {
+        let scatter = graph.operands(id)[position].value()?.node;
+        let active = match graph.op(scatter) {
+            Op::Scatter(_) => graph.operands(scatter)[0].value()?,
+            _ => return None,
         };
-        if matches!(graph.op(keys.node), Op::Scatter(_)) {
-            graph.set_operand(id, position, graph.operands(keys.node)[0]);
-        }
+        (graph.value_type(active).extent == extent).then_some(active)
+    });
+    if let [Some(keys), Some(values)] = active {
+        graph.set_operand(id, 1, keys.into());
+        graph.set_operand(id, 2, values.into());
     }
 }
 
@@ -85,6 +90,17 @@ fn has_sparse_form(graph: &Graph, id: NodeId) -> bool {
         | Op::Repeat { .. } => true,
         _ => false,
     }
+}
+
+/// Whether each pixel or token of the result needs those at and near its own place of the first operand only.
+fn reads_places(graph: &Graph, id: NodeId) -> bool {
+    let dependence = Dependence::of(graph, id, 0);
+    let rank = graph.node(id).outputs().first().map_or(0, |output| output.shape.len());
+    let is_near = |&axis: &usize| {
+        let reading = dependence.reading(0, axis);
+        reading.is_local() || matches!(reading, Reading::Near(_))
+    };
+    pixel_axes(rank).iter().all(is_near)
 }
 
 fn same_shapes(graph: &Graph, id: NodeId) -> bool {

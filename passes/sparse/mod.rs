@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 
 use fisec_ir::{Graph, LevelId, NodeId, SlotId, SlotInfo, ValueId, ValueType};
 
-use crate::analysis::Levels;
+use crate::analysis::{Levels, Places};
 
 /// What the sparse passes share: where the active levels are, and which value of the dense program each slot records.
 ///
@@ -25,6 +25,8 @@ use crate::analysis::Levels;
 pub struct Sparsity {
     /// all resolutions
     pub levels: Levels,
+    /// which values of the dense program are maps or tokens of which level
+    pub places: Places,
     /// how many of the finest levels compute only active pixels
     pub sparse_levels: usize,
     /// nodes that are computed on the ring around the active set too
@@ -49,15 +51,15 @@ pub enum Recorded {
 
 impl Sparsity {
     /// The level of a value when that level is sparse.
-    pub fn sparse_level(&self, value: &ValueType) -> Option<LevelId> {
-        self.levels
+    pub fn sparse_level(&self, value: ValueId) -> Option<LevelId> {
+        self.places
             .level_of(value)
             .filter(|level| (level.0 as usize) < self.sparse_levels)
     }
 
     fn slot(&mut self, graph: &mut Graph, name: &str, value_type: ValueType, recorded: Recorded) -> SlotId {
         let level = match recorded {
-            Recorded::Value(_) => self.levels.level_of(&value_type),
+            Recorded::Value(value) => self.places.level_of(value),
             Recorded::Stats { .. } => None,
         };
         let slot = graph.add_slot(SlotInfo {

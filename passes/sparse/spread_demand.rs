@@ -9,6 +9,7 @@
 //! Repeating is exact for frozen statistics. With live ones it is the definition: a norm applies to the map in front of
 //! it everywhere, and only what computes that map is restored.
 
+use fisec_ir::dependence::is_pixelwise;
 use fisec_ir::{Conv, Demand, Extent, Graph, GraphError, NodeId, Op, Operand, Origin, ValueId};
 
 use super::Sparsity;
@@ -74,7 +75,7 @@ fn share_recorded(graph: &mut Graph) -> Changes {
 fn repeat_on_halo(graph: &mut Graph) -> Result<Changes, GraphError> {
     let mut changes = Changes::default();
     for id in graph.ordered()?.into_iter().rev() {
-        let Some(active) = scattered_active(graph, id).filter(|value| is_transparent(graph.op(value.node))) else {
+        let Some(active) = scattered_active(graph, id).filter(|value| is_transparent(graph, value.node)) else {
             continue;
         };
         let scatter = ValueId { node: id, output: 0 };
@@ -137,7 +138,7 @@ fn demand_on(graph: &Graph, value: ValueId) -> Demand {
         Op::Conv(conv) if is_conv_input(conv, at) && extent_of(graph, user) != Extent::Full => {
             Demand::Halo(extent_of(graph, user).ring() + reach(conv))
         }
-        op if is_transparent(op) && at_map(op, at) => demand_on(graph, ValueId { node: user, output: 0 }),
+        _ if is_transparent(graph, user) && is_pixelwise(graph, user, at) => demand_on(graph, ValueId { node: user, output: 0 }),
         _ => Demand::Full,
     });
     demands.reduce(Demand::or).unwrap_or(Demand::Full)
@@ -164,16 +165,12 @@ fn scattered_active(graph: &Graph, id: NodeId) -> Option<ValueId> {
 }
 
 /// Cheap pixel-wise operators, worth repeating where only a halo needs them.
-fn is_transparent(op: &Op) -> bool {
-    matches!(
-        op,
+fn is_transparent(graph: &Graph, id: NodeId) -> bool {
+    let is_cheap = matches!(
+        graph.op(id),
         Op::Affine { .. } | Op::Activate(_) | Op::Concat(_) | Op::Tokens | Op::Spatial { .. }
-    )
-}
-
-/// Whether the operand of a transparent operator is the map itself and not a vector.
-fn at_map(op: &Op, position: usize) -> bool {
-    !matches!(op, Op::Affine { .. }) || position == 0
+    );
+    is_cheap && is_pixelwise(graph, id, 0)
 }
 
 fn extent_of(graph: &Graph, id: NodeId) -> Extent {
@@ -196,7 +193,6 @@ fn reads_only(graph: &Graph, user: NodeId, position: usize, there: Extent) -> bo
             is_around && conv.reads_neighbours()
         }
         Op::Conv(conv) if is_conv_input(conv, position) => conv.stride == [1, 1] && computed == there,
-        Op::Attention { .. } => position == 0 && computed == there,
-        _ => computed == there,
+        _ => is_pixelwise(graph, user, position) && computed == there,
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use fisec_ir::text::filetest::{Executors, run_folder};
 use fisec_ir::{Graph, LevelId, NodeId};
 use fisec_oracle::compare;
-use fisec_passes::analysis::Levels;
+use fisec_passes::analysis::{Levels, Places};
 use fisec_passes::canonical::{CANONICAL, NamedPass};
 use fisec_passes::control::{control_attention, cross_attentions, expose_maps};
 use fisec_passes::sparse::{self, Sparsity};
@@ -42,8 +42,10 @@ fn run_sparse(name: &str, options: &CompileOptions, graph: &mut Graph) -> Result
     let roles = Roles::of(graph).map_err(|error| text(&error))?;
     let stages = roles.stages(graph).map_err(|error| text(&error))?;
     let sample = graph.input(&roles.sample).expect("just found");
+    let levels = Levels::of(graph, &graph.value_type(sample).shape);
     let mut sparsity = Sparsity {
-        levels: Levels::of(graph, &graph.value_type(sample).shape),
+        places: Places::of(graph, &roles, &levels).map_err(|error| text(&error))?,
+        levels,
         sparse_levels: options.sparse_levels.ok_or("`options:` must give sparse_levels")?,
         rings: Default::default(),
         recorded: Default::default(),
@@ -55,7 +57,7 @@ fn run_sparse(name: &str, options: &CompileOptions, graph: &mut Graph) -> Result
         "update_stats" => sparse::update_stats(graph, &mut sparsity),
         "control_attention" => control(
             graph,
-            &cross_attentions(graph, &stages, &sparsity.levels, options.control_levels),
+            &cross_attentions(graph, &stages, &sparsity.places, options.control_levels),
         ),
         _ => return Err("there is no such pass".to_owned()),
     };

@@ -92,7 +92,7 @@ fn work_at_768_pixels_is_2149_giga() {
         let mut total = 0;
         for id in graph.ids() {
             let macs = dense_macs(&graph, id);
-            let level = levels.level_of(&graph.node(id).outputs().first().cloned().unwrap_or_else(no_type));
+            let level = levels.fitting(&graph.node(id).outputs().first().cloned().unwrap_or_else(no_type));
             let column = level.map_or(COLUMNS - 1, |level| level.0 as usize);
             total += macs;
             if let Some(kind) = kind(&graph, id) {

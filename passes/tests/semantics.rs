@@ -11,7 +11,7 @@ use fisec_oracle::{Oracle, Tensor, levels};
 use fisec_passes::control::Controlled;
 use fisec_passes::cost::CostTable;
 use fisec_passes::sparse::{Sparsity, compute_rings, freeze_norm, mark_sparse};
-use fisec_passes::{Module, Pipeline, Roles, analysis::Levels, fuse::fold_upsample, programs::record};
+use fisec_passes::{Module, Pipeline, Roles, analysis::{Levels, Places}, fuse::fold_upsample, programs::record};
 use fisec_plan::{CompileOptions, ControlInput, Halos, Keys, Norm, Samples};
 use fisec_tensor::Mask;
 use support::image::Image;
@@ -61,8 +61,10 @@ fn marked(dense: &Graph, keys: Keys, norm: Norm, sparse_levels: usize, halos: Ha
     let stages = roles.stages(dense).expect("acyclic");
     let sample = dense.value_type(dense.input("sample").expect("an input")).shape.clone();
     let levels = Levels::of(dense, &sample);
+    let places = Places::of(dense, &roles, &levels).expect("acyclic");
     let mut sparsity = Sparsity {
         levels,
+        places,
         sparse_levels,
         rings: Default::default(),
         recorded: Default::default(),

@@ -4,6 +4,7 @@
 //! and carry a [`ValueType`]: element type, logical shape and *extent*. Feature maps are logically `[N, C, H, W]`,
 //! token sequences `[N, L, C]`; memory layout is a backend's concern and is not spoken of here.
 
+pub mod dependence;
 pub mod dump;
 mod einsum;
 mod graph;
@@ -15,6 +16,7 @@ mod value;
 pub mod verify;
 mod weight;
 
+pub use dependence::{Dependence, Reading};
 pub use einsum::{Equation, Label};
 pub use graph::{Graph, GraphError, Node, NodeId};
 pub use infer::{broadcast, operand_counts, result_type};

@@ -5,6 +5,7 @@ use std::fmt;
 
 use fisec_tensor::Shape;
 
+use crate::dependence::is_pixelwise;
 use crate::infer::{count_message, operand_counts, result_type};
 use crate::text::Printer;
 use crate::{Extent, Graph, LevelId, NodeId, Op, Operand, SlotId, ValueType};
@@ -102,7 +103,7 @@ impl<'g> Checker<'g> {
             return self.fault(id, fault);
         }
         if matches!(node.op(), Op::Onnx(_)) {
-            return;
+            return self.opaque(id);
         }
         if !operand_counts(node.op()).contains(&node.operands().len()) {
             return self.fault(id, count_message(node.op(), node.operands().len()));
@@ -131,10 +132,26 @@ impl<'g> Checker<'g> {
         if self.faults.len() > before {
             return;
         }
-        if let Err(message) = check_extents(node.op(), &operands, node.outputs().first()) {
+        if let Err(message) = check_extents(self.graph, id, &operands) {
             return self.fault(id, message);
         }
         self.note_level(id);
+    }
+
+    /// An opaque operator reads and writes whole values.
+    fn opaque(&mut self, id: NodeId) {
+        let node = self.graph.node(id);
+        let operands = node
+            .operands()
+            .iter()
+            .filter_map(|&operand| self.graph.operand_type(operand));
+        let mut values = operands.chain(node.outputs().iter().cloned());
+        if let Some(part) = values.find(|value| value.extent != Extent::Full) {
+            self.fault(
+                id,
+                format!("an opaque operator reads and writes every pixel, not {part}"),
+            );
+        }
     }
 
     fn missing(&self, operand: Operand) -> Option<String> {
@@ -251,7 +268,8 @@ enum Reach {
     Around,
 }
 
-fn check_extents(op: &Op, operands: &[ValueType], result: Option<&ValueType>) -> Result<(), String> {
+fn check_extents(graph: &Graph, id: NodeId, operands: &[ValueType]) -> Result<(), String> {
+    let (op, result) = (graph.op(id), graph.node(id).outputs().first());
     match op {
         Op::Output(_) => return Ok(()),
         Op::CacheWrite(_) if operands[0].extent != Extent::Full => {
@@ -276,11 +294,12 @@ fn check_extents(op: &Op, operands: &[ValueType], result: Option<&ValueType>) ->
             )),
             None => Ok(()),
         },
-        _ => check_active(op, operands, result.extent),
+        _ => check_active(graph, id, operands, result.extent),
     }
 }
 
-fn check_active(op: &Op, operands: &[ValueType], extent: Extent) -> Result<(), String> {
+fn check_active(graph: &Graph, id: NodeId, operands: &[ValueType], extent: Extent) -> Result<(), String> {
+    let op = graph.op(id);
     if !may_be_active(op) {
         return Err(format!("the result of `{}` is always full", op.name()));
     }
@@ -298,7 +317,7 @@ fn check_active(op: &Op, operands: &[ValueType], extent: Extent) -> Result<(), S
         if operand.extent == Extent::Full {
             continue;
         }
-        let sound = match (reach(op, position), extent, operand.extent) {
+        let sound = match (reach(graph, id, position), extent, operand.extent) {
             (Reach::Same, ..) => operand.extent == extent,
             (Reach::Keys, Extent::Active(_), _) => operand.extent == extent,
             (Reach::Parent, Extent::Active(level), Extent::Active(read)) => read.0 == level.0 + 1,
@@ -336,16 +355,12 @@ fn may_be_active(op: &Op) -> bool {
     )
 }
 
-fn reach(op: &Op, position: usize) -> Reach {
-    match op {
-        Op::Conv(conv) if position == 0 || (position == 1 && conv.concat) => {
-            let pointwise = conv.kernel == [1, 1] && conv.stride == [1, 1] && conv.upsample.is_none();
-            if pointwise { Reach::Same } else { Reach::Around }
-        }
-        Op::GroupNorm(_) => Reach::Around,
+fn reach(graph: &Graph, id: NodeId, position: usize) -> Reach {
+    match graph.op(id) {
         Op::Upsample { .. } => Reach::Parent,
         Op::Attention { .. } if position > 0 => Reach::Keys,
-        _ => Reach::Same,
+        _ if is_pixelwise(graph, id, position) => Reach::Same,
+        _ => Reach::Around,
     }
 }
 

@@ -5,4 +5,6 @@ pub mod compare;
 pub mod image;
 pub mod masks;
 pub mod options;
+pub mod sentence;
 pub mod unet;
+pub mod wrapped;

@@ -24,6 +24,9 @@ TYPES = {
     "int64": "i64",
     "int32": "i32",
     "int8": "i8",
+    "uint8": "u8",
+    "int16": "i16",
+    "uint16": "u16",
     "bool": "bool",
 }
 
@@ -166,6 +169,76 @@ case("MultiHeadAttention", x(2, 5, 6), x(2, 7, 6), x(2, 7, 6), num_heads=3, **ms
 case("MultiHeadAttention", x(2, 5, 6), x(2, 7, 6), x(2, 7, 6), x(18), num_heads=2, scale=0.2, **ms)
 case("Attention", x(2, 5, 6), x(6, 18), x(18), num_heads=3, **ms)
 case("Attention", x(1, 4, 6), x(6, 18), x(18), num_heads=2, unidirectional=1, **ms)
+
+for equation, *shapes in (
+    ("bhqd,bhkd->bhqk", (2, 3, 5, 4), (2, 3, 7, 4)),
+    ("b i d, b j d -> b i j", (6, 5, 4), (6, 7, 4)),
+    ("bhqk,bkhd->bqhd", (2, 3, 5, 7), (2, 7, 3, 4)),
+    ("...qd,...kd->...qk", (2, 3, 5, 4), (2, 3, 7, 4)),
+    ("ij,jk", (2, 3), (3, 4)),
+    ("ba", (2, 3)),
+    ("ii->i", (3, 3)),
+    ("bij->b", (2, 3, 4)),
+    ("ij,jk,kl->il", (2, 3), (3, 4), (4, 5)),
+    ("i,j->ij", (3,), (4,)),
+    ("ijk,k->ij", (2, 3, 4), (4,)),
+):
+    case("Einsum", *[x(*shape) for shape in shapes], equation=equation)
+halves = np.array([-3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 126.5, 300, -300, 0.15, 0.45], np.float32)
+for zero in (np.int8(3), np.uint8(7), np.int8(-128)):
+    case("QuantizeLinear", halves, scalar(1.0, np.float32), np.array(zero))
+    case("QuantizeLinear", halves, scalar(0.1, np.float32), np.array(zero))
+case("QuantizeLinear", halves, scalar(0.3, np.float32))
+case("QuantizeLinear", 9 * x(3, 4), positive(4), (9 * x(4)).astype(np.int8), axis=1)
+case("QuantizeLinear", 9 * x(3, 4), positive(3), (9 * x(3)).astype(np.int8), axis=-2)
+case("QuantizeLinear", 900 * x(3, 4), scalar(0.1, np.float32), scalar(-5, np.int16), opset=21)
+case("QuantizeLinear", 9 * x(4, 6), positive(4, 3), (9 * x(4, 3)).astype(np.int8), axis=1, block_size=2, opset=21)
+case("DequantizeLinear", (20 * x(4, 6)).astype(np.int8), positive(2, 6), axis=0, block_size=2, opset=21)
+case("DequantizeLinear", (20 * x(4, 5)).astype(np.int8), positive(4, 3), (9 * x(4, 3)).astype(np.int8), axis=1,
+     block_size=2, opset=21)
+case("DequantizeLinear", (20 * x(3, 4)).astype(np.uint8), positive(3), (9 * positive(3)).astype(np.uint8), axis=0)
+
+
+def nbits(bits, rows, columns, block, packed_zero=False, float_zero=False, bias=False, groups=False):
+    blocks = -(-rows // block)
+    integers = rng.integers(0, 256, (columns, blocks, block * bits // 8)).astype(np.uint8)
+    zero = None
+    if packed_zero:
+        zero = rng.integers(0, 256, columns * -(-blocks * bits // 8)).astype(np.uint8)
+    if float_zero:
+        zero = (7 + x(columns * blocks)).astype(np.float32)
+    order = rng.permutation(np.arange(blocks * block) // block).astype(np.int32) if groups else None
+    inputs = [x(2, 3, rows), integers, positive(columns * blocks), zero, order, x(columns) if bias else None]
+    while inputs[-1] is None:
+        inputs.pop()
+    case("MatMulNBits", *inputs, K=rows, N=columns, bits=bits, block_size=block, **ms)
+
+
+nbits(4, 32, 5, 16)
+nbits(4, 40, 5, 16, packed_zero=True)
+nbits(4, 48, 6, 16, packed_zero=True, bias=True)
+nbits(4, 32, 4, 32, float_zero=True)
+nbits(4, 64, 4, 16, groups=True)
+nbits(4, 64, 4, 32, groups=True, packed_zero=True)
+nbits(8, 32, 5, 16)
+nbits(8, 48, 5, 16, packed_zero=True)
+nbits(2, 32, 5, 16)
+nbits(2, 64, 5, 32, packed_zero=True)
+
+case("IsNaN", np.array([1, np.nan, np.inf], np.float32))
+case("IsInf", np.array([1, np.nan, np.inf, -np.inf], np.float32))
+case("IsInf", np.array([1, np.nan, np.inf, -np.inf], np.float32), detect_negative=0)
+case("CumSum", x(2, 3, 4), scalar(1))
+case("CumSum", x(2, 3, 4), scalar(-1), exclusive=1, reverse=1)
+case("TopK", x(3, 5), i(2), outputs=2)
+case("TopK", x(3, 5), i(5), axis=0 + 1, largest=0, outputs=2)
+case("TopK", np.array([[1, 5, 5], [7, 2, 2]], np.float32), i(3), axis=1, outputs=2)
+case("ScatterND", x(4, 3), np.array([[2], [0]], np.int64), x(2, 3))
+case("ScatterND", x(4, 3), np.array([[2, -1], [0, 1]], np.int64), x(2))
+case("ScatterND", x(2, 3, 4), np.array([[[1]], [[1]]], np.int64), x(2, 1, 3, 4), reduction="add")
+case("ScatterElements", x(3, 4), np.array([[0, 2, 1, -1]], np.int64), x(1, 4), axis=0)
+case("ScatterElements", x(3, 4), np.array([[0, 2], [1, -1]], np.int64), x(2, 2), axis=1)
+case("GatherElements", x(3, 4), np.array([[0, 2, 1, -1], [1, 1, 0, 0]], np.int64), axis=0)
 
 
 def computed(op, inputs, opset, domain, outputs, attributes):
