@@ -26,10 +26,13 @@ pub fn share_halves(graph: &mut Graph, roles: &Roles) -> Result<Changes, PassErr
     if images < 2 {
         return Ok(Changes(0));
     }
+    // before shapes change: an axis of length 1 would be taken for one that repeats
+    let by_image = graph.ids().into_iter().filter(|&id| is_by_image(graph, id)).collect();
     let mut sharing = Sharing {
         graph,
         roles,
         images,
+        by_image,
         shared: HashSet::new(),
         repeated: HashMap::new(),
     };
@@ -42,6 +45,22 @@ pub fn share_halves(graph: &mut Graph, roles: &Roles) -> Result<Changes, PassErr
         changes += Changes(usize::from(sharing.shared.contains(&id)));
     }
     Ok(changes)
+}
+
+/// Whether each image of a result is made of the same image of every value, and of constants that hold for any image.
+fn is_by_image(graph: &Graph, id: NodeId) -> bool {
+    // attributes and constants of other opaque operators may say how many images there are
+    if matches!(graph.op(id), Op::Onnx(_)) && !is_elementwise(graph, id) {
+        return false;
+    }
+    let dependence = Dependence::of(graph, id, 0);
+    let operands = graph.operands(id).iter().enumerate();
+    let mut fit = operands.map(|(position, operand)| match (operand, dependence.reading(position, 0)) {
+        (Operand::Value(_), reading) => reading == Reading::Same(0),
+        (Operand::Weight(_), reading) => !matches!(reading, Reading::Same(_)),
+        (Operand::Absent, _) => true,
+    });
+    graph.operands(id).iter().any(|operand| operand.value().is_some()) && fit.all(|fits| fits)
 }
 
 fn cycle(error: GraphError) -> PassError {
@@ -58,6 +77,8 @@ struct Sharing<'a> {
     roles: &'a Roles,
     /// images of a step
     images: usize,
+    /// nodes whose results are made image by image
+    by_image: HashSet<NodeId>,
     /// nodes that compute one image for all
     shared: HashSet<NodeId>,
     /// such values as all images
@@ -75,9 +96,8 @@ impl Sharing<'_> {
         match node.op() {
             Op::Input(name) => *name == self.roles.sample || *name == self.roles.timestep,
             Op::TimestepEmbedding(_) => self.is_one_timestep(node.operands()[0]),
-            // attributes and constants of other opaque operators may say how many images there are
-            Op::Onnx(_) => is_elementwise(self.graph, id) && self.is_of_shared(id),
-            Op::Conv(_)
+            Op::Onnx(_)
+            | Op::Conv(_)
             | Op::GroupNorm(_)
             | Op::LayerNorm { .. }
             | Op::Linear(_)
@@ -106,17 +126,10 @@ impl Sharing<'_> {
         }
     }
 
-    /// Whether an image of the result is made of the same image of shared values, and of constants that hold for any.
+    /// Whether an image of the result is made of the same image of shared values.
     fn is_of_shared(&self, id: NodeId) -> bool {
-        let dependence = Dependence::of(self.graph, id, 0);
-        let operands = self.graph.operands(id).iter().enumerate();
-        let mut fit = operands.map(|(position, &operand)| match operand {
-            Operand::Value(_) => self.is_shared_value(operand) && dependence.reading(position, 0) == Reading::Same(0),
-            Operand::Weight(_) => !matches!(dependence.reading(position, 0), Reading::Same(_)),
-            Operand::Absent => true,
-        });
-        let any = self.graph.operands(id).iter().any(|&operand| self.is_shared_value(operand));
-        any && fit.all(|fits| fits)
+        let mut values = self.graph.operands(id).iter().filter(|operand| operand.value().is_some());
+        self.by_image.contains(&id) && values.all(|&value| self.is_shared_value(value))
     }
 
     fn is_shared_value(&self, operand: Operand) -> bool {

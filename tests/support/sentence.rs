@@ -61,11 +61,18 @@ fn names(graph: &Graph, id: NodeId) -> HashSet<String> {
     graph.origin(id).names.iter().cloned().collect()
 }
 
-/// Operators that change or place single pixels: they are functions of the map in front of them everywhere.
+/// Operators that change, place or repeat single pixels: they are functions of the map in front of them everywhere.
 fn applies_everywhere(op: &Op) -> bool {
     matches!(
         op,
-        Op::GroupNorm(_) | Op::Activate(_) | Op::Concat(_) | Op::Tokens | Op::Spatial { .. } | Op::Onnx(_) | Op::Input(_)
+        Op::GroupNorm(_)
+            | Op::Activate(_)
+            | Op::Concat(_)
+            | Op::Tokens
+            | Op::Spatial { .. }
+            | Op::Upsample { .. }
+            | Op::Onnx(_)
+            | Op::Input(_)
     )
 }
 

@@ -43,6 +43,9 @@ pub const WRAPPERS: &[(&str, Wrapper)] = &[
     ("quantized", quantized),
 ];
 
+/// Kinds whose results jump: a rounding error in front of one may be none behind it, or a large one.
+pub const JUMPS: &[&str] = &["largest place", "quantized"];
+
 /// `graph` with `count` wrappers behind values that are drawn. Returns what they are.
 pub fn wrap(graph: &mut Graph, count: usize, random: &mut Random) -> Vec<&'static str> {
     let mut kinds = Vec::new();
@@ -415,12 +418,11 @@ fn concatenated(w: &mut Writer<'_>, x: ValueId) -> Option<ValueId> {
     Some(w.slice(twice, axis, half as i64, (half + size) as i64, 1))
 }
 
-/// Rounded to integers and back: coarse enough that f32 and f64 round alike but for a few.
+/// Rounded to integers and back.
 fn quantized(w: &mut Writer<'_>, x: ValueId) -> Option<ValueId> {
     let soft = w.unary("Tanh", x);
-    let (scale, zero) = (w.scalar(1.0), w.weight(HostTensor::from_pod(fisec_tensor::DType::U8, vec![], vec![128u8])));
-    let wide = w.scaled(soft, 0.2);
-    let integers = w.node("QuantizeLinear", &[], vec![wide.into(), scale, zero]);
+    let (scale, zero) = (w.scalar(0.25), w.weight(HostTensor::from_pod(fisec_tensor::DType::U8, vec![], vec![128u8])));
+    let integers = w.node("QuantizeLinear", &[], vec![soft.into(), scale, zero]);
     let numbers = w.node("DequantizeLinear", &[], vec![integers.into(), scale, zero]);
     Some(w.add(soft, numbers))
 }

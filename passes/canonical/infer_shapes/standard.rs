@@ -49,6 +49,20 @@ const SAME: &[&str] = &[
     "Elu",
     "Tan",
     "Cosh",
+    "Sinh",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Celu",
+    "Selu",
+    "Softsign",
+    "HardSwish",
+    "ThresholdedRelu",
+    "Shrink",
+    "Hardmax",
 ];
 /// Operators that broadcast their operands and keep the element type.
 const BROADCAST: &[&str] = &[
@@ -95,8 +109,10 @@ pub(super) fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option
     if REDUCE.contains(&name) {
         return reduced(op, inputs);
     }
-    if let "Split" = name {
-        return split(op, inputs, count);
+    match name {
+        "Split" => return split(op, inputs, count),
+        "TopK" => return top(op, inputs),
+        _ => {}
     }
     let (dtype, shape) = match name {
         "Conv" => (inputs.ty(0)?.dtype, conv(op, &inputs.shape(0)?, &inputs.shape(1)?)?),
@@ -113,6 +129,7 @@ pub(super) fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option
             let (start, end) = shape_range(op, inputs.shape(0)?.len());
             (DType::I64, vec![end.saturating_sub(start)].into())
         }
+        "IsNaN" | "IsInf" => (DType::Bool, inputs.shape(0)?),
         "Size" => (DType::I64, Shape::scalar()),
         "Reshape" => (
             inputs.ty(0)?.dtype,
@@ -405,6 +422,21 @@ fn split(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option<Vec<ValueType>> {
         ValueType::full(of.dtype, dims)
     });
     Some(types.collect())
+}
+
+/// Values and their places.
+fn top(op: &OnnxOp, inputs: &Inputs) -> Option<Vec<ValueType>> {
+    let of = inputs.ty(0)?;
+    let count = match op.opset < 10 {
+        true => op.int("k", 0),
+        false => *inputs.ints(1)?.first()?,
+    };
+    let mut dims = of.shape.to_vec();
+    dims[axis(op.int("axis", -1), of.shape.len())?] = usize::try_from(count).ok()?;
+    Some(vec![
+        ValueType::full(of.dtype, dims.clone()),
+        ValueType::full(DType::I64, dims),
+    ])
 }
 
 fn gather_nd(op: &OnnxOp, of: &Shape, indices: &Shape) -> Option<Shape> {

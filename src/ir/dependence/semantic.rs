@@ -33,7 +33,7 @@ pub(super) fn readings(graph: &Graph, id: NodeId, op: &Op, result: &ValueType) -
             readings
         }
         Op::CausalAttention { .. } => vec![vec![Same(0), Same(1), Whole], images(), images()],
-        Op::AttentionMaps { .. } => vec![vec![Whole, Same(1), Whole], vec![Whole, Whole, Same(1)]],
+        Op::AttentionMaps { .. } => vec![vec![Whole, Same(1), Whole], vec![Whole, Whole, Placed(1)]],
         Op::Geglu => vec![same_but(rank, &[rank - 1], |_| Whole)],
         Op::Activate(_) | Op::Gather => vec![all()],
         Op::Add => {

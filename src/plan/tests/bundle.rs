@@ -56,6 +56,33 @@ fn equal_constants_are_stored_once_and_aligned() {
 }
 
 #[test]
+fn one_name_stands_for_one_file() {
+    let home = tempfile::tempdir().unwrap();
+    let mut writer = BundleWriter::create(&home.path().join("p")).unwrap();
+    writer.add_file("prompt.onnx", b"one").unwrap();
+    writer.add_file("prompt.onnx", b"one").unwrap();
+    let error = writer.add_file("prompt.onnx", b"two").unwrap_err().to_string();
+    assert!(error.contains("two different files are called prompt.onnx"), "{error}");
+    let source = home.path().join("source");
+    fs::write(&source, b"three").unwrap();
+    assert!(writer.copy_file("prompt.onnx", &source).is_err());
+}
+
+#[test]
+fn islands_do_not_share_a_file() {
+    let home = tempfile::tempdir().unwrap();
+    let target = home.path().join("small.plan");
+    let mut plan = small_plan::write(&target);
+    plan.islands.push(plan.islands[0].clone());
+    let mut writer = BundleWriter::create(&home.path().join("other.plan")).unwrap();
+    for file in plan.files.keys().filter(|file| *file != "weights.bin") {
+        writer.copy_file(file, &target.join(file)).unwrap();
+    }
+    let error = writer.finish(Plan { weights: Vec::new(), ..plan }).unwrap_err().to_string();
+    assert!(error.contains("is another island's"), "{error}");
+}
+
+#[test]
 fn an_unfinished_bundle_leaves_nothing_and_keeps_what_was_there() {
     let (home, target, plan) = written();
     let mut writer = BundleWriter::create(&target).unwrap();
