@@ -75,7 +75,7 @@ fn share_recorded(graph: &mut Graph) -> Changes {
 fn repeat_on_halo(graph: &mut Graph) -> Result<Changes, GraphError> {
     let mut changes = Changes::default();
     for id in graph.ordered()?.into_iter().rev() {
-        let Some(active) = scattered_active(graph, id).filter(|value| is_transparent(graph, value.node)) else {
+        let Some(active) = scattered_active(graph, id).filter(|value| is_repeatable(graph, value.node)) else {
             continue;
         };
         let scatter = ValueId { node: id, output: 0 };
@@ -162,6 +162,16 @@ fn scattered_active(graph: &Graph, id: NodeId) -> Option<ValueId> {
         (Op::Scatter(_), [Operand::Value(active), _]) => Some(*active),
         _ => None,
     }
+}
+
+/// Transparent operators, and their results for all images.
+fn is_repeatable(graph: &Graph, id: NodeId) -> bool {
+    let image = || {
+        let scatter = graph.operands(id).first()?.value()?.node;
+        scattered_active(graph, scatter)
+    };
+    let of_transparent = || image().is_some_and(|image| is_transparent(graph, image.node));
+    is_transparent(graph, id) || matches!(graph.op(id), Op::Repeat { .. }) && of_transparent()
 }
 
 /// Cheap pixel-wise operators, worth repeating where only a halo needs them.

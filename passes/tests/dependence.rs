@@ -62,7 +62,7 @@ const CASES: &[&str] = &[
     "i @p : i64[6] = [0, 1, 0, 0, -1, 0]|x f32[2,4,5]|onnx Pad %x, @p, opset=17 : f32[2,4,5]",
     "i @p : i64[3] = [3, 1, 1]|x f32[2,4,5]|onnx Gather %x, @p, opset=17 {axis=1} : f32[2,3,5]",
     "i @p : i64[] = [3]|x f32[2,4,5]|onnx Gather %x, @p, opset=17 {axis=1} : f32[2,5]",
-    "i @p : i64[2,1] = [1, 0]|x f32[2,4,5] y f32[2,4,5]|onnx ScatterND %x, @p, %y, opset=17 : f32[2,4,5]",
+    "i @p : i64[1,1] = [1]|x f32[2,4,5] y f32[1,4,5]|onnx ScatterND %x, @p, %y, opset=17 : f32[2,4,5]",
     "i @p : i64[3] = [2, 3, 5]|x f32[2,1,5]|onnx Expand %x, @p, opset=17 : f32[2,3,5]",
     "i @p : i64[3] = [1, 2, 1]|x f32[2,3,5]|onnx Tile %x, @p, opset=17 : f32[2,6,5]",
     "|x f32[2,3,5] y f32[2,4,5]|onnx Concat %x, %y, opset=17 {axis=1} : f32[2,7,5]",

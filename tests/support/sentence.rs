@@ -86,8 +86,21 @@ pub fn dense_values(dense: &Graph, inputs: &Inputs) -> HashMap<ValueId, Tensor> 
     run.expect("the dense graph runs").values
 }
 
-/// The prediction of an edit of `base` to `edited` inputs under a mask.
-pub fn edited(dense: &Graph, marks: &Marks, base: &Inputs, edited: &Inputs, mask: &Mask) -> Tensor {
+/// The prediction of an edit of `base` to `new` inputs under a mask.
+pub fn edited(dense: &Graph, marks: &Marks, base: &Inputs, new: &Inputs, mask: &Mask) -> Tensor {
+    let values = edited_values(dense, marks, base, new, mask);
+    let (output, _) = dense.outputs()[0];
+    values[&dense.operands(output)[0].value().expect("computed")].clone()
+}
+
+/// All values of an edit of `base` to `edited` inputs under a mask.
+pub fn edited_values(
+    dense: &Graph,
+    marks: &Marks,
+    base: &Inputs,
+    edited: &Inputs,
+    mask: &Mask,
+) -> HashMap<ValueId, Tensor> {
     let recorded = dense_values(dense, base);
     let masks = levels(mask, 6);
     let mut values: HashMap<ValueId, Tensor> = HashMap::new();
@@ -115,8 +128,7 @@ pub fn edited(dense: &Graph, marks: &Marks, base: &Inputs, edited: &Inputs, mask
             values.insert(value, composed);
         }
     }
-    let (output, _) = dense.outputs()[0];
-    values[&dense.operands(output)[0].value().expect("computed")].clone()
+    values
 }
 
 fn mask_of(masks: &[Mask], extent: Extent) -> Mask {
