@@ -444,10 +444,22 @@ fn looks_through(graph: &Graph, user: NodeId, position: usize) -> bool {
     let active = output.is_some_and(|output| output.extent != Extent::Full);
     match graph.op(user) {
         Op::Conv(conv) => active && (position == 0 || (conv.concat && position == 1)),
-        Op::Attention { .. } => active && position > 0,
+        Op::Attention { .. } => active && position > 0 && are_keys_alike(graph, user),
         Op::GroupNormStats { .. } => true,
         _ => false,
     }
+}
+
+/// Whether keys and values are active rows over recorded ones both: a kernel reads both in one way.
+fn are_keys_alike(graph: &Graph, attention: NodeId) -> bool {
+    let [keys, values] = [1, 2].map(|position| {
+        let scatter = graph.operands(attention)[position].value()?.node;
+        match graph.op(scatter) {
+            Op::Scatter(_) => graph.operand_type(graph.operands(scatter)[0]).map(|active| active.extent),
+            _ => None,
+        }
+    });
+    keys.is_some() && keys == values
 }
 
 fn is_silu(activation: Activation) -> bool {

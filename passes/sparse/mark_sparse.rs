@@ -34,13 +34,24 @@ pub fn mark_sparse(
         .into_iter()
         .filter(|&id| has_sparse_form(graph, id) && reads_places(graph, id))
         .collect();
-    for id in graph.ids() {
-        if stages.get(id) != Stage::Step || !candidates.contains(&id) {
-            continue;
-        }
-        let Some(level) = sparsity.sparse_level(ValueId { node: id, output: 0 }) else {
-            continue;
-        };
+    let level_of = |graph: &Graph, id: NodeId| {
+        let is_candidate = stages.get(id) == Stage::Step && candidates.contains(&id);
+        let level = sparsity.sparse_level(ValueId { node: id, output: 0 });
+        level.filter(|_| is_candidate && !matches!(graph.op(id), Op::Repeat { .. }))
+    };
+    let marked: Vec<(NodeId, LevelId)> = graph
+        .ids()
+        .into_iter()
+        .filter_map(|id| {
+            // an image that is computed everywhere stands for all of them everywhere
+            let made = match graph.op(id) {
+                Op::Repeat { .. } => graph.operands(id)[0].value()?.node,
+                _ => id,
+            };
+            Some((id, level_of(graph, made)?))
+        })
+        .collect();
+    for (id, level) in marked {
         mark(graph, sparsity, id, level);
         changes += Changes(1);
     }
