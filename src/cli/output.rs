@@ -26,7 +26,10 @@ pub fn removed_leftovers(leftovers: &[Scratch]) -> String {
     let names: Vec<&str> = leftovers.iter().map(|scratch| scratch.name.as_str()).collect();
     let count = units::count(names.len(), "leftover");
     let size = units::bytes(bytes);
-    format!("removed {count} of commands that were killed, {size}: {}", names.join(", "))
+    format!(
+        "removed {count} of commands that were killed, {size}: {}",
+        names.join(", ")
+    )
 }
 
 /// Prints a document to stdout.

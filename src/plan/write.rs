@@ -13,7 +13,8 @@ use crate::bundle::{PLAN, WEIGHTS};
 use crate::validate::{check_path, validate};
 use crate::weights_file::WeightsFile;
 use crate::{
-    FORMAT, FileHash, Plan, PlanError, Scratch, ScratchFolder, Weight, WeightId, json, remove_leftovers, restore_replaced,
+    FORMAT, FileHash, Plan, PlanError, Scratch, ScratchFolder, Weight, WeightId, json, remove_leftovers,
+    restore_replaced,
 };
 
 /// Alignment of constants in `weights.bin`, bytes.

@@ -42,7 +42,9 @@ pub(super) fn create(parent: &Path, name: &str) -> io::Result<(PathBuf, Owner)> 
             Ok(Some(owner)) => return Ok((place, owner)),
             // another process took the folder for a leftover between its creation and its lock
             Ok(None) => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => last = error,
+            Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => {
+                last = error
+            }
             Err(error) => {
                 let _ = fs::remove_dir(&place);
                 return Err(error);

@@ -170,7 +170,11 @@ fn folders_of_the_living_are_never_removed() {
     version(living.path(), "new");
     let dead = ScratchFolder::beside(&home.path().join("other")).unwrap();
     dead.abandon();
-    let states: Vec<bool> = list_scratch(home.path()).unwrap().iter().map(|left| left.is_alive).collect();
+    let states: Vec<bool> = list_scratch(home.path())
+        .unwrap()
+        .iter()
+        .map(|left| left.is_alive)
+        .collect();
     assert_eq!(states, [false, true]);
     assert_eq!(remove_leftovers(home.path()).unwrap().len(), 1);
     ScratchFolder::beside(&target).unwrap().abandon();
@@ -206,7 +210,12 @@ fn many_publish_under_one_name_at_once() {
 #[test]
 fn foreign_folders_of_similar_names_stay() {
     let home = tempfile::tempdir().unwrap();
-    let foreign = [".notes.tmp-0123456789abcdef", ".notes.tmp-77-1", ".x.tmp-abc", "a.tmp-1-1"];
+    let foreign = [
+        ".notes.tmp-0123456789abcdef",
+        ".notes.tmp-77-1",
+        ".x.tmp-abc",
+        "a.tmp-1-1",
+    ];
     for name in foreign {
         fs::create_dir(home.path().join(name)).unwrap();
         fs::write(home.path().join(name).join("letter.txt"), "dear").unwrap();

@@ -309,7 +309,9 @@ pub(crate) fn check_files(folder: &Path, manifest: &Manifest) -> Result<(), Cach
     let others = manifest.files.iter().map(|(file, hash)| (file.clone(), hash.bytes));
     let calls = |part: Part, files: &[StepFile]| -> Vec<(String, u64)> {
         let files = files.iter().enumerate();
-        files.map(|(call, file)| (Manifest::file_name(part, call), file.bytes)).collect()
+        files
+            .map(|(call, file)| (Manifest::file_name(part, call), file.bytes))
+            .collect()
     };
     let steps = calls(Part::Step, &manifest.steps).into_iter();
     for (file, bytes) in steps.chain(calls(Part::Maps, &manifest.maps)).chain(others) {

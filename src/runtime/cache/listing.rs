@@ -146,5 +146,8 @@ pub(super) fn look_at(path: &Path, name: &str) -> Found {
 /// Whether fisec made what has this name: an image's name, or an image's files.
 pub(super) fn is_entry(path: &Path, name: &str) -> bool {
     let is_id = name.len() == ID_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_id || ["latents.bin", "step-000.bin"].iter().any(|file| path.join(file).is_file())
+    is_id
+        || ["latents.bin", "step-000.bin"]
+            .iter()
+            .any(|file| path.join(file).is_file())
 }

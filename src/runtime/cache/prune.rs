@@ -178,9 +178,7 @@ impl<'a> Bin<'a> {
         let images = &self.store.images;
         let folder = match &mut self.folder {
             Some(folder) => folder,
-            empty => {
-                empty.insert(ScratchFolder::beside(&images.join("removed")).map_err(CacheError::io(images))?)
-            }
+            empty => empty.insert(ScratchFolder::beside(&images.join("removed")).map_err(CacheError::io(images))?),
         };
         let name = entry.file_name().unwrap_or_default();
         match fs::rename(entry, folder.path().join(name)) {

@@ -47,6 +47,11 @@ impl Store {
         self
     }
 
+    /// Bytes kept at most.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Where the images are.
     pub fn folder(&self) -> &Path {
         &self.images
