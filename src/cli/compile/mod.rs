@@ -247,6 +247,10 @@ fn compile(
     console: &Console,
 ) -> Result<Option<Compiled>, Failure> {
     let mut writer = BundleWriter::create(target)?;
+    let leftovers = writer.removed_leftovers();
+    if !leftovers.is_empty() {
+        console.say(&output::removed_leftovers(leftovers));
+    }
     let imported = raise(model, choices, watcher)?;
     console.detail(&format!(
         "{} nodes, written by {}",
