@@ -152,7 +152,6 @@ fn check(what: &str, original: &Graph, shape: &Shape, options: &CompileOptions, 
     for mask in [&drawn, picked] {
         let reference = edited(&dense, &marks, &dense_base, &dense_new, mask);
         let apart = difference(&reference, &edit_of(&new, mask), mask);
-        if apart > ROUNDING { debug(&dense, edit, &marks, &dense_base, &dense_new, mask, &new, &recorded.slots); }
         assert!(apart < ROUNDING, "edit, {what}: {apart:e}");
         if options.keys == Keys::Full {
             let apart = difference(&expected[0], &edit_of(&base, mask), mask);
@@ -222,22 +221,3 @@ fn operators_in_any_order_keep_what_an_edit_means() {
 fn many_operators_in_any_order_keep_what_an_edit_means() {
     check_mixed(1000..1600);
 }
-
-fn debug(dense: &Graph, edit: &Graph, marks: &Marks, base: &Inputs, new: &Inputs, mask: &Mask, image: &Image, slots: &std::collections::BTreeMap<fisec_ir::SlotId, Tensor>) {
-    let values = support::sentence::edited_values(dense, marks, base, new, mask);
-    let all: Vec<ValueId> = edit.ids().into_iter().filter(|&id| !edit.node(id).outputs().is_empty()).map(|node| ValueId { node, output: 0 }).collect();
-    let run = Oracle::new(edit).inputs(image.oracle_inputs()).slots(slots.clone()).masks(&levels(mask, 6)).keep(all.clone()).run().unwrap();
-    for id in dense.ordered().unwrap() {
-        if dense.node(id).outputs().is_empty() { continue; }
-        let v = &values[&ValueId { node: id, output: 0 }];
-        for e in &all {
-            let (a, b) = (&edit.origin(e.node).names, &dense.origin(id).names);
-            if b.is_empty() || b.iter().any(|n| !a.contains(n)) || a.last() != b.last() { continue; }
-            let Some(x) = run.values.get(e) else { continue };
-            if x.data.len() != v.data.len() || x.shape != v.shape { continue; }
-            let d = x.data.iter().zip(&v.data).filter(|(x, _)| !x.is_nan()).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
-            if d > 1e-9 { eprintln!("{:?} {} {:?} vs {} {:?}: {d:e}", dense.origin(id).names, dense.op(id).name(), marks_of(marks, dense, id), edit.op(e.node).name(), edit.value_type(*e).to_string()); }
-        }
-    }
-}
-fn marks_of(_: &Marks, dense: &Graph, id: fisec_ir::NodeId) -> String { dense.node(id).outputs()[0].to_string() }

@@ -4,10 +4,11 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use fisec_plan::ScratchFolder;
+use fisec_plan::{Scratch, ScratchFolder};
 use serde_json::Value;
 
 use super::failure::Failure;
+use super::units;
 
 /// Writes a file. Under its name stands the old content or the new one, never a part.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
@@ -17,6 +18,18 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         fs::rename(&unfinished, path)
     });
     written.map_err(Failure::file(path))
+}
+
+/// What to say of scratch folders that were removed.
+pub fn removed_leftovers(leftovers: &[Scratch]) -> String {
+    let bytes = leftovers.iter().map(|scratch| scratch.bytes).sum();
+    let names: Vec<&str> = leftovers.iter().map(|scratch| scratch.name.as_str()).collect();
+    let count = units::count(names.len(), "leftover");
+    let size = units::bytes(bytes);
+    format!(
+        "removed {count} of commands that were killed, {size}: {}",
+        names.join(", ")
+    )
 }
 
 /// Prints a document to stdout.

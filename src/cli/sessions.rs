@@ -3,7 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use fisec_runtime::cache::{Entry, Listing, Manifest, Store};
+use fisec_plan::Scratch;
+use fisec_runtime::cache::{CacheError, Damaged, Entry, Listing, Manifest, Pruned, Store};
 use serde_json::{Value, json};
 
 use super::console::Console;
@@ -34,13 +35,14 @@ enum Action {
     },
     /// Remove the newest edit; what it was made of stays
     Undo,
-    /// Remove an image
+    /// Remove an image, or anything else that is listed
     Remove {
-        /// the images, or the beginnings of their ids
+        /// the images, or the beginnings of their ids, or other names as they are listed
         #[arg(required = true)]
         ids: Vec<String>,
     },
-    /// Remove images until at most this much is left, e.g. 10G; first those that are quickly made again
+    /// Remove leftovers of killed commands, then images until at most this much is left, e.g. 10G: first damaged ones,
+    /// then those that are quickly made again
     Prune {
         /// bytes to keep, e.g. 500M, 20G
         #[arg(long, value_parser = units::parse_bytes)]
@@ -61,27 +63,77 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
 
 fn list(store: &Store, as_json: bool, console: &Console) -> Result<(), Failure> {
     let listing = store.list()?;
-    for damaged in &listing.damaged {
-        console.warn(&format!(
-            "remembered image `{}` is damaged and counts as forgotten: {}",
-            damaged.id, damaged.reason
-        ));
-    }
     if as_json {
-        let images: Vec<Value> = listing.images.iter().map(summary).collect();
-        return output::print_json(&json!({ "folder": store.folder(), "images": images }));
+        return output::print_json(&as_value(store, &listing));
     }
-    if listing.images.is_empty() {
+    let others = other_rows(&listing);
+    if listing.images.is_empty() && others.is_empty() {
         console.say("no image is remembered yet: `fisec run PLAN --prompt \"…\"` makes one");
         return Ok(());
     }
     let heading = ["image", "made", "size", "steps", "seed", "prompt"].map(str::to_owned);
     let mut rows = vec![heading.to_vec()];
     rows.extend(forest(&listing).into_iter().map(|(depth, image)| row(depth, image)));
-    let total: u64 = listing.images.iter().map(Manifest::bytes).sum();
+    rows.extend(others);
     output::print(&output::table(&rows, &[2, 3, 4]))?;
-    console.say(&format!("{} in {}", units::bytes(total), store.folder().display()));
+    let total = units::bytes(listing.bytes());
+    console.say(&format!("{total} in {}", store.folder().display()));
+    warn_of_unusable(&listing, console);
     Ok(())
+}
+
+fn as_value(store: &Store, listing: &Listing) -> Value {
+    let unusable = |damaged: &Damaged| json!({ "id": damaged.id, "bytes": damaged.bytes, "reason": damaged.reason });
+    let scratch = |scratch: &Scratch| json!({ "id": scratch.name, "bytes": scratch.bytes });
+    json!({
+        "folder": store.folder(),
+        "bytes": listing.bytes(),
+        "images": listing.images.iter().map(summary).collect::<Vec<_>>(),
+        "damaged": listing.damaged.iter().map(unusable).collect::<Vec<_>>(),
+        "leftovers": listing.leftovers.iter().map(scratch).collect::<Vec<_>>(),
+        "unfinished": listing.unfinished.iter().map(scratch).collect::<Vec<_>>(),
+        "foreign": listing.foreign.iter().map(unusable).collect::<Vec<_>>(),
+    })
+}
+
+/// Everything in the store that is no image to edit.
+fn other_rows(listing: &Listing) -> Vec<Vec<String>> {
+    let row = |name: &str, state: &str, bytes: u64, reason: &str| {
+        let cells = [name, state, &units::bytes(bytes), "", "", reason];
+        cells.map(str::to_owned).to_vec()
+    };
+    let damaged = listing.damaged.iter();
+    let damaged = damaged.map(|image| row(&image.id, "damaged", image.bytes, &image.reason));
+    let leftovers = listing.leftovers.iter();
+    let leftovers = leftovers.map(|left| row(&left.name, "leftover", left.bytes, "of a command that was killed"));
+    let unfinished = listing.unfinished.iter();
+    let unfinished = unfinished.map(|left| row(&left.name, "unfinished", left.bytes, "of a command that runs"));
+    let foreign = listing.foreign.iter();
+    let foreign = foreign.map(|other| row(&other.id, "foreign", other.bytes, &other.reason));
+    damaged.chain(leftovers).chain(unfinished).chain(foreign).collect()
+}
+
+fn warn_of_unusable(listing: &Listing, console: &Console) {
+    let (damaged, leftovers) = (listing.damaged.len(), listing.leftovers.len());
+    let mut parts = Vec::new();
+    if damaged > 0 {
+        parts.push(format!(
+            "{}, which count as not remembered",
+            units::count(damaged, "damaged image")
+        ));
+    }
+    if leftovers > 0 {
+        parts.push(format!(
+            "{} of commands that were killed",
+            units::count(leftovers, "leftover")
+        ));
+    }
+    if !parts.is_empty() {
+        console.warn(&format!(
+            "{}: `fisec sessions prune --keep SIZE` removes these first, `fisec sessions remove NAME` removes one",
+            parts.join(", and ")
+        ));
+    }
 }
 
 /// Every image after the one that it is an edit of, with its depth. Edits whose base is gone stand for themselves.
@@ -171,57 +223,101 @@ fn show(entry: &Entry, check: bool, as_json: bool) -> Result<(), Failure> {
 }
 
 fn undo(store: &Store, as_json: bool, console: &Console) -> Result<(), Failure> {
-    let images = store.list()?.images;
-    let is_edited = |image: &Manifest| images.iter().any(|other| other.parent.as_ref() == Some(&image.id));
-    let edits = images
-        .iter()
-        .filter(|image| image.parent.is_some() && !is_edited(image));
-    let newest = edits.max_by_key(|image| image.created);
-    let Some((newest, parent)) = newest.and_then(|image| Some((image, image.parent.as_ref()?))) else {
-        return Err(Failure::new("there is no edit to undo").hint("`fisec sessions remove ID` removes a first image"));
-    };
-    store.remove(&newest.id)?;
-    match as_json {
-        true => output::print_json(&json!({ "removed": [newest.id], "parent": parent })),
-        false => {
-            let (id, prompt) = (&newest.id, &newest.key.prompt);
-            console.say(&format!("removed {id}, \"{prompt}\"; it was an edit of {parent}"));
-            Ok(())
+    loop {
+        let images = store.list()?.images;
+        let is_edited = |image: &Manifest| images.iter().any(|other| other.parent.as_ref() == Some(&image.id));
+        let edits = images
+            .iter()
+            .filter(|image| image.parent.is_some() && !is_edited(image));
+        let newest = edits.max_by_key(|image| image.created);
+        let Some((newest, parent)) = newest.and_then(|image| Some((image, image.parent.as_ref()?))) else {
+            return Err(
+                Failure::new("there is no edit to undo").hint("`fisec sessions remove ID` removes a first image")
+            );
+        };
+        match store.remove(&newest.id) {
+            // another command removed it since
+            Err(CacheError::Unknown(_)) => continue,
+            other => other?,
+        };
+        if as_json {
+            return output::print_json(&json!({ "removed": [newest.id], "parent": parent }));
         }
+        let (id, prompt) = (&newest.id, &newest.key.prompt);
+        console.say(&format!("removed {id}, \"{prompt}\"; it was an edit of {parent}"));
+        return Ok(());
     }
 }
 
+/// Removes what can be removed, and says so before it fails for the rest.
 fn remove(store: &Store, ids: &[String], as_json: bool, console: &Console) -> Result<(), Failure> {
     let mut removed = Vec::new();
+    let mut failed = None;
     for id in ids {
-        removed.push(store.remove(id)?);
-    }
-    match as_json {
-        true => output::print_json(&json!({ "removed": removed })),
-        false => {
-            console.say(&format!("removed {}", removed.join(", ")));
-            Ok(())
+        match store.remove(id) {
+            Ok(id) => removed.push(id),
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
+    match as_json {
+        true => output::print_json(&json!({ "removed": removed }))?,
+        false if !removed.is_empty() => console.say(&format!("removed {}", removed.join(", "))),
+        false => {}
+    }
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn prune(store: &Store, keep: u64, as_json: bool, console: &Console) -> Result<(), Failure> {
     let pruned = store.prune(keep)?;
     if as_json {
         let removed: Vec<&String> = pruned.removed.iter().map(|image| &image.id).collect();
-        return output::print_json(&json!({ "removed": removed, "kept_bytes": pruned.kept }));
+        let damaged: Vec<&String> = pruned.damaged.iter().map(|damaged| &damaged.id).collect();
+        let leftovers: Vec<&String> = pruned.leftovers.iter().map(|scratch| &scratch.name).collect();
+        return output::print_json(&json!({
+            "removed": removed,
+            "removed_damaged": damaged,
+            "removed_leftovers": leftovers,
+            "freed_bytes": pruned.freed(),
+            "kept_bytes": pruned.kept,
+        }));
     }
-    let freed: u64 = pruned.removed.iter().map(Manifest::bytes).sum();
-    console.say(&format!(
-        "removed {} images ({}); {} are left",
-        pruned.removed.len(),
-        units::bytes(freed),
-        units::bytes(pruned.kept)
-    ));
+    let (freed, kept) = (units::bytes(pruned.freed()), units::bytes(pruned.kept));
+    console.say(&format!("removed {} ({freed}); {kept} are left", what_went(&pruned)));
     if pruned.kept > keep {
         console.warn("the images that are left are in use");
     }
+    let listing = store.list()?;
+    let unfinished: u64 = listing.unfinished.iter().map(|scratch| scratch.bytes).sum();
+    if unfinished > 0 {
+        console.say(&format!(
+            "commands that run have {} unfinished beside them",
+            units::bytes(unfinished)
+        ));
+    }
+    for foreign in &listing.foreign {
+        let size = units::bytes(foreign.bytes);
+        console.say(&format!("`{}` ({size}) is not made by fisec and stays", foreign.id));
+    }
     Ok(())
+}
+
+/// `2 images, 1 damaged image, 3 leftovers of killed commands`; `0 images` when nothing went.
+pub(super) fn what_went(pruned: &Pruned) -> String {
+    let counts = [
+        (pruned.removed.len(), "image", ""),
+        (pruned.damaged.len(), "damaged image", ""),
+        (pruned.leftovers.len(), "leftover", " of killed commands"),
+    ];
+    let is_said = |&(count, _, _): &(usize, &str, &str)| count > 0;
+    let parts: Vec<String> = counts
+        .into_iter()
+        .filter(is_said)
+        .map(|(count, name, more)| format!("{}{more}", units::count(count, name)))
+        .collect();
+    match parts.is_empty() {
+        true => units::count(0, "image"),
+        false => parts.join(", "),
+    }
 }
 
 fn summary(image: &Manifest) -> Value {

@@ -1,5 +1,13 @@
 //! Quantities as people read them.
 
+/// `1 image`, `3 images`.
+pub fn count(count: usize, name: &str) -> String {
+    match count {
+        1 => format!("1 {name}"),
+        _ => format!("{count} {name}s"),
+    }
+}
+
 /// `3.4 MB`: decimal, three digits.
 pub fn bytes(bytes: u64) -> String {
     scaled(bytes as f64, &["B", "kB", "MB", "GB", "TB"])

@@ -11,7 +11,7 @@ use memmap2::Mmap;
 use serde_json::Value;
 
 use crate::validate::{check_path, validate};
-use crate::{FORMAT, FileHash, Plan, PlanError, Weight, WeightId, json};
+use crate::{FORMAT, FileHash, Plan, PlanError, Weight, WeightId, json, restore_replaced};
 
 pub(crate) const PLAN: &str = "plan.json";
 pub(crate) const WEIGHTS: &str = "weights.bin";
@@ -31,8 +31,13 @@ pub struct Bundle {
 
 impl Bundle {
     /// Opens the bundle at `folder`: version, checksum, sizes of all files, hashes of all but very large ones, structure.
+    ///
+    /// A plan whose name a killed compilation left free is put back first.
     pub fn open(folder: &Path) -> Result<Self, PlanError> {
         let path = folder.join(PLAN);
+        if let (false, Some(parent)) = (folder.exists(), folder.parent()) {
+            restore_replaced(parent);
+        }
         let text = read_plan_text(folder, &path)?;
         let plan = parse(folder, &path, &text)?;
         for (relative, hash) in &plan.files {

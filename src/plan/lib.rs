@@ -15,6 +15,7 @@ pub mod cuda;
 mod error;
 pub mod json;
 mod kernel;
+mod network_output;
 mod operand_shapes;
 mod operands;
 mod plan;
@@ -38,6 +39,9 @@ pub use plan::{
     PipelineFiles, Plan, Port, Program, ProgramKind, Programs, PromptProgram, Provenance, Remainder, Samples, Slot,
     SlotId, SlotKind, Stage, Value, ValueId, Weight, WeightId,
 };
-pub use scratch::{ScratchFolder, remove_all_scratch};
+pub use scratch::{
+    Scratch, ScratchFolder, bytes_on_disk, list_scratch, remove_all_scratch, remove_leftover, remove_leftovers,
+    restore_replaced,
+};
 pub use text::program_text;
 pub use write::{ALIGNMENT, BundleWriter, Placement};

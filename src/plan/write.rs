@@ -1,4 +1,4 @@
-//! Writing a bundle: one tensor at a time, published by a rename.
+//! Writing a bundle: one tensor at a time, published in one step.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -12,7 +12,10 @@ use fisec_tensor::{DType, HostTensor, Shape};
 use crate::bundle::{PLAN, WEIGHTS};
 use crate::validate::{check_path, validate};
 use crate::weights_file::WeightsFile;
-use crate::{FORMAT, FileHash, Plan, PlanError, ScratchFolder, Weight, WeightId, json};
+use crate::{
+    FORMAT, FileHash, Plan, PlanError, Scratch, ScratchFolder, Weight, WeightId, json, remove_leftovers,
+    restore_replaced,
+};
 
 /// Alignment of constants in `weights.bin`, bytes.
 pub const ALIGNMENT: u64 = 64;
@@ -21,6 +24,7 @@ pub const ALIGNMENT: u64 = 64;
 /// leaves nothing.
 pub struct BundleWriter {
     target: PathBuf,
+    leftovers: Vec<Scratch>,
     folder: ScratchFolder,
     data: WeightsFile,
     placed: HashMap<blake3::Hash, u64>,
@@ -42,22 +46,35 @@ pub struct Placement {
 }
 
 impl BundleWriter {
-    /// Begins a bundle that will stand at `target`. Fails when something other than a plan is there.
+    /// Begins a bundle that will stand at `target`, or where `target` links to. Fails when something other than a plan is
+    /// there. Scratch folders beside it whose processes have ended are removed.
     pub fn create(target: &Path) -> Result<Self, PlanError> {
+        let target = &linked(target);
+        let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        restore_replaced(parent);
         if is_occupied(target) {
             return Err(PlanError::Occupied(target.to_owned()));
         }
+        // A folder that cannot be listed, or is not there yet, has nothing to remove.
+        let leftovers = remove_leftovers(parent).unwrap_or_default();
         let folder = ScratchFolder::beside(target).map_err(PlanError::io(target))?;
         let path = folder.path().join(WEIGHTS);
         let data = WeightsFile::create(&path).map_err(PlanError::io(&path))?;
         Ok(BundleWriter {
             target: target.to_owned(),
+            leftovers,
             folder,
             data,
             placed: HashMap::new(),
             weights: Vec::new(),
             files: BTreeMap::new(),
         })
+    }
+
+    /// Scratch folders of ended processes that were removed beside the target.
+    pub fn removed_leftovers(&self) -> &[Scratch] {
+        &self.leftovers
     }
 
     /// The folder that is being filled; files placed here by others are registered with [`BundleWriter::adopt_file`].
@@ -153,8 +170,8 @@ impl BundleWriter {
         &self.weights
     }
 
-    /// Completes the plan's `format`, `weights` and `files`, checks it, writes `plan.json` and publishes the bundle.
-    /// Returns the completed plan.
+    /// Completes the plan's `format`, `weights` and `files`, checks it, writes `plan.json`, writes all files through to the
+    /// disk and publishes the bundle. Returns the completed plan.
     pub fn finish(mut self, mut plan: Plan) -> Result<Plan, PlanError> {
         let path = self.folder.path().join(WEIGHTS);
         let hash = self.data.finish().map_err(PlanError::io(&path))?;
@@ -164,10 +181,8 @@ impl BundleWriter {
         plan.files = self.files;
         validate(&plan)?;
         let path = self.folder.path().join(PLAN);
-        let mut file = File::create(&path).map_err(PlanError::io(&path))?;
-        file.write_all(json::seal(&plan).as_bytes())
-            .and_then(|()| file.sync_data())
-            .map_err(PlanError::io(&path))?;
+        fs::write(&path, json::seal(&plan)).map_err(PlanError::io(&path))?;
+        self.folder.sync().map_err(PlanError::io(self.folder.path()))?;
         self.folder.publish(&self.target).map_err(PlanError::io(&self.target))?;
         Ok(plan)
     }
@@ -195,6 +210,14 @@ impl BundleWriter {
         let parent = path.parent().expect("inside the bundle");
         fs::create_dir_all(parent).map_err(PlanError::io(parent))?;
         Ok(path)
+    }
+}
+
+/// Where a link leads; other paths as they are.
+fn linked(target: &Path) -> PathBuf {
+    match target.is_symlink() {
+        true => fs::canonicalize(target).unwrap_or_else(|_| target.to_owned()),
+        false => target.to_owned(),
     }
 }
 

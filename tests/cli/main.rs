@@ -5,5 +5,8 @@ mod compile;
 mod edits;
 mod general;
 mod inspect;
+mod kills;
 mod machine;
 mod run;
+mod store;
+mod together;

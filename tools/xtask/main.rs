@@ -1,8 +1,9 @@
-//! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask demo`.
+//! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask nightly`, `cargo xtask demo`.
 
 mod arrows;
 mod demo;
 mod kernels;
+mod nightly;
 mod setup;
 mod shell;
 mod size;
@@ -16,6 +17,7 @@ usage: cargo xtask COMMAND
   setup    fetch the ONNX Runtime library into .runtime/
   kernels  compile the CUDA kernels into target/cubins (needs no GPU)
   test     everything that CI runs
+  nightly  the slow checks: all ignored tests, or those whose names contain one of the words that follow
   demo     make an image, edit it twice, write a report
   arrows   check that crates depend on each other in the allowed direction only
 ";
@@ -24,11 +26,13 @@ usage: cargo xtask COMMAND
 type Failure = String;
 
 fn main() -> ExitCode {
-    let command = std::env::args().nth(1);
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next();
     let result = match command.as_deref() {
         Some("setup") => setup::run().map(|library| println!("{}", library.display())),
         Some("kernels") => kernels::run(),
         Some("test") => test::run(),
+        Some("nightly") => nightly::run(&arguments.collect::<Vec<String>>()),
         Some("demo") => demo::run(),
         Some("arrows") => arrows::run(),
         Some("--help" | "-h" | "help") => {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::Failure;
@@ -20,17 +21,42 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Prints the step's name, runs it with the terminal's output, prints how long it took.
-pub fn step(name: &str, command: &mut Command) -> Result<Duration, Failure> {
+/// Stages so far, with their times.
+static STAGES: Mutex<Vec<(String, Duration)>> = Mutex::new(Vec::new());
+
+/// Prints the stage's name, runs it, prints how long it took.
+pub fn stage<T>(name: &str, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     println!("==> {name}");
     let started = Instant::now();
-    let status = command.status().map_err(|error| cannot_start(command, &error))?;
+    let result = work();
     let took = started.elapsed();
-    if !status.success() {
-        return Err(format!("{name} failed ({status})"));
-    }
     println!("    {:.1} s", took.as_secs_f64());
-    Ok(took)
+    let mut stages = STAGES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    stages.push((name.to_owned(), took));
+    result
+}
+
+/// A stage that runs a program with the terminal's output. Returns how long it took.
+pub fn step(name: &str, command: &mut Command) -> Result<Duration, Failure> {
+    stage(name, || {
+        let started = Instant::now();
+        let status = command.status().map_err(|error| cannot_start(command, &error))?;
+        match status.success() {
+            true => Ok(started.elapsed()),
+            false => Err(format!("{name} failed ({status})")),
+        }
+    })
+}
+
+/// Prints the seconds of every stage, and of all together.
+pub fn print_stages() {
+    let stages = STAGES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    println!("==> seconds");
+    for (name, took) in stages.iter() {
+        println!("{:8.1}  {name}", took.as_secs_f64());
+    }
+    let all: Duration = stages.iter().map(|(_, took)| *took).sum();
+    println!("{:8.1}  all together", all.as_secs_f64());
 }
 
 /// Runs quietly and returns stdout; stderr is shown when it fails.

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::Failure;
 use crate::shell::{output, root};
 
-const LIMIT: u64 = 36 << 20;
+const LIMIT: u64 = 44 << 20;
 
 /// What a file takes at least, however short it is.
 const BLOCK: u64 = 1 << 10;

@@ -1,18 +1,20 @@
 //! Everything that CI runs.
 
 use std::process::Command;
-use std::time::Instant;
 
-use crate::shell::{cargo, root, step};
+use crate::shell::{cargo, print_stages, root, stage, step};
 use crate::{Failure, arrows, setup, size};
 
-/// Runs all checks in order of their price and stops at the first that fails.
+/// Runs all checks in order of their price and stops at the first that fails. Prints the seconds of every stage.
 pub fn run() -> Result<(), Failure> {
-    let started = Instant::now();
-    println!("==> arrows between crates");
-    arrows::run()?;
-    println!("==> size of the repository");
-    size::run()?;
+    let result = checks();
+    print_stages();
+    result.inspect(|()| println!("all checks passed"))
+}
+
+fn checks() -> Result<(), Failure> {
+    stage("arrows between crates", arrows::run)?;
+    stage("size of the repository", size::run)?;
     step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
     let library = setup::run()?;
     step(
@@ -54,7 +56,6 @@ pub fn run() -> Result<(), Failure> {
         cargo()
             .args(["test", "--workspace", "--quiet"])
             .env("ORT_DYLIB_PATH", &library),
-    )?;
-    println!("all checks passed in {:.0} s", started.elapsed().as_secs_f64());
-    Ok(())
+    )
+    .map(drop)
 }

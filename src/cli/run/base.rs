@@ -65,26 +65,28 @@ fn nearest(
     settings: &EditSettings,
     console: &Console,
 ) -> Result<Option<Entry>, Failure> {
-    let Some(nearest) = store.find_nearest(key)? else {
-        return Ok(None);
-    };
-    let image = nearest.manifest;
-    let id = match &image.parent {
-        Some(parent) if nearest.distance == 0 && is_another_edit(&image, settings) => parent.clone(),
-        _ => image.id.clone(),
-    };
-    match store.get(&id) {
-        Ok(entry) => {
-            let prompt = &entry.manifest().key.prompt;
-            console.say(&format!("editing {id}, \"{prompt}\""));
-            Ok(Some(entry))
+    while let Some(nearest) = store.find_nearest(key)? {
+        let image = nearest.manifest;
+        let id = match &image.parent {
+            Some(parent) if nearest.distance == 0 && is_another_edit(&image, settings) => parent.clone(),
+            _ => image.id.clone(),
+        };
+        match store.get(&id) {
+            Ok(entry) => {
+                let prompt = &entry.manifest().key.prompt;
+                console.say(&format!("editing {id}, \"{prompt}\""));
+                return Ok(Some(entry));
+            }
+            // another command removed it since: the next one is nearest now
+            Err(CacheError::Unknown(_)) if id == image.id => {}
+            Err(error @ (CacheError::Damaged { .. } | CacheError::Unknown(_))) => {
+                console.warn(&format!("{error}; it counts as forgotten"));
+                return Ok(None);
+            }
+            Err(other) => return Err(other.into()),
         }
-        Err(error @ (CacheError::Damaged { .. } | CacheError::Unknown(_))) => {
-            console.warn(&format!("{error}; it counts as forgotten"));
-            Ok(None)
-        }
-        Err(other) => Err(other.into()),
     }
+    Ok(None)
 }
 
 fn is_another_edit(image: &Manifest, settings: &EditSettings) -> bool {

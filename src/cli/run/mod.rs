@@ -112,6 +112,7 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         console,
         opened: OpenedImages::default(),
         unfinished: None,
+        held: Vec::new(),
     };
     let mut delivery = Delivery::new(arguments, console);
     let mut made = deliver(&mut studio, &mut delivery)?;
@@ -121,6 +122,7 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         studio.forgets = arguments.forget && number + 1 == arguments.then.len();
         made = deliver(&mut studio, &mut delivery)?;
     }
+    studio.close();
     delivery.finish()
 }
 

@@ -9,7 +9,7 @@ use fisec_diffusion::denoise::{EditOptions, Method, Region};
 use fisec_diffusion::mask::Convergence;
 use fisec_diffusion::{BaseImage, DiffusionError, Pipeline, Request, mask_from_png, mask_to_png};
 use fisec_plan::Bundle;
-use fisec_runtime::cache::{CacheError, Entry, ImageKey, Kept, Recording, Store};
+use fisec_runtime::cache::{CacheError, Entry, ImageKey, Kept, Manifest, Recording, Store};
 use fisec_runtime::{RuntimeError, SlotSink};
 use fisec_tensor::Mask;
 
@@ -20,6 +20,8 @@ use super::opened::{OpenError, Opened, OpenedImages};
 use super::progress::Progress;
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
+use crate::cli::sessions::what_went;
+use crate::cli::units;
 
 /// An image that is made, but not yet remembered.
 pub(super) struct Unfinished {
@@ -44,6 +46,8 @@ pub(super) struct Studio<'a> {
     pub(super) console: &'a Console,
     pub(super) opened: OpenedImages,
     pub(super) unfinished: Option<Unfinished>,
+    /// the base and the image that was made last: in use until the next one is made, so that no process removes them
+    pub(super) held: Vec<Entry>,
 }
 
 impl Studio<'_> {
@@ -77,7 +81,10 @@ impl Studio<'_> {
                 Err(Failure::new(reason).hint("make the base image again with `--base none`"))
             }
             Err(EditError::Other(failure)) => Err(failure),
-            Ok(made) => Ok(made),
+            Ok(made) => {
+                self.held = vec![entry];
+                Ok(made)
+            }
         }
     }
 
@@ -163,7 +170,39 @@ impl Studio<'_> {
         let started = Instant::now();
         let entry = self.complete(unfinished)?;
         made.set_remembered(entry.as_ref(), started.elapsed());
+        if let Some(entry) = entry {
+            self.held = vec![entry];
+        }
         Ok(())
+    }
+
+    /// Closes the images and keeps to the limit, which others could not while they were in use.
+    pub(super) fn close(&mut self) {
+        self.held.clear();
+        if let Some(store) = &self.store {
+            // Images that cannot be removed now are removed when the next one is made.
+            let _ = store.keep_to_limit();
+            self.tell_evicted(store);
+        }
+    }
+
+    /// Says what was removed to make room.
+    fn tell_evicted(&self, store: &Store) {
+        let evicted = store.take_evicted();
+        if evicted.is_empty() {
+            return;
+        }
+        let (what, size) = (what_went(&evicted), units::bytes(evicted.freed()));
+        let ids = evicted.removed.iter().map(|image| image.id.as_str());
+        let damaged = evicted.damaged.iter().map(|damaged| damaged.id.as_str());
+        let leftovers = evicted.leftovers.iter().map(|scratch| scratch.name.as_str());
+        let names: Vec<&str> = ids.chain(damaged).chain(leftovers).collect();
+        let reason = match evicted.removed.is_empty() && evicted.damaged.is_empty() {
+            true => String::new(),
+            false => format!(", to stay below {}", units::bytes(store.limit())),
+        };
+        self.console
+            .say(&format!("removed {what}, {size}{reason}: {}", names.join(", ")));
     }
 
     pub(super) fn key(&self) -> Result<ImageKey, Failure> {
@@ -220,11 +259,15 @@ impl Studio<'_> {
     fn last_mask(&self, base: &Entry) -> Result<Mask, Failure> {
         let of_edit = |store: &Store| -> Result<Option<Vec<u8>>, CacheError> {
             let images = store.list()?.images;
-            let newest = images
-                .iter()
-                .rev()
-                .find(|image| image.parent.as_deref() == Some(base.id()));
-            newest.map_or(Ok(None), |image| store.get(&image.id)?.mask())
+            let is_edit = |image: &&Manifest| image.parent.as_deref() == Some(base.id());
+            for image in images.iter().rev().filter(is_edit) {
+                match store.get(&image.id) {
+                    // removed since it was listed
+                    Err(CacheError::Unknown(_)) => {}
+                    other => return other?.mask(),
+                }
+            }
+            Ok(None)
         };
         let own = base.mask()?;
         let png = match (own, &self.store) {
@@ -272,7 +315,9 @@ impl Studio<'_> {
             map_calls: Convergence::new(calls).most(),
             tokens: self.pipeline.tokens_used(&key.prompt)?,
         };
-        Ok(store.begin(key, parent, settings, &self.bundle.plan().slots, kept))
+        let recording = store.begin(key, parent, settings, &self.bundle.plan().slots, kept);
+        self.tell_evicted(store);
+        Ok(recording)
     }
 
     /// Hands over what the device has kept of an image and gives its entry a name.
@@ -304,7 +349,11 @@ impl Studio<'_> {
         if let Some(mask) = mask {
             recording.set_mask(mask);
         }
-        match recording.commit() {
+        let committed = recording.commit();
+        if let Some(store) = &self.store {
+            self.tell_evicted(store);
+        }
+        match committed {
             Ok(entry) => {
                 self.opened.keep(entry.id(), image);
                 Ok(Some(entry))

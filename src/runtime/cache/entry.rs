@@ -10,6 +10,7 @@ use bytes::Bytes;
 use fisec_plan::{FileHash, SlotId, json};
 use fisec_tensor::{DType, HostTensor};
 use memmap2::Mmap;
+use serde::Deserialize;
 
 use super::lock::{self, InUse};
 use super::manifest::{DRIFT, FORMAT, Layout, NORMS, Part};
@@ -20,11 +21,14 @@ use crate::{RuntimeError, SlotSource};
 /// Steps that are read and checked while one is in use.
 const AHEAD: usize = 8;
 
+/// Bytes of a manifest at most: one of a thousand steps and slots takes a fraction of this.
+const LARGEST_MANIFEST: u64 = 64 << 20;
+
 /// Guided steps that an edit of most schedules takes at least.
 const FIRST_SPARSE: usize = 5;
 
-/// A remembered image. Its step files are mapped, and checked when first touched; while one of these exists, nobody
-/// removes the image.
+/// A remembered image. Its step files are mapped, and checked when first touched; no process removes
+/// the image while one of these exists.
 #[derive(Debug)]
 pub struct Entry {
     folder: PathBuf,
@@ -64,14 +68,7 @@ impl Entry {
             return Err(damaged(&name, "manifest.json contradicts itself".into()));
         }
         let calls = parts.map(|(part, files)| Step::all(folder, part, files));
-        let files = manifest
-            .files
-            .iter()
-            .map(|(file, hash)| (folder.join(file), hash.bytes));
-        let step_files = calls.iter().flatten().map(|step| (step.path.clone(), step.bytes));
-        for (path, bytes) in files.chain(step_files) {
-            check_size(&path, bytes).map_err(|reason| damaged(&name, reason))?;
-        }
+        check_files(folder, &manifest)?;
         Ok(Entry {
             folder: folder.to_owned(),
             manifest,
@@ -266,20 +263,61 @@ impl Step {
 
 /// Reads and checks an entry's manifest.
 pub(crate) fn read_manifest(folder: &Path, name: &str) -> Result<Manifest, CacheError> {
-    let path = folder.join("manifest.json");
     let fail = |reason: String| damaged(name, format!("manifest.json: {reason}"));
-    let text = fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-    if !json::is_intact(&text) {
-        return Err(fail("not as it was written".into()));
-    }
-    let manifest: Manifest = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
-    if manifest.format != FORMAT {
-        return Err(fail(format!("format {} instead of {FORMAT}", manifest.format)));
-    }
+    let text = read_text(&folder.join("manifest.json")).map_err(|error| fail(error.to_string()))?;
+    let mut manifest = parse(&text).map_err(fail)?;
     if manifest.id != name {
         return Err(fail(format!("it belongs to `{}`", manifest.id)));
     }
+    manifest.on_disk = text.len() as u64 + manifest.bytes_of_files();
     Ok(manifest)
+}
+
+/// A manifest of another format may differ in everything else, so the format is the reason to give.
+fn parse(text: &str) -> Result<Manifest, String> {
+    let manifest = match json::is_intact(text) {
+        true => serde_json::from_str::<Manifest>(text).map_err(|error| error.to_string()),
+        false => Err("not as it was written".into()),
+    };
+    match manifest {
+        Ok(manifest) if manifest.format == FORMAT => Ok(manifest),
+        other => match format_of(text) {
+            Some(format) if format != FORMAT => Err(format!("format {format} instead of {FORMAT}")),
+            _ => other,
+        },
+    }
+}
+
+fn format_of(text: &str) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    serde_json::from_str::<Versioned>(text).ok().map(|found| found.format)
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let metadata = fs::metadata(path)?;
+    match metadata.is_file() && metadata.len() <= LARGEST_MANIFEST {
+        true => fs::read_to_string(path),
+        false => Err(io::Error::other("not a file of a plausible size")),
+    }
+}
+
+/// Checks the size of every file that the manifest names.
+pub(crate) fn check_files(folder: &Path, manifest: &Manifest) -> Result<(), CacheError> {
+    let others = manifest.files.iter().map(|(file, hash)| (file.clone(), hash.bytes));
+    let calls = |part: Part, files: &[StepFile]| -> Vec<(String, u64)> {
+        let files = files.iter().enumerate();
+        files
+            .map(|(call, file)| (Manifest::file_name(part, call), file.bytes))
+            .collect()
+    };
+    let steps = calls(Part::Step, &manifest.steps).into_iter();
+    for (file, bytes) in steps.chain(calls(Part::Maps, &manifest.maps)).chain(others) {
+        check_size(&folder.join(file), bytes).map_err(|reason| damaged(&manifest.id, reason))?;
+    }
+    Ok(())
 }
 
 fn check_size(path: &Path, bytes: u64) -> Result<(), String> {

@@ -1,46 +1,85 @@
-//! Which entries are in use, across processes.
+//! Who uses what, across processes and machines: locks on files, which the kernel releases when a process ends.
+//!
+//! Order: the lock of the store first, then those of entries. A process that has the store's lock asks for entries without
+//! waiting, so that no two wait for each other; one that uses entries may wait for the store's lock.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
 const NAME: &str = "lock";
 
+/// Attempts to lock an entry that is replaced meanwhile.
+const ATTEMPTS: usize = 16;
+
 /// Holds an entry while it is read.
 #[derive(Debug)]
 pub(crate) struct InUse(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] File);
+
+/// Holds the store while entries get or lose their names.
+#[derive(Debug)]
+pub(crate) struct StoreLock(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] Option<File>);
+
+/// An entry that a process which has the store's lock asks for.
+pub(crate) enum Claim {
+    /// nothing has the name
+    Gone,
+    /// a process reads it
+    Used,
+    /// until the file is closed, reading it has to wait
+    Free(#[allow(dead_code, reason = "the lock lasts as long as the file is open")] Option<File>),
+}
+
+/// Waits for the store's lock, a file beside the folder of images. A store that cannot be written, or is on a file system
+/// without locks, has none: there, processes that change it at once may fail, but lose nothing.
+pub(crate) fn of_store(images: &Path) -> StoreLock {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let file = options.open(images.with_extension("lock"));
+    StoreLock(file.and_then(|file| file.lock().map(|()| file)).ok())
+}
 
 /// Creates the lock file of a new entry.
 pub(crate) fn create(folder: &Path) -> io::Result<()> {
     File::create(folder.join(NAME)).map(drop)
 }
 
-/// Marks the entry as in use and as used now.
+/// Marks the entry as in use and as used now. Waits while the entry is removed or replaced; what has the name afterwards is
+/// held, and `NotFound` is returned when nothing has it.
 pub(crate) fn hold(folder: &Path) -> io::Result<InUse> {
-    // A store on a read-only disk can be read all the same.
-    let file = match OpenOptions::new().write(true).open(folder.join(NAME)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
-        Err(_) => File::open(folder.join(NAME))?,
-    };
-    file.lock_shared()?;
-    let _ = file.set_modified(SystemTime::now());
-    Ok(InUse(file))
+    for _ in 0..ATTEMPTS {
+        let file = open(folder)?;
+        match file.lock_shared() {
+            // no locks on this file system
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+            other => other?,
+        }
+        if is_at(&file, &folder.join(NAME)) {
+            let _ = file.set_modified(SystemTime::now());
+            return Ok(InUse(file));
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
-/// Whether nobody holds the entry. The answer holds as long as the returned file.
-pub(crate) fn claim(folder: &Path) -> io::Result<Option<File>> {
-    let file = match File::open(folder.join(NAME)) {
+/// Asks for an entry, to remove or replace it.
+pub(crate) fn claim(folder: &Path) -> io::Result<Claim> {
+    let file = match open(folder) {
         Ok(file) => file,
-        // Without its lock file an entry cannot be opened, so nobody is using it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return File::open(folder).map(Some),
+        // Without its lock file an entry cannot be opened, so no process reads it.
+        Err(error) if is_absent(&error) => {
+            return Ok(match fs::symlink_metadata(folder) {
+                Ok(_) => Claim::Free(None),
+                Err(_) => Claim::Gone,
+            });
+        }
         Err(error) => return Err(error),
     };
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
+        Err(TryLockError::WouldBlock) => Ok(Claim::Used),
+        Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Unsupported => Err(error),
+        _ => Ok(Claim::Free(Some(file))),
     }
 }
 
@@ -51,4 +90,32 @@ pub(crate) fn last_used(folder: &Path) -> Option<SystemTime> {
         .metadata()
         .and_then(|metadata| metadata.modified())
         .ok()
+}
+
+/// For writing, which exclusive locks on network file systems need. A store on a read-only disk can be read all the same.
+fn open(folder: &Path) -> io::Result<File> {
+    let path = folder.join(NAME);
+    match OpenOptions::new().read(true).write(true).open(&path) {
+        Err(error) if !is_absent(&error) => File::open(path),
+        other => other,
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Whether `path` still names the open file.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
 }

@@ -45,6 +45,9 @@ pub struct Manifest {
     pub maps: Vec<StepFile>,
     /// every other file
     pub files: BTreeMap<String, FileHash>,
+    /// bytes of the folder, when it has been read from one
+    #[serde(skip)]
+    pub(crate) on_disk: u64,
 }
 
 /// Of which calls what is kept.
@@ -139,8 +142,13 @@ impl SlotLayout {
 }
 
 impl Manifest {
-    /// Bytes of the whole entry without the manifest.
+    /// Bytes of the whole entry on disk.
     pub fn bytes(&self) -> u64 {
+        self.on_disk.max(self.bytes_of_files())
+    }
+
+    /// Bytes of the files that the manifest names.
+    pub(crate) fn bytes_of_files(&self) -> u64 {
         let steps: u64 = self.steps.iter().chain(&self.maps).map(|step| step.bytes).sum();
         steps + self.files.values().map(|file| file.bytes).sum::<u64>()
     }

@@ -10,16 +10,20 @@
 //!     image.png  mask.png
 //! ```
 //!
-//! An image appears under its name complete or not at all. What is damaged counts as not remembered.
+//! An image appears under its name complete or not at all. What is damaged counts as not remembered, but takes room, and
+//! goes first when room is made. Processes that change the store at once wait for each other at `$FISEC_HOME/images.lock`;
+//! what is being written or removed is in hidden scratch folders of `fisec_plan`, beside the images.
 
 mod entry;
 mod error;
 mod home;
 mod key;
+mod listing;
 mod lock;
 mod manifest;
 mod memory;
 mod nearest;
+mod prune;
 mod recording;
 mod store;
 mod writer;
@@ -28,8 +32,10 @@ pub use entry::Entry;
 pub use error::CacheError;
 pub use home::default_home;
 pub use key::ImageKey;
+pub use listing::{Damaged, Listing};
 pub use manifest::{Kept, Manifest, SlotLayout, StepFile};
 pub use memory::MemoryCache;
 pub use nearest::{Nearest, prompt_distance};
+pub use prune::Pruned;
 pub use recording::Recording;
-pub use store::{DEFAULT_LIMIT, Damaged, Listing, Pruned, Store};
+pub use store::{DEFAULT_LIMIT, Store};

@@ -1,50 +1,47 @@
 //! An image that is being remembered.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use fisec_plan::{FileHash, ScratchFolder, SlotId, json};
+use fisec_plan::{FileHash, ScratchFolder, SlotId, bytes_on_disk, json};
 use fisec_tensor::HostTensor;
 
 use super::manifest::{DRIFT, FORMAT, NORMS};
-use super::writer::{StepWriter, WriteFile};
-use super::{CacheError, Entry, ImageKey, Kept, Manifest, SlotLayout, lock};
+use super::writer::StepWriter;
+use super::{CacheError, Entry, ImageKey, Kept, Manifest, SlotLayout, Store, lock};
 use crate::{RuntimeError, SlotSink};
 
 /// Takes everything that an image's entry holds. Dropped before [`Recording::commit`], it leaves nothing.
 ///
 /// A disk that fails does not stop the image from being made: `commit` reports it.
 pub struct Recording {
-    target: PathBuf,
+    store: Store,
     kept: Kept,
     manifest: Manifest,
     writer: StepWriter,
     // After the writer: the folder goes last.
     folder: ScratchFolder,
     files: BTreeMap<&'static str, Vec<u8>>,
-    write: WriteFile,
     started: Instant,
     waits: bool,
 }
 
 impl Recording {
     pub(crate) fn start(
-        target: PathBuf,
+        store: Store,
         key: ImageKey,
         parent: Option<String>,
         settings: String,
         slots: Vec<SlotLayout>,
         kept: Kept,
-        write: WriteFile,
     ) -> Result<Self, CacheError> {
-        let folder = ScratchFolder::beside(&target).map_err(CacheError::io(&target))?;
         let id = key.id(parent.as_deref(), &settings);
-        let writer = StepWriter::start(folder.path().to_owned(), slots.clone(), kept, write);
+        let target = store.images.join(&id);
+        let folder = ScratchFolder::beside(&target).map_err(CacheError::io(&target))?;
+        let writer = StepWriter::start(folder.path().to_owned(), slots.clone(), kept, store.write);
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Recording {
-            target,
+            store,
             kept,
             manifest: Manifest {
                 format: FORMAT,
@@ -59,11 +56,11 @@ impl Recording {
                 steps: Vec::new(),
                 maps: Vec::new(),
                 files: BTreeMap::new(),
+                on_disk: 0,
             },
             writer,
             folder,
             files: BTreeMap::new(),
-            write,
             started: Instant::now(),
             waits: false,
         })
@@ -109,34 +106,26 @@ impl Recording {
         self.files.insert("mask.png", png);
     }
 
-    /// Waits for the disk and gives the entry its name. An entry of the same name is replaced.
+    /// Waits for the disk and gives the entry its name. An entry of the same name is replaced; when a process uses it, the
+    /// entry that is there is returned.
     pub fn commit(mut self) -> Result<Entry, CacheError> {
         let files = self.writer.finish(self.kept)?;
         (self.manifest.steps, self.manifest.maps) = (files.steps, files.maps);
         for (name, bytes) in &self.files {
             let path = self.folder.path().join(name);
-            (self.write)(&path, bytes).map_err(CacheError::io(&path))?;
+            (self.store.write)(&path, bytes).map_err(CacheError::io(&path))?;
             let hash: FileHash = json::file_hash(bytes);
             self.manifest.files.insert((*name).to_owned(), hash);
         }
         self.manifest.seconds = self.started.elapsed().as_secs_f64();
         let path = self.folder.path().join("manifest.json");
-        (self.write)(&path, json::seal(&self.manifest).as_bytes()).map_err(CacheError::io(&path))?;
+        (self.store.write)(&path, json::seal(&self.manifest).as_bytes()).map_err(CacheError::io(&path))?;
         lock::create(self.folder.path()).map_err(CacheError::io(self.folder.path()))?;
-        if self.target.exists() {
-            let claimed = lock::claim(&self.target).map_err(CacheError::io(&self.target))?;
-            if claimed.is_none() {
-                return Err(CacheError::InUse(self.manifest.id));
-            }
+        let (needed, limit) = (bytes_on_disk(self.folder.path()), self.store.limit);
+        if needed > limit {
+            return Err(CacheError::TooLarge { needed, limit });
         }
-        self.folder
-            .publish(&self.target)
-            .map_err(CacheError::io(&self.target))?;
-        if let Some(parent) = self.target.parent() {
-            // The name must survive a power cut no more than the bytes; best effort is enough for a cache.
-            let _ = fs::File::open(parent).and_then(|folder| folder.sync_all());
-        }
-        Entry::open(&self.target)
+        self.store.publish(self.folder, &self.manifest)
     }
 }
 
@@ -168,8 +157,8 @@ impl SlotSink for Recording {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::path::Path;
+    use std::{fs, io};
 
     use fisec_plan::Slot;
     use fisec_tensor::DType;
@@ -202,8 +191,9 @@ mod tests {
             bytes: 4,
         };
         let slots = vec![SlotLayout::from(&slot)];
-        let target = home.path().join("image");
-        let mut recording = Recording::start(target, key, None, String::new(), slots, 200.into(), no_room).unwrap();
+        let mut store = Store::open(Some(home.path())).unwrap();
+        store.write = no_room;
+        let mut recording = Recording::start(store.clone(), key, None, String::new(), slots, 200.into()).unwrap();
         for step in 0..200 {
             recording
                 .put(step, SlotId(0), HostTensor::from_f32([1], vec![1.0]))
@@ -211,6 +201,6 @@ mod tests {
         }
         let error = recording.commit().unwrap_err();
         assert!(error.is_disk_full() && error.hint().is_some(), "{error}");
-        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(store.folder()).unwrap().count(), 0);
     }
 }

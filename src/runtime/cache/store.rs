@@ -1,57 +1,30 @@
 //! All remembered images of a user.
 
+use std::ffi::OsString;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use fisec_plan::Slot;
+use fisec_plan::{ScratchFolder, Slot, list_scratch, remove_leftover, restore_replaced};
 
-use super::entry::read_manifest;
+use super::listing::{is_entry, is_hidden};
+use super::lock::{self, Claim};
 use super::manifest::{Layout, Part};
 use super::nearest::nearest;
+use super::prune::{Bin, Pruned, Taken};
 use super::writer::{WriteFile, write_file};
-use super::{CacheError, Entry, ImageKey, Kept, Manifest, Nearest, Recording, SlotLayout, default_home, lock};
+use super::{CacheError, Entry, ImageKey, Kept, Manifest, Nearest, Recording, SlotLayout, default_home};
 
-/// Bytes kept when nobody says otherwise.
+/// Bytes kept unless the user says otherwise.
 pub const DEFAULT_LIMIT: u64 = 40 << 30;
-
-/// Unfinished entries older than this were left behind by a process that was killed.
-const STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// The store of remembered images.
 #[derive(Clone, Debug)]
 pub struct Store {
-    images: PathBuf,
-    limit: u64,
-    write: WriteFile,
-}
-
-/// What the store holds.
-#[derive(Clone, Debug, Default)]
-pub struct Listing {
-    /// readable images, oldest first
-    pub images: Vec<Manifest>,
-    /// entries that cannot be used
-    pub damaged: Vec<Damaged>,
-}
-
-/// An entry that cannot be used.
-#[derive(Clone, Debug)]
-pub struct Damaged {
-    /// name of its folder
-    pub id: String,
-    /// which file, and how
-    pub reason: String,
-}
-
-/// What pruning did.
-#[derive(Clone, Debug, Default)]
-pub struct Pruned {
-    /// images removed
-    pub removed: Vec<Manifest>,
-    /// bytes still kept
-    pub kept: u64,
+    pub(super) images: PathBuf,
+    pub(super) limit: u64,
+    pub(super) write: WriteFile,
+    evicted: Arc<Mutex<Pruned>>,
 }
 
 impl Store {
@@ -59,19 +32,24 @@ impl Store {
     pub fn open(home: Option<&Path>) -> Result<Self, CacheError> {
         let images = home.map_or_else(default_home, Path::to_owned).join("images");
         fs::create_dir_all(&images).map_err(CacheError::io(&images))?;
-        let store = Store {
+        restore_replaced(&images);
+        Ok(Store {
             images,
             limit: DEFAULT_LIMIT,
             write: write_file,
-        };
-        store.remove_stale();
-        Ok(store)
+            evicted: Arc::default(),
+        })
     }
 
     /// The same store keeping at most `bytes`.
     pub fn with_limit(mut self, bytes: u64) -> Self {
         self.limit = bytes;
         self
+    }
+
+    /// Bytes kept at most.
+    pub fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// Where the images are.
@@ -101,39 +79,12 @@ impl Store {
                 limit: self.limit,
             });
         }
-        self.prune(self.limit - needed)?;
-        let target = self.images.join(key.id(parent, settings));
-        Recording::start(
-            target,
-            key,
-            parent.map(str::to_owned),
-            settings.to_owned(),
-            slots,
-            kept,
-            self.write,
-        )
-    }
-
-    /// Every entry, oldest first.
-    pub fn list(&self) -> Result<Listing, CacheError> {
-        let mut listing = Listing::default();
-        for entry in fs::read_dir(&self.images).map_err(CacheError::io(&self.images))? {
-            let name = entry.map_err(CacheError::io(&self.images))?.file_name();
-            let name = name.to_string_lossy().into_owned();
-            if name.starts_with('.') {
-                continue;
-            }
-            match read_manifest(&self.images.join(&name), &name) {
-                Ok(manifest) => listing.images.push(manifest),
-                Err(CacheError::Damaged { id, reason }) => listing.damaged.push(Damaged { id, reason }),
-                Err(other) => return Err(other),
-            }
+        {
+            let _store = lock::of_store(&self.images);
+            self.make_room(needed, parent)?;
         }
-        listing
-            .images
-            .sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-        listing.damaged.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(listing)
+        let (parent, settings) = (parent.map(str::to_owned), settings.to_owned());
+        Recording::start(self.clone(), key, parent, settings, slots, kept)
     }
 
     /// Opens the image whose id is or begins with `id`.
@@ -156,87 +107,90 @@ impl Store {
         Ok(nearest(images, &key.prompt))
     }
 
-    /// Removes an image, damaged ones included.
+    /// Removes an image, damaged ones included, or anything else that [`Store::list`] names. Returns its whole name.
     pub fn remove(&self, id: &str) -> Result<String, CacheError> {
-        let id = self.resolve(id)?;
-        match self.remove_unused(&id)? {
-            true => Ok(id),
-            false => Err(CacheError::InUse(id)),
-        }
-    }
-
-    /// Removes images until at most `keep` bytes are left: first those that are quickly made again for the room that they
-    /// take, and long unused. Images in use stay.
-    pub fn prune(&self, keep: u64) -> Result<Pruned, CacheError> {
-        let mut images = self.list()?.images;
-        images.sort_by(|a, b| self.worth(a).total_cmp(&self.worth(b)));
-        let mut kept: u64 = images.iter().map(Manifest::bytes).sum();
-        let mut removed = Vec::new();
-        for image in images {
-            if kept <= keep {
-                break;
-            }
-            if self.remove_unused(&image.id)? {
-                kept -= image.bytes();
-                removed.push(image);
-            }
-        }
-        Ok(Pruned { removed, kept })
-    }
-
-    /// Seconds to rebuild per byte, halved for every day without use.
-    fn worth(&self, image: &Manifest) -> f64 {
-        let used = lock::last_used(&self.images.join(&image.id)).unwrap_or(SystemTime::UNIX_EPOCH);
-        let unused = SystemTime::now().duration_since(used).unwrap_or_default();
-        let days = unused.as_secs_f64() / 86_400.0;
-        image.seconds / (image.bytes().max(1) as f64) / (1.0 + days)
-    }
-
-    fn remove_unused(&self, id: &str) -> Result<bool, CacheError> {
-        let folder = self.images.join(id);
-        let Some(_claim) = lock::claim(&folder).map_err(CacheError::io(&folder))? else {
-            return Ok(false);
+        let name = self.resolve(id)?;
+        let shown = name.to_string_lossy().into_owned();
+        let path = self.images.join(&name);
+        let _store = lock::of_store(&self.images);
+        let removed = match is_hidden(&name) {
+            true => remove_leftover(&path).map_err(CacheError::io(&path))?,
+            false => match Bin::new(self).take(&path)? {
+                Taken::Gone => return Err(CacheError::Unknown(shown)),
+                taken => taken == Taken::Yes,
+            },
         };
-        // The name goes first, so that nobody opens what is half removed.
-        let doomed = self.images.join(format!(".{id}.removed-{}", std::process::id()));
-        fs::rename(&folder, &doomed).map_err(CacheError::io(&folder))?;
-        fs::remove_dir_all(&doomed).map_err(CacheError::io(&doomed))?;
-        Ok(true)
+        match removed {
+            true => Ok(shown),
+            false => Err(CacheError::InUse(shown)),
+        }
     }
 
-    fn resolve(&self, id: &str) -> Result<String, CacheError> {
+    /// What was removed on behalf of the limit, not yet asked for.
+    pub(super) fn evicted(&self) -> MutexGuard<'_, Pruned> {
+        self.evicted.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Gives a complete entry its name and keeps to the limit. An image of that name that a process uses is the same
+    /// computation, and is taken instead unless it is damaged.
+    pub(super) fn publish(&self, folder: ScratchFolder, manifest: &Manifest) -> Result<Entry, CacheError> {
+        let target = self.images.join(&manifest.id);
+        if target.exists() {
+            folder.sync().map_err(CacheError::io(&target))?;
+        }
+        let mut may_take = true;
+        loop {
+            let store = lock::of_store(&self.images);
+            let claim = lock::claim(&target).map_err(CacheError::io(&target))?;
+            if may_take && matches!(claim, Claim::Used) {
+                // checked without the lock, because reading a large image takes seconds
+                drop(store);
+                match Entry::open(&target).and_then(|entry| entry.verify().map(|()| entry)) {
+                    Ok(entry) => return Ok(entry),
+                    // removed since
+                    Err(CacheError::Unknown(_)) => {}
+                    // damaged: the processes that use it find that out as well
+                    Err(_) => may_take = false,
+                }
+                continue;
+            }
+            folder.publish(&target).map_err(CacheError::io(&target))?;
+            let entry = Entry::open(&target)?;
+            // The image is remembered, whether or not others can be removed.
+            let _ = self.make_room(0, manifest.parent.as_deref());
+            return Ok(entry);
+        }
+    }
+
+    /// The one name that is `id`, or of images, begins with it.
+    fn resolve(&self, id: &str) -> Result<OsString, CacheError> {
         let unknown = || CacheError::Unknown(id.to_owned());
-        if id.is_empty() || !id.chars().all(|c| c.is_ascii_alphanumeric()) {
+        if id.is_empty() {
             return Err(unknown());
         }
-        let entries = fs::read_dir(&self.images).map_err(CacheError::io(&self.images))?;
-        let names = entries
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut ids: Vec<String> = names.filter(|name| name.starts_with(id)).collect();
-        match ids.len() {
+        let mut names: Vec<OsString> = match id.starts_with('.') {
+            true => self.scratch_names()?,
+            false => self.names()?,
+        };
+        if let Some(exact) = names.iter().find(|name| name.to_string_lossy() == id) {
+            return Ok(exact.clone());
+        }
+        names.retain(|name| {
+            let text = name.to_string_lossy();
+            text.starts_with(id) && (is_hidden(name) || is_entry(&self.images.join(name), &text))
+        });
+        match names.len() {
             0 => Err(unknown()),
-            1 => Ok(ids.remove(0)),
-            _ if ids.iter().any(|name| name == id) => Ok(id.to_owned()),
+            1 => Ok(names.remove(0)),
             _ => Err(CacheError::Ambiguous {
                 prefix: id.to_owned(),
-                ids,
+                ids: names.iter().map(|name| name.to_string_lossy().into_owned()).collect(),
             }),
         }
     }
 
-    /// Best effort: what cannot be removed now is removed another time.
-    fn remove_stale(&self) {
-        let Ok(entries) = fs::read_dir(&self.images) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
-            let modified = entry.metadata().and_then(|metadata| metadata.modified());
-            let age = modified.and_then(|time| time.elapsed().map_err(io::Error::other));
-            if is_hidden && age.is_ok_and(|age| age > STALE) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
+    fn scratch_names(&self) -> Result<Vec<OsString>, CacheError> {
+        let scratch = list_scratch(&self.images).map_err(CacheError::io(&self.images))?;
+        Ok(scratch.into_iter().map(|scratch| scratch.name.into()).collect())
     }
 }
