@@ -128,7 +128,11 @@ impl Sharing<'_> {
 
     /// Whether an image of the result is made of the same image of shared values.
     fn is_of_shared(&self, id: NodeId) -> bool {
-        let mut values = self.graph.operands(id).iter().filter(|operand| operand.value().is_some());
+        let mut values = self
+            .graph
+            .operands(id)
+            .iter()
+            .filter(|operand| operand.value().is_some());
         self.by_image.contains(&id) && values.all(|&value| self.is_shared_value(value))
     }
 

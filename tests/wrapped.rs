@@ -75,9 +75,19 @@ fn compiled(runtime: &OnnxRuntime, dense: &Graph, options: &CompileOptions) -> C
     }
 }
 
-fn check(runtime: &OnnxRuntime, name: &str, graph: &Graph, shape: &Shape, options: &CompileOptions, random: &mut Random) {
+fn check(
+    runtime: &OnnxRuntime,
+    name: &str,
+    graph: &Graph,
+    shape: &Shape,
+    options: &CompileOptions,
+    random: &mut Random,
+) {
     let what = format!("{name}, {shape:?}, {options:?}");
-    let (base, new) = (Image::random(shape, shape.seed ^ 1), Image::random(shape, shape.seed ^ 2));
+    let (base, new) = (
+        Image::random(shape, shape.seed ^ 1),
+        Image::random(shape, shape.seed ^ 2),
+    );
     let (dense_base, dense_new) = (for_each_image(&base), for_each_image(&new));
     let [expected_base, expected_new] = [&dense_base, &dense_new].map(|inputs| {
         let run = Oracle::new(graph).inputs(inputs.clone()).run().expect("runs");
@@ -108,7 +118,9 @@ fn check(runtime: &OnnxRuntime, name: &str, graph: &Graph, shape: &Shape, option
         return;
     }
     let binding = Binding::bind(executor.plan(), &mask).expect("binds");
-    let found = executor.edit(STEP, &new.values(), &binding, &slots, None).expect("edits");
+    let found = executor
+        .edit(STEP, &new.values(), &binding, &slots, None)
+        .expect("edits");
     let marks = Marks::of(module.edit.as_ref().expect("sparse"), options.keys, options.norm);
     let reference = edited(&dense, &marks, &dense_base, &dense_new, &mask);
     let error = difference(&reference, &found, &mask);

@@ -33,15 +33,16 @@ fn lower(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
         return None;
     };
     let operands = graph.operands(id).to_vec();
-    let shapes = operands
-        .iter()
-        .map(|&operand| Some(graph.operand_type(operand)?.shape));
+    let shapes = operands.iter().map(|&operand| Some(graph.operand_type(operand)?.shape));
     let shapes = shapes.collect::<Option<Vec<Shape>>>()?;
     let ranks: Vec<usize> = shapes.iter().map(|shape| shape.len()).collect();
     let equation = Equation::parse(text, &ranks).ok()?;
     let sizes = equation.sizes(&shapes.iter().collect::<Vec<_>>()).ok()?;
     for (labels, shape) in equation.operands.iter().zip(&shapes) {
-        let repeats = labels.iter().zip(shape.iter()).any(|(label, size)| sizes[label] != *size);
+        let repeats = labels
+            .iter()
+            .zip(shape.iter())
+            .any(|(label, size)| sizes[label] != *size);
         let has_diagonal = (1..labels.len()).any(|later| labels[..later].contains(&labels[later]));
         if repeats || has_diagonal {
             return None;

@@ -140,10 +140,7 @@ fn rows_of(graph: &Graph, written: ValueId, places: Operand) -> Option<(usize, u
         let mut axes = index.iter().enumerate();
         axes.all(|(axis, &index)| counted(index, axis) == Some(expected(row, axis)))
     };
-    list.chunks(depth)
-        .enumerate()
-        .all(fits)
-        .then_some((start, count / run))
+    list.chunks(depth).enumerate().all(fits).then_some((start, count / run))
 }
 
 /// Values that follow each other along an axis.

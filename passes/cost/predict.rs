@@ -56,13 +56,7 @@ impl LevelTiles {
 
 impl<'a> Predictor<'a> {
     /// Looks at every operator that runs each step.
-    pub fn new(
-        graph: &Graph,
-        stages: &Stages,
-        levels: &'a Levels,
-        places: &Places,
-        table: &'a CostTable,
-    ) -> Self {
+    pub fn new(graph: &Graph, stages: &Stages, levels: &'a Levels, places: &Places, table: &'a CostTable) -> Self {
         let steps = graph.ids().into_iter().filter(|&id| stages.get(id) == Stage::Step);
         let work = steps.filter_map(|id| work(graph, id, places, table)).collect();
         Predictor {
@@ -156,7 +150,9 @@ fn work(graph: &Graph, id: NodeId, places: &Places, table: &CostTable) -> Option
         Op::Conv(conv) => candidates(conv, &graph.operand_type(graph.operands(id)[0])?, output, table),
         _ => Vec::new(),
     };
-    let level = places.level_of(ValueId { node: id, output: 0 }).map(|level| level.0 as usize);
+    let level = places
+        .level_of(ValueId { node: id, output: 0 })
+        .map(|level| level.0 as usize);
     let bytes = output.shape.elements() as f64 * output.dtype.size() as f64;
     Some(Work {
         level,

@@ -455,7 +455,9 @@ fn are_keys_alike(graph: &Graph, attention: NodeId) -> bool {
     let [keys, values] = [1, 2].map(|position| {
         let scatter = graph.operands(attention)[position].value()?.node;
         match graph.op(scatter) {
-            Op::Scatter(_) => graph.operand_type(graph.operands(scatter)[0]).map(|active| active.extent),
+            Op::Scatter(_) => graph
+                .operand_type(graph.operands(scatter)[0])
+                .map(|active| active.extent),
             _ => None,
         }
     });

@@ -9,9 +9,7 @@
 use std::collections::HashSet;
 
 use fisec_ir::dependence::pixel_axes;
-use fisec_ir::{
-    Activation, Demand, Dependence, Extent, Graph, LevelId, NodeId, Op, Origin, Reading, Stage, ValueId,
-};
+use fisec_ir::{Activation, Demand, Dependence, Extent, Graph, LevelId, NodeId, Op, Origin, Reading, Stage, ValueId};
 use fisec_plan::Keys;
 
 use super::{Recorded, Sparsity};

@@ -138,7 +138,9 @@ fn demand_on(graph: &Graph, value: ValueId) -> Demand {
         Op::Conv(conv) if is_conv_input(conv, at) && extent_of(graph, user) != Extent::Full => {
             Demand::Halo(extent_of(graph, user).ring() + reach(conv))
         }
-        _ if is_transparent(graph, user) && is_pixelwise(graph, user, at) => demand_on(graph, ValueId { node: user, output: 0 }),
+        _ if is_transparent(graph, user) && is_pixelwise(graph, user, at) => {
+            demand_on(graph, ValueId { node: user, output: 0 })
+        }
         _ => Demand::Full,
     });
     demands.reduce(Demand::or).unwrap_or(Demand::Full)

@@ -104,7 +104,13 @@ fn index(mut flat: usize, shape: &[usize]) -> Vec<usize> {
 }
 
 /// Whether the table lets an element of the result read an element of an operand.
-fn may_read(dependence: &Dependence, position: usize, result: &[usize], operand: &[usize], shapes: [&[usize]; 2]) -> bool {
+fn may_read(
+    dependence: &Dependence,
+    position: usize,
+    result: &[usize],
+    operand: &[usize],
+    shapes: [&[usize]; 2],
+) -> bool {
     let [result_shape, operand_shape] = shapes;
     (0..result.len()).all(|axis| match dependence.reading(position, axis) {
         Reading::Same(own) => operand[own] == result[axis],
@@ -165,7 +171,10 @@ fn check(case: &str) {
         }
     }
     let silent = case.contains("IsNaN");
-    assert!(silent || names.iter().all(|(position, _)| read.contains_key(position)), "{case}: nothing was read");
+    assert!(
+        silent || names.iter().all(|(position, _)| read.contains_key(position)),
+        "{case}: nothing was read"
+    );
 }
 
 #[test]
@@ -183,17 +192,15 @@ fn what_is_known_is_said() {
         Dependence::of(&graph, node, 0).reading(position, axis)
     };
     let softmax = "|x f32[2,4,5]|onnx Softmax %x, opset=17 {axis=1} : f32[2,4,5]";
-    assert_eq!([0, 1, 2].map(|axis| reading(softmax, 0, axis)), [
-        Reading::Same(0),
-        Reading::Placed(1),
-        Reading::Same(2)
-    ]);
+    assert_eq!(
+        [0, 1, 2].map(|axis| reading(softmax, 0, axis)),
+        [Reading::Same(0), Reading::Placed(1), Reading::Same(2)]
+    );
     let unknown = "|x f32[2,4,5]|onnx Mystery %x, opset=1 domain=\"org.unknown\" : f32[2,4,5]";
     assert_eq!([0, 1, 2].map(|axis| reading(unknown, 0, axis)), [Reading::Whole; 3]);
     let flip = "i @s : i64[1] = [-1]; @e : i64[1] = [-9]; @a : i64[1] = [1]; @p : i64[1] = [-1]|x f32[2,4,5]|onnx Slice %x, @s, @e, @a, @p, opset=17 : f32[2,4,5]";
-    assert_eq!([0, 1, 2].map(|axis| reading(flip, 0, axis)), [
-        Reading::Same(0),
-        Reading::Whole,
-        Reading::Same(2)
-    ]);
+    assert_eq!(
+        [0, 1, 2].map(|axis| reading(flip, 0, axis)),
+        [Reading::Same(0), Reading::Whole, Reading::Same(2)]
+    );
 }

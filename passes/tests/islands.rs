@@ -32,7 +32,11 @@ fn islands_of_one_name_do_not_overwrite_each_other() {
     let mut writer = BundleWriter::create(&folder.path().join("plan")).expect("a new folder");
     let place = writer.folder().to_owned();
     let mut builder = PlanBuilder::new(&mut writer, WeightTarget::Cpu);
-    let mut add = |graph| builder.island(graph, Ports::Plain, described("prompt")).expect("written");
+    let mut add = |graph| {
+        builder
+            .island(graph, Ports::Plain, described("prompt"))
+            .expect("written")
+    };
     let ids = [add(&one), add(&other), add(&one)];
     assert_eq!(ids[0], ids[2], "an equal island is used again");
     let islands = builder.into_islands();
@@ -44,5 +48,8 @@ fn islands_of_one_name_do_not_overwrite_each_other() {
         panic!("two islands, not {}", files.len())
     };
     assert_ne!(first, second);
-    assert_eq!((islands[0].name.as_str(), islands[1].name.as_str()), ("prompt", "prompt-2"));
+    assert_eq!(
+        (islands[0].name.as_str(), islands[1].name.as_str()),
+        ("prompt", "prompt-2")
+    );
 }

@@ -11,7 +11,12 @@ use fisec_oracle::{Oracle, Tensor, levels};
 use fisec_passes::control::Controlled;
 use fisec_passes::cost::CostTable;
 use fisec_passes::sparse::{Sparsity, compute_rings, freeze_norm, mark_sparse};
-use fisec_passes::{Module, Pipeline, Roles, analysis::{Levels, Places}, fuse::fold_upsample, programs::record};
+use fisec_passes::{
+    Module, Pipeline, Roles,
+    analysis::{Levels, Places},
+    fuse::fold_upsample,
+    programs::record,
+};
 use fisec_plan::{CompileOptions, ControlInput, Halos, Keys, Norm, Samples};
 use fisec_tensor::Mask;
 use support::image::Image;

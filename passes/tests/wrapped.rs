@@ -110,7 +110,10 @@ fn check(what: &str, original: &Graph, shape: &Shape, options: &CompileOptions, 
     let what = format!("{what}, {shape:?}, {options:?}");
     let [height, width] = shape.size;
     let everywhere = Mask::filled(height, width, true);
-    let (base, new) = (Image::random(shape, shape.seed ^ 1), Image::random(shape, shape.seed ^ 2));
+    let (base, new) = (
+        Image::random(shape, shape.seed ^ 1),
+        Image::random(shape, shape.seed ^ 2),
+    );
     let (dense_base, dense_new) = (for_each_image(&base), for_each_image(&new));
     let expected = [&dense_base, &dense_new].map(|inputs| prediction(original, inputs));
 
@@ -120,7 +123,10 @@ fn check(what: &str, original: &Graph, shape: &Shape, options: &CompileOptions, 
     assert!(apart < ROUNDING, "raised, {what}: {apart:e}");
 
     let module = compiled(&dense, options);
-    let recorded = Oracle::new(&module.record).inputs(base.oracle_inputs()).run().expect("records");
+    let recorded = Oracle::new(&module.record)
+        .inputs(base.oracle_inputs())
+        .run()
+        .expect("records");
     let apart = difference(&expected[0], &recorded.outputs["prediction"], &everywhere);
     assert!(apart < ROUNDING, "record, {what}: {apart:e}");
 
@@ -207,7 +213,13 @@ fn check_mixed(seeds: std::ops::Range<u64>) {
         let mut graph = random_unet(&shape);
         let kinds = wrap(&mut graph, 1 + random.bits() as usize % 4, &mut random);
         let options = drawn_options(&shape, &mut random);
-        check(&format!("seed {seed}, {kinds:?}"), &graph, &shape, &options, &mut random);
+        check(
+            &format!("seed {seed}, {kinds:?}"),
+            &graph,
+            &shape,
+            &options,
+            &mut random,
+        );
     }
 }
 

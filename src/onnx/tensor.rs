@@ -41,8 +41,8 @@ fn packed(
     signed: bool,
 ) -> Result<Constant, ImportError> {
     let dims = tensor.dims.clone();
-    let shape =
-        shape(&dims).ok_or_else(|| ImportError::new(files.model(), place, format!("impossible dimensions {dims:?}")))?;
+    let shape = shape(&dims)
+        .ok_or_else(|| ImportError::new(files.model(), place, format!("impossible dimensions {dims:?}")))?;
     let elements = shape.elements();
     let bytes = elements.div_ceil(8 / bits);
     let stored = TensorProto {

@@ -202,7 +202,10 @@ impl Constant {
             } => {
                 assert_eq!(groups.len(), self.shape[*axis], "one group per index");
                 let count = scales.shape()[*axis];
-                assert!(groups.iter().all(|&group| (group as usize) < count), "a scale per group");
+                assert!(
+                    groups.iter().all(|&group| (group as usize) < count),
+                    "a scale per group"
+                );
                 let mut dims = self.shape.to_vec();
                 dims[*axis] = count;
                 let fits = |tensor: &HostTensor| tensor.shape()[..] == dims[..];

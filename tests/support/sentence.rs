@@ -82,7 +82,10 @@ pub fn dense_values(dense: &Graph, inputs: &Inputs) -> HashMap<ValueId, Tensor> 
         let count = dense.node(node).outputs().len() as u32;
         (0..count).map(move |output| ValueId { node, output })
     });
-    let run = Oracle::new(dense).inputs(inputs.clone()).keep(all.collect::<Vec<_>>()).run();
+    let run = Oracle::new(dense)
+        .inputs(inputs.clone())
+        .keep(all.collect::<Vec<_>>())
+        .run();
     run.expect("the dense graph runs").values
 }
 
@@ -161,9 +164,7 @@ fn keys_extent(dense: &Graph, marks: &Marks, id: NodeId) -> Option<Extent> {
     let own = marks.extent(dense, id)?;
     let both = [1, 2].iter().all(|&position| {
         let producer = dense.operands(id)[position].value().map(|value| value.node);
-        producer.is_some_and(|node| {
-            !matches!(dense.op(node), Op::Onnx(_)) && marks.extent(dense, node) == Some(own)
-        })
+        producer.is_some_and(|node| !matches!(dense.op(node), Op::Onnx(_)) && marks.extent(dense, node) == Some(own))
     });
     both.then_some(own)
 }
@@ -200,7 +201,9 @@ fn evaluated(
     let kept: Vec<ValueId> = (0..count as u32).map(|output| ValueId { node, output }).collect();
     let run = Oracle::new(&alone).inputs(inputs).masks(masks).keep(kept.clone()).run();
     let mut run = run.unwrap_or_else(|error| panic!("{error}"));
-    kept.iter().map(|value| run.values.remove(value).expect("kept")).collect()
+    kept.iter()
+        .map(|value| run.values.remove(value).expect("kept"))
+        .collect()
 }
 
 /// A group norm with the statistics of the recorded map.
@@ -237,7 +240,10 @@ fn frozen(dense: &Graph, id: NodeId, recorded: &Tensor, values: &HashMap<ValueId
         activation: norm.activation,
     };
     let result = add(affine, vec![map.into(), coefficients.into()], ty);
-    let inputs = [("recorded".to_owned(), recorded.clone()), ("x".to_owned(), values[&x].clone())];
+    let inputs = [
+        ("recorded".to_owned(), recorded.clone()),
+        ("x".to_owned(), values[&x].clone()),
+    ];
     let run = Oracle::new(&alone).inputs(inputs).keep([result]).run().expect("runs");
     run.values[&result].clone()
 }

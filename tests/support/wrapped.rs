@@ -115,7 +115,13 @@ impl Writer<'_> {
         }
     }
 
-    fn nodes(&mut self, op_type: &str, attributes: &[(&str, Attribute)], operands: Vec<Operand>, outputs: usize) -> ValueId {
+    fn nodes(
+        &mut self,
+        op_type: &str,
+        attributes: &[(&str, Attribute)],
+        operands: Vec<Operand>,
+        outputs: usize,
+    ) -> ValueId {
         let op = Op::Onnx(OnnxOp {
             domain: String::new(),
             op_type: op_type.into(),
@@ -179,7 +185,11 @@ impl Writer<'_> {
     }
 
     fn permute(&mut self, x: ValueId, order: &[i64]) -> ValueId {
-        self.node("Transpose", &[("perm", Attribute::Ints(order.to_vec()))], vec![x.into()])
+        self.node(
+            "Transpose",
+            &[("perm", Attribute::Ints(order.to_vec()))],
+            vec![x.into()],
+        )
     }
 
     fn join(&mut self, parts: &[ValueId], axis: usize) -> ValueId {
@@ -198,7 +208,9 @@ fn guard(w: &mut Writer<'_>, x: ValueId) -> Option<ValueId> {
 fn constant_mask(w: &mut Writer<'_>, x: ValueId) -> Option<ValueId> {
     let mut shape = w.shape(x);
     (shape[0], shape[w.channels(x)]) = (1, 1);
-    let bits = (0..shape.iter().product()).map(|_| (w.random.bits() % 2) as u8).collect();
+    let bits = (0..shape.iter().product())
+        .map(|_| (w.random.bits() % 2) as u8)
+        .collect();
     let mask = w.weight(HostTensor::from_pod(fisec_tensor::DType::Bool, shape, bits));
     let other = w.unary("Tanh", x);
     Some(w.node("Where", &[], vec![mask, x.into(), other.into()]))
@@ -265,13 +277,19 @@ fn pick_rows(w: &mut Writer<'_>, x: ValueId) -> Option<ValueId> {
     let size = w.shape(x)[axis] as i64;
     let places: Vec<i64> = (0..size).map(|place| (place * 5 + 1) % size).collect();
     let places = w.ints(&places);
-    Some(w.node("Gather", &[("axis", Attribute::Int(axis as i64))], vec![x.into(), places]))
+    Some(w.node(
+        "Gather",
+        &[("axis", Attribute::Int(axis as i64))],
+        vec![x.into(), places],
+    ))
 }
 
 fn pick_elements(w: &mut Writer<'_>, x: ValueId) -> Option<ValueId> {
     let (shape, axis) = (w.shape(x), w.places(x)[0]);
     let count: usize = shape.iter().product();
-    let places = (0..count).map(|_| (w.random.bits() % shape[axis] as u64) as i64).collect();
+    let places = (0..count)
+        .map(|_| (w.random.bits() % shape[axis] as u64) as i64)
+        .collect();
     let places = w.weight(HostTensor::from_i64(shape, places));
     let attributes = [("axis", Attribute::Int(axis as i64))];
     Some(w.node("GatherElements", &attributes, vec![x.into(), places]))
@@ -333,7 +351,12 @@ fn sorted(w: &mut Writer<'_>, x: ValueId) -> Option<ValueId> {
     let axis = w.places(x)[0];
     let count = w.shape(x)[axis] as i64;
     let count = w.ints(&[count]);
-    Some(w.nodes("TopK", &[("axis", Attribute::Int(axis as i64))], vec![x.into(), count], 2))
+    Some(w.nodes(
+        "TopK",
+        &[("axis", Attribute::Int(axis as i64))],
+        vec![x.into(), count],
+        2,
+    ))
 }
 
 /// The place of the largest element of each row, added as a number.
@@ -421,7 +444,10 @@ fn concatenated(w: &mut Writer<'_>, x: ValueId) -> Option<ValueId> {
 /// Rounded to integers and back.
 fn quantized(w: &mut Writer<'_>, x: ValueId) -> Option<ValueId> {
     let soft = w.unary("Tanh", x);
-    let (scale, zero) = (w.scalar(0.25), w.weight(HostTensor::from_pod(fisec_tensor::DType::U8, vec![], vec![128u8])));
+    let (scale, zero) = (
+        w.scalar(0.25),
+        w.weight(HostTensor::from_pod(fisec_tensor::DType::U8, vec![], vec![128u8])),
+    );
     let integers = w.node("QuantizeLinear", &[], vec![soft.into(), scale, zero]);
     let numbers = w.node("DequantizeLinear", &[], vec![integers.into(), scale, zero]);
     Some(w.add(soft, numbers))

@@ -7,21 +7,98 @@ use crate::{Attribute, Equation, Graph, NodeId, OnnxOp, Operand, ValueType};
 
 /// Every element of the result is made of the elements of the operands at its own place.
 const ELEMENTWISE: &[&str] = &[
-    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot",
-    "BitwiseOr", "BitwiseXor", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor",
-    "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less",
-    "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal",
-    "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish",
-    "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Add",
+    "And",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Cast",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Div",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "Greater",
+    "GreaterOrEqual",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Less",
+    "LessOrEqual",
+    "Log",
+    "Max",
+    "Mean",
+    "Min",
+    "Mish",
+    "Mod",
+    "Mul",
+    "Neg",
+    "Not",
+    "Or",
+    "PRelu",
+    "Pow",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Sub",
+    "Sum",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+    "Where",
+    "Xor",
 ];
 /// The same for ONNX Runtime's own operators.
 const CONTRIB_ELEMENTWISE: &[&str] = &["BiasGelu", "FastGelu", "Gelu", "QuickGelu"];
 /// Operators that take the first operand's elements one by one and know the others as parameters of an axis.
-const FIRST_ELEMENTWISE: &[&str] = &["BatchNormalization", "CastLike", "DequantizeLinear", "Dropout", "QuantizeLinear"];
+const FIRST_ELEMENTWISE: &[&str] = &[
+    "BatchNormalization",
+    "CastLike",
+    "DequantizeLinear",
+    "Dropout",
+    "QuantizeLinear",
+];
 /// Operators that leave nothing of some axes but one number.
 const REDUCTIONS: &[&str] = &[
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
 ];
 
 pub(super) fn dependence(graph: &Graph, id: NodeId, op: &OnnxOp, result: &ValueType) -> Dependence {
@@ -107,7 +184,9 @@ impl Opaque<'_> {
         let last = rank.checked_sub(1)?;
         match name {
             _ if CONTRIB_ELEMENTWISE.contains(&name) => Some(self.elementwise()),
-            "MatMulNBits" => Some(Dependence::Axes(self.first(same_but(rank, &[last], |_| Reading::Whole)))),
+            "MatMulNBits" => Some(Dependence::Axes(
+                self.first(same_but(rank, &[last], |_| Reading::Whole)),
+            )),
             "QuantizeLinear" | "DequantizeLinear" => {
                 Some(Dependence::Axes(self.first(same_but(rank, &[], Reading::Same))))
             }
@@ -313,7 +392,8 @@ impl Opaque<'_> {
             "Conv" => self.shape(1)?[2..].iter().map(|&size| size as i64).collect(),
             _ => self.op.ints("kernel_shape")?.to_vec(),
         };
-        let automatic = matches!(self.op.attributes.get("auto_pad"), Some(Attribute::String(mode)) if mode.starts_with("SAME"));
+        let automatic =
+            matches!(self.op.attributes.get("auto_pad"), Some(Attribute::String(mode)) if mode.starts_with("SAME"));
         let pads = self.op.ints("pads").map(<[i64]>::to_vec);
         let pads = pads.unwrap_or_else(|| vec![0; 2 * spatial]);
         let dilations = self.op.ints("dilations").map(<[i64]>::to_vec);

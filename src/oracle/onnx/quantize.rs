@@ -111,7 +111,9 @@ fn dequantize(call: &Call) -> Result<Tensor, String> {
 /// lowest bits.
 fn matmul_n_bits(call: &Call) -> Result<Tensor, String> {
     let size = |name: &str, default: i64| {
-        let size = usize::try_from(call.op.int(name, default)).ok().filter(|&size| size > 0);
+        let size = usize::try_from(call.op.int(name, default))
+            .ok()
+            .filter(|&size| size > 0);
         size.ok_or_else(|| format!("no {name}"))
     };
     let (depth, columns, bits, block) = (size("K", 0)?, size("N", 0)?, size("bits", 4)?, size("block_size", 0)?);
@@ -127,7 +129,10 @@ fn matmul_n_bits(call: &Call) -> Result<Tensor, String> {
     }
     let per_byte = 8 / bits;
     let integer = |bytes: &Tensor, line: usize, column: usize, index: usize| -> Result<f64, String> {
-        let byte = bytes.data.get(column * line + index / per_byte).ok_or("too few bytes")?;
+        let byte = bytes
+            .data
+            .get(column * line + index / per_byte)
+            .ok_or("too few bytes")?;
         let shifted = (*byte as u32) >> (index % per_byte * bits);
         Ok(f64::from(shifted & ((1 << bits) - 1)))
     };
@@ -145,7 +150,11 @@ fn matmul_n_bits(call: &Call) -> Result<Tensor, String> {
     for row in 0..depth {
         let group = match call.optional(4) {
             None => row / block,
-            Some(groups) => groups.data.get(row).map(|&group| group as usize).ok_or("too few groups")?,
+            Some(groups) => groups
+                .data
+                .get(row)
+                .map(|&group| group as usize)
+                .ok_or("too few groups")?,
         };
         if group >= blocks {
             return Err(format!("group {group} of {blocks}"));

@@ -43,7 +43,8 @@ fn scatter_nd(call: &Call) -> Result<Tensor, String> {
     for (row, index) in indices.integers().chunks(depth).enumerate() {
         let mut start = 0;
         for (place, &at) in index.iter().enumerate() {
-            start += axis(at, data.shape[place]).map_err(|message| format!("index outside: {message}"))? * strides[place];
+            start +=
+                axis(at, data.shape[place]).map_err(|message| format!("index outside: {message}"))? * strides[place];
         }
         for at in 0..run {
             let old = &mut result.data[start + at];

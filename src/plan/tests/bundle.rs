@@ -78,7 +78,13 @@ fn islands_do_not_share_a_file() {
     for file in plan.files.keys().filter(|file| *file != "weights.bin") {
         writer.copy_file(file, &target.join(file)).unwrap();
     }
-    let error = writer.finish(Plan { weights: Vec::new(), ..plan }).unwrap_err().to_string();
+    let error = writer
+        .finish(Plan {
+            weights: Vec::new(),
+            ..plan
+        })
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("is another island's"), "{error}");
 }
 

@@ -102,17 +102,28 @@ fn integers_are_unpacked_from_the_lowest_bits_on() {
     let bytes = |values: Vec<u8>| Constant::from(HostTensor::from_pod(DType::U8, [1, values.len()], values));
     let unpacked = |bits, signed| {
         let constant = bytes(vec![0b1110_0111, 0b0000_1000]).transformed(Transform::Unpack { bits, signed });
-        (constant.dtype(), constant.shape().to_vec(), constant.materialize().to_i64_vec())
+        (
+            constant.dtype(),
+            constant.shape().to_vec(),
+            constant.materialize().to_i64_vec(),
+        )
     };
     assert_eq!(unpacked(4, false), (DType::U8, vec![1, 4], vec![7, 14, 8, 0]));
     assert_eq!(unpacked(4, true), (DType::I8, vec![1, 4], vec![7, -2, -8, 0]));
-    assert_eq!(unpacked(2, false), (DType::U8, vec![1, 8], vec![3, 1, 2, 3, 0, 2, 0, 0]));
+    assert_eq!(
+        unpacked(2, false),
+        (DType::U8, vec![1, 8], vec![3, 1, 2, 3, 0, 2, 0, 0])
+    );
     assert_eq!(unpacked(8, false), (DType::U8, vec![1, 2], vec![0b1110_0111, 8]));
 }
 
 #[test]
 fn groups_of_an_axis_have_their_own_scales() {
-    let integers = HostTensor::from_f64(DType::I8, [2, 5], &[1.0, 2.0, 3.0, 4.0, 5.0, -1.0, -2.0, -3.0, -4.0, -5.0]);
+    let integers = HostTensor::from_f64(
+        DType::I8,
+        [2, 5],
+        &[1.0, 2.0, 3.0, 4.0, 5.0, -1.0, -2.0, -3.0, -4.0, -5.0],
+    );
     let constant = Constant::from(integers.unwrap()).transformed(Transform::DequantizeGroups {
         axis: 1,
         groups: std::sync::Arc::new(vec![0, 0, 1, 1, 0]),
