@@ -21,13 +21,19 @@ const READABLE: usize = 1 << 22;
 /// Puts one attention in the place of those of all ranges of heads.
 pub fn raise_sliced_attention(graph: &mut Graph) -> Result<Changes, PassError> {
     let mut rewriter = Rewriter::new(graph, PASS);
-    for id in order(rewriter.graph, PASS)?.into_iter().rev() {
-        // the last write comes first in this order, so that a chain is seen as a whole
-        if rewriter.graph.contains(id) && !rewriter.graph.users(result(id)).is_empty() {
+    for id in order(rewriter.graph, PASS)? {
+        if !is_written_on(rewriter.graph, id) {
             raise(&mut rewriter, id);
         }
     }
     Ok(rewriter.finish())
+}
+
+/// Whether another write follows: a chain is looked at once, from its end.
+fn is_written_on(graph: &Graph, id: NodeId) -> bool {
+    let users = graph.users(result(id)).into_iter();
+    let mut users = users.filter(|&(_, position)| position == 0);
+    users.any(|(user, _)| is(graph, result(user), "ScatterND"))
 }
 
 /// Rows `start..start + length` of an axis, and the value that stands there.
