@@ -103,6 +103,23 @@ fn repeat(builder: &mut Builder<'_>, id: NodeId, images: usize) -> String {
     builder.op("Expand", &[&x, &dims], &[])
 }
 
+/// Whether outputs behind the first may be left out. The number of outputs of other standard operators is fixed, or says
+/// what they do: a `Split` without one of its outputs splits otherwise.
+fn has_optional_outputs(onnx: &OnnxOp) -> bool {
+    const OPTIONAL: [&str; 9] = [
+        "Attention",
+        "BatchNormalization",
+        "Dropout",
+        "GRU",
+        "LSTM",
+        "LayerNormalization",
+        "MaxPool",
+        "RNN",
+        "Unique",
+    ];
+    !onnx.domain.is_empty() || OPTIONAL.contains(&onnx.op_type.as_str())
+}
+
 fn opaque(builder: &mut Builder<'_>, id: NodeId, onnx: &OnnxOp) {
     let count = builder.graph.operands(id).len();
     let inputs = (0..count).map(|position| builder.operand(id, position)).collect();
@@ -110,8 +127,8 @@ fn opaque(builder: &mut Builder<'_>, id: NodeId, onnx: &OnnxOp) {
     for output in 0..builder.graph.node(id).outputs().len() as u32 {
         let value = ValueId { node: id, output };
         // an optional output that nothing reads is left out: computing it may be another kernel, or none
-        let is_read = output == 0 || !builder.graph.users(value).is_empty();
-        let name = if is_read { builder.fresh() } else { String::new() };
+        let is_needed = output == 0 || !has_optional_outputs(onnx) || !builder.graph.users(value).is_empty();
+        let name = if is_needed { builder.fresh() } else { String::new() };
         builder.bind(value, name.clone());
         outputs.push(name);
     }

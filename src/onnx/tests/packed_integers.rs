@@ -57,7 +57,10 @@ fn four_bit_weights_are_eight_bit_ones_of_the_same_values() {
     let path = folder.path().join("model.onnx");
     // an odd number of elements leaves the last half of a byte unused
     let bytes = [0x21, 0xf8, 0x07];
-    for (data_type, dtype, expected) in [(UINT4, DType::U8, [1, 2, 8, 15, 7]), (INT4, DType::I8, [1, 2, -8, -1, 7])] {
+    for (data_type, dtype, expected) in [
+        (UINT4, DType::U8, [1, 2, 8, 15, 7]),
+        (INT4, DType::I8, [1, 2, -8, -1, 7]),
+    ] {
         let weight = tensor("w", data_type, &[1, 5], &bytes);
         let scale = tensor("s", 1, &[], &0.5f32.to_le_bytes());
         write(&path, "DequantizeLinear", vec![weight, scale]);
