@@ -71,7 +71,8 @@ impl Module {
     /// Builds the programs of a raised graph. `None` when the pipeline's listener stopped it.
     ///
     /// # Errors
-    /// Fails when the graph is not a text-conditioned denoiser or a pass finds it inconsistent.
+    /// Fails when the graph is not a text-conditioned denoiser, when its prediction cannot be told from other outputs, or
+    /// when a pass finds it inconsistent.
     pub fn build(
         mut dense: Graph,
         options: &CompileOptions,
@@ -83,6 +84,7 @@ impl Module {
         pipeline.run("widen_floats", &mut dense, widen_floats)?;
         pipeline.run("fold_upsample", &mut dense, fold_upsample)?;
         let roles = Roles::of(&dense)?;
+        roles.keep_prediction(&mut dense, None)?;
         if options.samples == Samples::Shared {
             // before anything is marked or recorded: slots hold one image where one is computed
             pipeline.run("share_halves", &mut dense, |graph| share_halves(graph, &roles))?;
@@ -128,6 +130,12 @@ impl Module {
             edit,
             controlled,
         }))
+    }
+
+    /// ONNX name of the output that is the prediction.
+    pub fn prediction(&self) -> String {
+        let outputs = self.guide.outputs();
+        outputs.first().map_or_else(String::new, |(_, name)| (*name).to_owned())
     }
 
     /// Latent channels, rows and columns.

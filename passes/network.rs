@@ -31,9 +31,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Brings a raised graph into the form that a device's kernels take, with the one output that a pipeline reads: tokens
-    /// `last_hidden_state`, or the first of the rank that the network gives. `None` where there is no such output, more
-    /// than one input, or when the pipeline's listener stopped it: such a network stays with ONNX Runtime.
+    /// Brings a raised graph into the form that a device's kernels take, with the one output that a pipeline reads, see
+    /// [`NetworkKind::output`]. `None` where there is no such output, or several, more than one input, or when the pipeline's listener stopped it: such a network stays with ONNX Runtime.
     ///
     /// # Errors
     /// Fails when a pass leaves an inconsistent graph: a defect.
@@ -53,24 +52,33 @@ impl Network {
     }
 }
 
-/// Removes all outputs but one, and what only they read.
+impl Network {
+    /// ONNX name of the output.
+    pub fn output(&self) -> &str {
+        self.graph.outputs().first().map_or("", |(_, name)| name)
+    }
+}
+
+/// Removes all outputs but the one that a pipeline reads, and what only they read.
 fn keep_one_output(graph: &mut Graph, kind: NetworkKind) -> bool {
-    let rank = match kind {
-        NetworkKind::TextEncoder => 3,
-        _ => 4,
-    };
     let outputs = graph.outputs();
-    let has_rank = |id: NodeId| {
-        graph
-            .operand_type(graph.operands(id)[0])
-            .is_some_and(|value| value.shape.len() == rank)
-    };
-    let fitting = || outputs.iter().filter(|(id, _)| has_rank(*id));
-    let named = fitting().find(|(_, name)| *name == "last_hidden_state");
-    let Some(&(kept, _)) = named.or_else(|| fitting().next()) else {
+    let dims: Vec<Vec<Option<usize>>> = outputs
+        .iter()
+        .map(|(id, _)| {
+            let value = graph.operand_type(graph.operands(*id)[0]);
+            value.map_or(vec![], |value| value.shape.iter().copied().map(Some).collect())
+        })
+        .collect();
+    let named: Vec<(&str, &[Option<usize>])> = outputs
+        .iter()
+        .zip(&dims)
+        .map(|((_, name), dims)| (*name, &dims[..]))
+        .collect();
+    let Ok(kept) = kind.output(&named) else {
         return false;
     };
-    let others: Vec<NodeId> = outputs.iter().map(|(id, _)| *id).filter(|&id| id != kept).collect();
+    let others = outputs.iter().enumerate().filter(|(index, _)| *index != kept);
+    let others: Vec<NodeId> = others.map(|(_, (id, _))| *id).collect();
     others.into_iter().for_each(|id| graph.remove(id));
     graph.prune();
     true

@@ -8,7 +8,7 @@ use fisec_ir::{Graph, NodeId, Op, Operand, ValueId, WeightInfo};
 use fisec_tensor::{Constant, HostTensor};
 
 use super::fit_upsample::fit_upsample;
-use super::infer_shapes::{infer_node, shape_range};
+use super::infer_shapes::{NoTypes, Types, infer_node, shape_range};
 use super::sequences::slice_of_sequence;
 use super::{evaluate, order};
 use crate::{Changes, PassError};
@@ -17,12 +17,17 @@ const PASS: &str = "fold_constants";
 
 /// Infers types in execution order and replaces computable values by weights.
 pub fn fold_constants(graph: &mut Graph) -> Result<Changes, PassError> {
+    fold_constants_with(graph, &mut NoTypes)
+}
+
+/// [`fold_constants`] that asks `types` about operators that the compiler does not know.
+pub fn fold_constants_with(graph: &mut Graph, types: &mut dyn Types) -> Result<Changes, PassError> {
     let mut changes = Changes::default();
     for id in order(graph, PASS)? {
         slice_of_sequence(graph, id);
-        changes += infer_node(graph, id)?;
+        changes += infer_node(graph, id, types)?;
         if fit_upsample(graph, id) != Changes(0) {
-            changes += infer_node(graph, id)?;
+            changes += infer_node(graph, id, types)?;
         }
         let Some(values) = known_values(graph, id) else {
             continue;

@@ -5,15 +5,17 @@
 //! Shapes depend on constants and constants on shapes, so [`fold_constants`](super::fold_constants) infers as it goes;
 //! this pass alone serves graphs whose shape arithmetic is folded already.
 
+mod ask;
 mod contrib;
 mod standard;
 
-use fisec_ir::{Graph, NodeId, OnnxOp, Op, Operand, ValueType};
+use fisec_ir::{Graph, NodeId, OnnxOp, Op, Operand, ValueId, ValueType, WeightInfo};
 use fisec_onnx::unknown_type;
 use fisec_tensor::Shape;
 
 use super::pattern::weight_ints;
 use crate::{Changes, PassError};
+pub use ask::{Answer, NoTypes, Refusal, Types};
 
 const PASS: &str = "infer_shapes";
 
@@ -21,13 +23,14 @@ const PASS: &str = "infer_shapes";
 pub fn infer_shapes(graph: &mut Graph) -> Result<Changes, PassError> {
     let mut changes = Changes::default();
     for id in super::order(graph, PASS)? {
-        changes += infer_node(graph, id)?;
+        changes += infer_node(graph, id, &mut NoTypes)?;
     }
     Ok(changes)
 }
 
-/// Infers the types of one node; its operands' types are known.
-pub(super) fn infer_node(graph: &mut Graph, id: NodeId) -> Result<Changes, PassError> {
+/// Infers the types of one node; its operands' types are known. An operator that is not known here keeps the types that the
+/// file declares; without them `types` is asked, and what it computes of constants alone is a weight.
+pub(super) fn infer_node(graph: &mut Graph, id: NodeId, types: &mut dyn Types) -> Result<Changes, PassError> {
     let Op::Onnx(op) = graph.op(id) else {
         return Ok(Changes(0));
     };
@@ -36,17 +39,60 @@ pub(super) fn infer_node(graph: &mut Graph, id: NodeId) -> Result<Changes, PassE
         operands: graph.operands(id),
     };
     let count = graph.node(id).outputs().len();
-    let declared = !graph.node(id).outputs().contains(&unknown_type());
-    let types = match standard::output_types(op, &inputs, count) {
-        Some(types) if types.len() >= count => types[..count].to_vec(),
-        Some(types) if types.is_empty() && declared => return Ok(Changes(0)),
-        _ => return Err(unknown_shape(graph, id, op)),
-    };
-    if types
-        .iter()
-        .any(|ty| ty.shape.checked_elements().and_then(|n| n.checked_mul(8)).is_none())
-    {
-        return Err(unknown_shape(graph, id, op));
+    match standard::output_types(op, &inputs, count) {
+        Some(found) if found.len() >= count => set_types(graph, id, found[..count].to_vec()),
+        Some(found) if found.is_empty() && is_declared(graph, id) => Ok(Changes(0)),
+        _ => asked(graph, id, types),
+    }
+}
+
+/// Whether the file declares the types of all outputs that something reads.
+fn is_declared(graph: &Graph, id: NodeId) -> bool {
+    let outputs = graph.node(id).outputs().iter().enumerate();
+    let mut read = outputs.filter(|(output, _)| {
+        let output = *output as u32;
+        output == 0 || !graph.users(ValueId { node: id, output }).is_empty()
+    });
+    read.all(|(_, declared)| *declared != unknown_type())
+}
+
+/// Takes the types, and the values where they are constant, from whoever runs what the compiler does not know.
+fn asked(graph: &mut Graph, id: NodeId, types: &mut dyn Types) -> Result<Changes, PassError> {
+    let answers = ask::ask(graph, id, types).map_err(|refusal| refused(graph, id, refusal))?;
+    let declared = graph.node(id).outputs().to_vec();
+    let found = declared.into_iter().zip(&answers);
+    let found = found.map(|(declared, answer)| answer.as_ref().map_or(declared, |answer| answer.value_type.clone()));
+    let changes = set_types(graph, id, found.collect())?;
+    let depends_on_chance = matches!(graph.op(id), Op::Onnx(op) if is_random(op));
+    for (output, answer) in answers.into_iter().enumerate().filter(|_| !depends_on_chance) {
+        let Some(value) = answer.and_then(|answer| answer.value) else {
+            continue;
+        };
+        let name = format!("{}.folded", graph.origin(id).label());
+        let weight = graph.add_weight(WeightInfo {
+            name,
+            data: value.into(),
+        });
+        let output = output as u32;
+        graph.replace_uses(ValueId { node: id, output }, weight);
+    }
+    Ok(changes)
+}
+
+/// Whether two runs of an operator differ.
+fn is_random(op: &OnnxOp) -> bool {
+    let names = ["Random", "Bernoulli", "Multinomial", "Dropout"];
+    names.iter().any(|name| op.op_type.contains(name))
+}
+
+fn set_types(graph: &mut Graph, id: NodeId, types: Vec<ValueType>) -> Result<Changes, PassError> {
+    let is_countable = |value: &ValueType| value.shape.checked_elements().and_then(|n| n.checked_mul(8)).is_some();
+    if !types.iter().all(is_countable) {
+        let refusal = Refusal {
+            reason: "it has too many elements".into(),
+            hint: None,
+        };
+        return Err(refused(graph, id, refusal));
     }
     if graph.node(id).outputs() == types {
         return Ok(Changes(0));
@@ -55,7 +101,10 @@ pub(super) fn infer_node(graph: &mut Graph, id: NodeId) -> Result<Changes, PassE
     Ok(Changes(1))
 }
 
-fn unknown_shape(graph: &Graph, id: NodeId, op: &OnnxOp) -> PassError {
+fn refused(graph: &Graph, id: NodeId, refusal: Refusal) -> PassError {
+    let Op::Onnx(op) = graph.op(id) else {
+        unreachable!("only ONNX operators are inferred")
+    };
     let operands: Vec<String> = graph
         .operands(id)
         .iter()
@@ -72,11 +121,19 @@ fn unknown_shape(graph: &Graph, id: NodeId, op: &OnnxOp) -> PassError {
         }
         None => "shapes that depend on computed values are not supported; simplify the model, e.g. with onnxsim",
     };
+    let name = match op.domain.as_str() {
+        "" => format!("`{}`", op.op_type),
+        domain => format!("`{}` of domain `{domain}`", op.op_type),
+    };
+    let mut message = format!("cannot infer the shape of {name} of {}", operands.join(", "));
+    if !refusal.reason.is_empty() {
+        message = format!("{message}: {}", refusal.reason);
+    }
     PassError {
         pass: PASS,
         node: graph.origin(id).label().to_owned(),
-        message: format!("cannot infer the shape of `{}` of {}", op.op_type, operands.join(", ")),
-        hint: Some(hint.into()),
+        message,
+        hint: Some(refusal.hint.unwrap_or_else(|| hint.into())),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each pass recognises one thing by what it computes, after constants are folded: never by a name or by the exporter.
 //! What no pass recognises stays an opaque [`Op::Onnx`](fisec_ir::Op::Onnx) node.
 
+mod condition;
 mod evaluate;
 mod fit_upsample;
 mod fold_constants;
@@ -29,8 +30,9 @@ use std::ops::ControlFlow;
 
 use fisec_ir::{Graph, NodeId};
 
-pub use fold_constants::fold_constants;
-pub use infer_shapes::infer_shapes;
+pub use condition::constant_condition;
+pub use fold_constants::{fold_constants, fold_constants_with};
+pub use infer_shapes::{Answer, NoTypes, Refusal, Types, infer_shapes};
 pub use lower_contrib::lower_contrib;
 pub use merge_equal::merge_equal;
 pub use raise_activation::raise_activation;
@@ -78,9 +80,22 @@ pub fn canonicalize(
     graph: &mut Graph,
     after_each: &mut dyn FnMut(&str, &Graph) -> ControlFlow<()>,
 ) -> Result<Changes, PassError> {
+    canonicalize_with(graph, &mut NoTypes, after_each)
+}
+
+/// [`canonicalize`] that asks `types` about operators that the compiler does not know.
+pub fn canonicalize_with(
+    graph: &mut Graph,
+    types: &mut dyn Types,
+    after_each: &mut dyn FnMut(&str, &Graph) -> ControlFlow<()>,
+) -> Result<Changes, PassError> {
     let mut changes = Changes::default();
-    for (name, pass) in CANONICAL {
-        changes += pass(graph)?;
+    for (index, (name, pass)) in CANONICAL.iter().enumerate() {
+        // the first pass infers all types; those behind it know the types of what they write
+        changes += match index {
+            0 => fold_constants_with(graph, types)?,
+            _ => pass(graph)?,
+        };
         if after_each(name, graph).is_break() {
             break;
         }

@@ -3,6 +3,8 @@
 //! Before: `MatMul(Softmax(MatMul(Mul(Q, s), Mul(Kt, s))), V)` between reshapes and transposes that split and join heads.
 //! After: `attention %q, %k, %v, heads=H, scale=s²` on `[N, L, H*D]`.
 //!
+//! A guard against rows without any key, `Where(IsNaN(p), 0, p)` behind the softmax, goes with it.
+//!
 //! With a constant added to the scores that hides every later token (a text encoder's): `causal_attention`.
 //!
 //! Heads are found by what their reshapes and transposes do, not by how they are written: see [`view`](super::view).
@@ -12,7 +14,7 @@ use fisec_tensor::Shape;
 
 use super::order;
 use super::pattern::{
-    Rewriter, close, constant, is, onnx, result, scalar, scaled, value_at, weight_floats, with_constant,
+    Rewriter, close, constant, is, made_by, onnx, result, scalar, scaled, value_at, weight_floats, with_constant,
 };
 use super::view::{Factor, Step, View, reordering, trace_through};
 use crate::{Changes, PassError};
@@ -83,7 +85,10 @@ fn decomposed(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     if product_factor(graph, weighted)? != 1.0 || flips_second(graph, weighted) {
         return None;
     }
-    let (softmax, _, mut sources) = peel(graph, value_at(graph, id, 0)?);
+    let weights = value_at(graph, id, 0)?;
+    let guard = guarded(graph, weights);
+    let (softmax, _, mut sources) = peel(graph, guard.map_or(weights, |(before, _)| before));
+    sources.extend(guard.into_iter().flat_map(|(_, nodes)| nodes));
     let op = onnx(graph, softmax).filter(|op| op.is("Softmax"))?;
     let rank = graph.value_type(softmax).shape.len() as i64;
     let default = if op.opset < 13 { 1 } else { -1 };
@@ -127,6 +132,15 @@ fn attention(heads: usize, scale: f64, causal: bool) -> Op {
     }
 }
 
+/// The weights before a guard that makes zeros of the rows in which a mask hides every key, `Where(IsNaN(p), 0, p)`, and the
+/// guard's nodes. The attentions raised here hide no whole row, so the guard changes nothing of finite scores.
+fn guarded(graph: &Graph, value: ValueId) -> Option<(ValueId, [NodeId; 2])> {
+    let test = made_by(graph, *graph.operands(value.node).first()?, "IsNaN").filter(|_| is(graph, value, "Where"))?;
+    let weights = value_at(graph, value.node, 2)?;
+    let zero = scalar(graph, graph.operands(value.node)[1])?;
+    (value_at(graph, test, 0)? == weights && zero == 0.0).then_some((weights, [test, value.node]))
+}
+
 /// Scores from which a mask takes no weight in f32, whatever the others are.
 const HIDDEN: f64 = -1e4;
 
@@ -137,11 +151,12 @@ fn causal(graph: &Graph, masked: ValueId) -> Option<ValueId> {
     let shape = constant(graph, mask)?.shape().clone();
     let [.., queries, keys] = shape[..] else { return None };
     let same = graph.value_type(masked).shape.ends_with(&[queries, keys]);
-    if !same || queries != keys || shape.elements() != queries * keys {
+    if !same || queries != keys {
         return None;
     }
     let values = weight_floats(graph, mask)?;
-    let fits = |(index, value): (usize, &f64)| match index % keys > index / keys {
+    // the same mask for every image and head
+    let fits = |(index, value): (usize, &f64)| match index % keys > index / keys % queries {
         true => *value <= HIDDEN,
         false => *value == 0.0,
     };

@@ -102,10 +102,15 @@ fn timesteps(graph: &Graph, mut value: ValueId) -> ValueId {
             _ => reordering(graph, value).map(|(before, _)| before),
         };
         match before {
-            Some(before) if graph.value_type(before).shape.len() <= 2 => value = before,
+            Some(before) if is_list(&graph.value_type(before).shape) => value = before,
             _ => return value,
         }
     }
+}
+
+/// Whether a tensor is one number, or a list of them along one axis.
+fn is_list(shape: &[usize]) -> bool {
+    shape.len() <= 1 || shape.len() == 2 && shape.contains(&1)
 }
 
 /// `Add(map, vector[N,C,1,1])`.

@@ -7,7 +7,7 @@ use std::path::Path;
 use fisec_diffusion::DiffusionError;
 use fisec_onnx::ImportError;
 use fisec_passes::lower::LowerError;
-use fisec_passes::{CompileError, PassError};
+use fisec_passes::{CompileError, PassError, RolesError};
 use fisec_plan::PlanError;
 use fisec_runtime::RuntimeError;
 use fisec_runtime::cache::CacheError;
@@ -124,13 +124,20 @@ impl From<PassError> for Failure {
     }
 }
 
+impl From<RolesError> for Failure {
+    fn from(error: RolesError) -> Self {
+        Failure {
+            hint: error.hint.clone(),
+            ..Failure::new(error.to_string())
+        }
+    }
+}
+
 impl From<CompileError> for Failure {
     fn from(error: CompileError) -> Self {
         match error {
             CompileError::Pass(error) => error.into(),
-            CompileError::Roles(_) => {
-                Failure::new(error.to_string()).hint("give the U-Net of a text-to-image pipeline")
-            }
+            CompileError::Roles(error) => error.into(),
             CompileError::Lower(LowerError::Plan(error)) => error.into(),
             CompileError::Graph(_) | CompileError::Lower(_) => Failure::new(error.to_string())
                 .hint("this is a defect of the compiler: please report it with the model"),

@@ -162,18 +162,16 @@ impl Model {
         if !fits {
             return Err(refuse(&format!("its one input should be {what}")));
         }
-        let outputs = session.outputs();
-        let output = match is_text {
-            true => outputs
-                .iter()
-                .find(|output| output.name == "last_hidden_state")
-                .or_else(|| outputs.iter().find(|output| output.dims.len() == 3)),
-            false => outputs.first(),
-        };
-        let output = output.ok_or_else(|| refuse("it has no output that fits"))?;
+        let outputs: Vec<_> = session
+            .outputs()
+            .iter()
+            .map(|output| (&output.name[..], &output.dims[..]))
+            .collect();
+        let output = kind.output(&outputs).map_err(|reason| refuse(&reason))?;
+        let output = session.outputs()[output].name.clone();
         Ok(Model {
             input: input.clone(),
-            output: output.name.clone(),
+            output,
             session,
         })
     }

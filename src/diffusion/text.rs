@@ -17,8 +17,8 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// Opens the ONNX file `model`. Its integer input takes the ids; its output is `last_hidden_state`, or the first of
-    /// rank 3.
+    /// Opens the ONNX file `model`. Its integer input takes the ids; [`NetworkKind::output`] says which output is
+    /// read.
     pub fn open(runtime: &OnnxRuntime, model: &Path) -> Result<Self, DiffusionError> {
         Ok(TextEncoder {
             network: Network::open(runtime, model, NetworkKind::TextEncoder)?,

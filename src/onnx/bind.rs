@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-/// Sizes for symbolic dimensions, looked up by input name, then by symbol, then by the rank of the input.
+/// Sizes for symbolic dimensions: given by symbol or axis, by input, or by the rank of the input.
 ///
 /// Exporters name inputs and dimensions as they like; what a U-Net's inputs mean can be told from their rank, which is
-/// what [`Bindings::unet`] and its like go by. Fixed dimensions need no binding, but must agree where one is given by
-/// rank or input.
+/// what [`Bindings::unet`] and its like go by. Dimensions that the graph fixes by itself, such as channels, need no
+/// binding: the importer solves for them. Fixed dimensions must agree where a size is given by rank or input.
 #[derive(Clone, Debug, Default)]
 pub struct Bindings {
     symbols: BTreeMap<String, usize>,
@@ -20,14 +20,13 @@ impl Bindings {
         Self::default()
     }
 
-    /// A U-Net: latents `[batch, 4, height, width]` (in latent pixels), text `[batch, sequence, …]`, timesteps `[batch]`
-    /// or a scalar.
+    /// A U-Net: latents `[batch, channels, height, width]` (in latent pixels), text `[batch, sequence, …]`, timesteps
+    /// `[batch]` or a scalar.
     pub fn unet(batch: usize, height: usize, width: usize, sequence: usize) -> Self {
         Self::new()
             .rank(&[Some(batch), None, Some(height), Some(width)])
             .rank(&[Some(batch), Some(sequence), None])
             .rank(&[Some(batch)])
-            .symbol("channels", 4)
     }
 
     /// A text encoder: ids `[batch, sequence]`.
@@ -40,7 +39,7 @@ impl Bindings {
         Self::new().rank(&[Some(batch), Some(channels), Some(height), Some(width)])
     }
 
-    /// Binds a symbol wherever it occurs.
+    /// Binds a symbol wherever it occurs; `input:axis` binds one axis of an input, e.g. one that has no symbol.
     pub fn symbol(mut self, symbol: impl Into<String>, size: usize) -> Self {
         self.symbols.insert(symbol.into(), size);
         self
@@ -64,8 +63,14 @@ impl Bindings {
         by_name.or_else(|| self.ranks.get(&rank))?[axis]
     }
 
-    /// The size that a symbol is bound to.
-    pub(crate) fn symbol_size(&self, symbol: &str) -> Option<usize> {
-        self.symbols.get(symbol).copied()
+    /// The size given to a symbol, or to an axis of an input.
+    pub(crate) fn given(&self, input: &str, axis: usize, symbol: &str) -> Option<usize> {
+        let by_axis = self.symbols.get(&format!("{input}:{axis}"));
+        by_axis.or_else(|| self.symbols.get(symbol)).copied()
+    }
+
+    /// The symbols that sizes are given to.
+    pub(crate) fn symbols(&self) -> impl Iterator<Item = &str> {
+        self.symbols.keys().map(String::as_str)
     }
 }

@@ -10,6 +10,7 @@ use memmap2::Mmap;
 use crate::ImportError;
 
 /// The files of one model, each mapped once.
+#[derive(Debug)]
 pub(crate) struct ModelFiles {
     model: PathBuf,
     folder: PathBuf,

@@ -1,16 +1,16 @@
 //! A model as a graph: one [`Op::Onnx`] per node, initializers and constants as weights, input sizes bound.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use fisec_ir::{Graph, OnnxOp, Op, Operand, Origin, ValueId, ValueType, WeightInfo};
 use fisec_tensor::DType;
 
 use crate::files::ModelFiles;
-use crate::proto::tensor_shape_proto::Dimension;
 use crate::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::proto::{GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto, type_proto};
-use crate::{Bindings, ImportError, element, node, read, tensor};
+use crate::solve::{Sizes, declared_dims};
+use crate::{Bindings, ImportError, Model, element, node, order, tensor};
 
 /// An imported model.
 #[derive(Debug)]
@@ -25,40 +25,65 @@ pub struct Import {
     pub model_files: Vec<PathBuf>,
 }
 
+/// Branches of branches of branches beyond this depth are no model.
+const DEEPEST_BRANCH: usize = 32;
+
 /// The type of a value whose shape is not yet inferred. No real value has it: nothing is a tensor of no Booleans.
 pub fn unknown_type() -> ValueType {
     ValueType::full(DType::Bool, [0])
 }
 
-/// Reads the model at `path` with the sizes that `bindings` gives its symbolic inputs.
+/// Reads the model at `path` with the sizes that `bindings` gives its symbolic inputs, and those that the graph fixes.
 ///
 /// Weights stay memory-mapped. Fails on damaged files, on control flow and model-local functions, and on symbolic
 /// inputs without a size; operators are not judged.
 pub fn import(path: &Path, bindings: &Bindings) -> Result<Import, ImportError> {
-    let (files, bytes) = ModelFiles::open(path)?;
-    let model = read::model(path, bytes)?;
+    Model::open(path)?.import(bindings, &mut |_, _| None)
+}
+
+/// Decides the condition of an `If`, a value of the graph that is built so far; `None` where it depends on the inputs.
+pub type Decide<'a> = dyn FnMut(&Graph, ValueId) -> Option<bool> + 'a;
+
+/// [`import`] of a file that is read.
+pub(crate) fn bind_and_import(
+    files: ModelFiles,
+    model: ModelProto,
+    bindings: &Bindings,
+    decide: &mut Decide<'_>,
+) -> Result<Import, ImportError> {
     if let Some(function) = model.functions.first() {
         let place = format!("function {}", function.name.as_deref().unwrap_or("?"));
-        return Err(ImportError::new(path, place, "model-local functions are not supported")
-            .hint("inline them when exporting, e.g. with onnx.inliner.inline_local_functions"));
+        return Err(
+            ImportError::new(files.model(), place, "model-local functions are not supported")
+                .hint("inline them when exporting, e.g. with onnx.inliner.inline_local_functions"),
+        );
     }
     let opsets = opsets(&model);
     let producer = [&model.producer_name, &model.producer_version]
         .map(|part| part.as_deref().unwrap_or_default())
         .join(" ");
     let proto = model.graph.unwrap_or_default();
+    let order = order::execution_order(&proto.node).map_err(|node| {
+        let place = format!("node {}", node::name(&proto.node[node], node));
+        ImportError::new(files.model(), place, "the graph has a cycle")
+    })?;
+    let sizes = Sizes::of(&proto, &order, bindings);
     let mut importer = Importer {
         files,
         graph: Graph::new("record"),
-        values: HashMap::new(),
-        sizes: HashMap::new(),
+        scopes: vec![HashMap::new()],
+        sizes,
         declared: HashMap::new(),
         opsets,
+        decide,
     };
     importer.initializers(&proto)?;
     importer.inputs(&proto.input, bindings)?;
+    importer.symbols_exist(&proto.input, bindings)?;
     importer.declarations(&proto);
-    importer.nodes(&proto.node)?;
+    for index in order {
+        importer.node(&proto.node[index], index)?;
+    }
     importer.outputs(&proto.output)?;
     Ok(Import {
         graph: importer.graph,
@@ -88,27 +113,35 @@ fn opsets(model: &ModelProto) -> BTreeMap<String, i64> {
         .collect()
 }
 
-struct Importer {
+struct Importer<'d> {
     files: ModelFiles,
     graph: Graph,
-    values: HashMap<String, Operand>,
-    /// sizes that symbols of the inputs are bound to
-    sizes: HashMap<String, usize>,
+    /// values by name: the model's, then those of the branches that are being imported
+    scopes: Vec<HashMap<String, Operand>>,
+    /// sizes of symbolic dimensions
+    sizes: Sizes,
     /// types that the file declares for computed values, where all sizes are known
     declared: HashMap<String, ValueType>,
     opsets: BTreeMap<String, i64>,
+    decide: &'d mut Decide<'d>,
 }
 
-impl Importer {
+impl Importer<'_> {
     fn fail(&self, place: impl Into<String>, message: impl Into<String>) -> ImportError {
         ImportError::new(self.files.model(), place, message)
     }
 
     fn define(&mut self, name: &str, operand: Operand, place: &str) -> Result<(), ImportError> {
-        if self.values.insert(name.to_owned(), operand).is_some() {
+        let scope = self.scopes.last_mut().expect("the model's own");
+        if scope.insert(name.to_owned(), operand).is_some() {
             return Err(self.fail(place, format!("`{name}` is defined twice")));
         }
         Ok(())
+    }
+
+    /// The value of a name in the innermost scope that has it.
+    fn value(&self, name: &str) -> Option<Operand> {
+        self.scopes.iter().rev().find_map(|scope| scope.get(name)).copied()
     }
 
     fn initializers(&mut self, proto: &GraphProto) -> Result<(), ImportError> {
@@ -135,7 +168,7 @@ impl Importer {
     fn inputs(&mut self, inputs: &[ValueInfoProto], bindings: &Bindings) -> Result<(), ImportError> {
         for input in inputs {
             let name = input.name.clone().unwrap_or_default();
-            if self.values.contains_key(&name) {
+            if self.value(&name).is_some() {
                 continue; // up to IR version 3 initializers are listed as inputs too
             }
             let value_type = self.input_type(&name, input, bindings)?;
@@ -145,6 +178,31 @@ impl Importer {
             self.define(&name, value.into(), &format!("input {name}"))?;
         }
         Ok(())
+    }
+
+    /// Refuses sizes for symbols that no input has.
+    fn symbols_exist(&self, inputs: &[ValueInfoProto], bindings: &Bindings) -> Result<(), ImportError> {
+        let dims = |input| declared_dims(input).into_iter().flatten().enumerate();
+        let known: BTreeSet<String> = inputs
+            .iter()
+            .flat_map(|input| {
+                let name = input.name.as_deref().unwrap_or_default();
+                dims(input).flat_map(move |(axis, dim)| match &dim.value {
+                    Some(Size::DimParam(symbol)) => vec![symbol.clone(), format!("{name}:{axis}")],
+                    Some(Size::DimValue(_)) => vec![],
+                    None => vec![format!("{name}:{axis}")],
+                })
+            })
+            .collect();
+        match bindings.symbols().find(|symbol| !known.contains(*symbol)) {
+            None => Ok(()),
+            Some(symbol) => Err(self
+                .fail("", format!("no input has the symbolic size `{symbol}`"))
+                .hint(match known.is_empty() {
+                    true => "all sizes of the model are fixed: leave out `--bind`".to_owned(),
+                    false => format!("the model has {}", known.into_iter().collect::<Vec<_>>().join(", ")),
+                })),
+        }
     }
 
     fn input_type(
@@ -176,15 +234,11 @@ impl Importer {
             let Some(type_proto::Value::TensorType(tensor)) = declared else {
                 continue;
             };
-            let size = |dim: &Dimension| match &dim.value {
-                Some(Size::DimValue(size)) => usize::try_from(*size).ok(),
-                Some(Size::DimParam(symbol)) => self.sizes.get(symbol).copied(),
-                None => None,
-            };
-            let dims = tensor
-                .shape
-                .as_ref()
-                .and_then(|shape| shape.dim.iter().map(size).collect::<Option<Vec<_>>>());
+            let shape = tensor.shape.as_ref();
+            let dims = shape.and_then(|shape| {
+                let sizes = shape.dim.iter().map(|dim| self.sizes.declared(dim));
+                sizes.collect::<Option<Vec<_>>>()
+            });
             if let (Some(dims), Some(dtype)) = (dims, element::dtype(tensor.elem_type.unwrap_or(0))) {
                 let name = value.name.clone().unwrap_or_default();
                 self.declared.insert(name, ValueType::full(dtype, dims));
@@ -209,12 +263,8 @@ impl Importer {
                         .map_err(|_| self.fail(&place, format!("dimension {axis} has the impossible size {fixed}")))?;
                     // One timestep serves a whole batch.
                     let shared = rank == 1 && fixed == 1;
-                    if !shared && asked.is_some_and(|asked| asked != fixed) {
-                        let asked = asked.unwrap_or_default();
-                        let message = format!("dimension {axis} is fixed at {fixed}, {asked} is asked for");
-                        return Err(self
-                            .fail(&place, message)
-                            .hint("compile for the size the model was exported at, or export it with dynamic axes"));
+                    if let Some(asked) = asked.filter(|&asked| !shared && asked != fixed) {
+                        return Err(self.fixed(&place, axis, fixed, asked));
                     }
                     fixed
                 }
@@ -223,10 +273,8 @@ impl Importer {
                         Some(Size::DimParam(symbol)) => symbol.as_str(),
                         _ => "",
                     };
-                    let bound = bindings.symbol_size(symbol).or(asked);
-                    let bound = bound.ok_or_else(|| self.unbound(&place, axis, symbol))?;
-                    self.sizes.insert(symbol.to_owned(), bound);
-                    bound
+                    let solved = self.sizes.axis(name, axis);
+                    solved.ok_or_else(|| self.unbound(name, axis, symbol))?
                 }
             };
             dims.push(size);
@@ -238,59 +286,28 @@ impl Importer {
         Ok(dims)
     }
 
-    fn unbound(&self, place: &str, axis: usize, symbol: &str) -> ImportError {
-        self.fail(place, format!("dimension {axis} has the symbolic size `{symbol}`"))
-            .hint("give the size to compile for, e.g. `--size 768`")
-    }
-
-    fn nodes(&mut self, nodes: &[NodeProto]) -> Result<(), ImportError> {
-        for index in self.execution_order(nodes)? {
-            self.node(&nodes[index], index)?;
-        }
-        Ok(())
-    }
-
-    /// Indices of the nodes so that producers come first; ONNX asks for that order, not every tool keeps it.
-    fn execution_order(&self, nodes: &[NodeProto]) -> Result<Vec<usize>, ImportError> {
-        let mut producers: HashMap<&str, usize> = HashMap::new();
-        for (index, node) in nodes.iter().enumerate() {
-            producers.extend(node.output.iter().map(|output| (output.as_str(), index)));
-        }
-        producers.remove("");
-        let depends = |index: usize| -> Vec<usize> {
-            let produced = nodes[index]
-                .input
-                .iter()
-                .filter_map(|input| producers.get(input.as_str()));
-            produced.copied().collect()
+    fn fixed(&self, place: &str, axis: usize, fixed: usize, asked: usize) -> ImportError {
+        let message = format!("dimension {axis} is fixed at {fixed}, {asked} is asked for");
+        let hint = match (axis, fixed) {
+            (0, 1) => {
+                "guidance computes two images per step and this model one: export it with a dynamic batch axis or for a \
+                 batch of 2; or compile with `--batch 1` and run without guidance, `--guidance 1`"
+            }
+            (0, _) => "compile with `--batch` as the model was exported, or export it with a dynamic batch axis",
+            _ => "compile for the size the model was exported at, or export it with dynamic axes",
         };
-        let mut users = vec![Vec::new(); nodes.len()];
-        let mut missing: Vec<usize> = vec![0; nodes.len()];
-        for (index, missing) in missing.iter_mut().enumerate() {
-            for producer in depends(index) {
-                users[producer].push(index);
-                *missing += 1;
-            }
-        }
-        let mut ready: std::collections::BTreeSet<usize> =
-            (0..nodes.len()).filter(|&index| missing[index] == 0).collect();
-        let mut order = Vec::with_capacity(nodes.len());
-        while let Some(index) = ready.pop_first() {
-            order.push(index);
-            for &user in &users[index] {
-                missing[user] -= 1;
-                if missing[user] == 0 {
-                    ready.insert(user);
-                }
-            }
-        }
-        match (0..nodes.len()).find(|&index| missing[index] > 0) {
-            Some(index) => Err(self.fail(
-                format!("node {}", node::name(&nodes[index], index)),
-                "the graph has a cycle",
-            )),
-            None => Ok(order),
-        }
+        self.fail(place, message).hint(hint)
+    }
+
+    fn unbound(&self, input: &str, axis: usize, symbol: &str) -> ImportError {
+        let (what, name) = match symbol {
+            "" => ("a size without a name".to_owned(), format!("{input}:{axis}")),
+            symbol => (format!("the symbolic size `{symbol}`"), symbol.to_owned()),
+        };
+        let message = format!("dimension {axis} has {what}, which nothing in the model fixes");
+        self.fail(format!("input {input}"), message).hint(format!(
+            "give it, e.g. `--bind {name}=4`; height and width follow from the size of the image, e.g. `--size 768`"
+        ))
     }
 
     fn node(&mut self, proto: &NodeProto, index: usize) -> Result<(), ImportError> {
@@ -305,6 +322,9 @@ impl Importer {
         let standard = domain.is_empty();
         if standard && op_type == "Constant" {
             return self.constant(proto, &place);
+        }
+        if standard && op_type == "If" && self.branch(proto, &operands, &place)? {
+            return Ok(());
         }
         if let ("Identity", true, [operand]) = (op_type.as_str(), standard, &operands[..]) {
             let output = proto.output.first().cloned().unwrap_or_default();
@@ -329,10 +349,53 @@ impl Importer {
         Ok(())
     }
 
+    /// Imports the branch that an `If` takes, where that is known; `false` where it is not.
+    fn branch(&mut self, proto: &NodeProto, operands: &[Operand], place: &str) -> Result<bool, ImportError> {
+        let Some(taken) = self.condition(operands) else {
+            return Ok(false);
+        };
+        let name = if taken { "then_branch" } else { "else_branch" };
+        let attribute = proto.attribute.iter().find(|each| each.name.as_deref() == Some(name));
+        let Some(branch) = attribute.and_then(|attribute| attribute.g.as_ref()) else {
+            return Err(self.fail(place, format!("an If without {name}")));
+        };
+        if self.scopes.len() > DEEPEST_BRANCH {
+            return Err(self.fail(place, format!("branches are nested more than {DEEPEST_BRANCH} deep")));
+        }
+        self.scopes.push(HashMap::new());
+        self.initializers(branch)?;
+        let order = order::execution_order(&branch.node).map_err(|_| self.fail(place, "a branch has a cycle"))?;
+        for index in order {
+            self.node(&branch.node[index], index)?;
+        }
+        let results = branch.output.iter().map(|output| {
+            let name = output.name.as_deref().unwrap_or_default();
+            let missing = || self.fail(place, format!("its result `{name}` is not defined anywhere"));
+            self.value(name).ok_or_else(missing)
+        });
+        let results = results.collect::<Result<Vec<_>, _>>()?;
+        self.scopes.pop();
+        for (name, result) in proto.output.iter().zip(results).filter(|(name, _)| !name.is_empty()) {
+            self.define(name, result, place)?;
+        }
+        Ok(true)
+    }
+
+    fn condition(&mut self, operands: &[Operand]) -> Option<bool> {
+        match *operands.first()? {
+            Operand::Weight(weight) => {
+                let data = &self.graph.weight(weight).data;
+                (data.shape().elements() == 1).then(|| data.materialize().to_f64_vec()[0] != 0.0)
+            }
+            Operand::Value(value) => (self.decide)(&self.graph, value),
+            Operand::Absent => None,
+        }
+    }
+
     fn operands(&self, proto: &NodeProto, place: &str) -> Result<Vec<Operand>, ImportError> {
-        let operand = |name: &String| match self.values.get(name) {
+        let operand = |name: &String| match self.value(name) {
             _ if name.is_empty() => Ok(Operand::Absent),
-            Some(operand) => Ok(*operand),
+            Some(operand) => Ok(operand),
             None => Err(self.fail(place, format!("input `{name}` is not defined anywhere"))),
         };
         proto.input.iter().map(operand).collect()
@@ -351,7 +414,7 @@ impl Importer {
     fn outputs(&mut self, outputs: &[ValueInfoProto]) -> Result<(), ImportError> {
         for output in outputs {
             let name = output.name.clone().unwrap_or_default();
-            let Some(&operand) = self.values.get(&name) else {
+            let Some(operand) = self.value(&name) else {
                 return Err(self.fail(format!("output {name}"), "the output is not computed by any node"));
             };
             self.graph

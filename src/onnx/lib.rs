@@ -15,14 +15,18 @@ mod error;
 mod export;
 mod files;
 mod import;
+mod model;
 mod node;
+mod order;
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 mod proto;
 mod read;
+mod solve;
 mod tensor;
 
 pub use bind::Bindings;
 pub use element::{element_type, onnx_number};
 pub use error::ImportError;
 pub use export::{ExportError, Location, Ports, SinkError, WeightSink, export, has_onnx_form};
-pub use import::{Import, import, unknown_type};
+pub use import::{Decide, Import, import, unknown_type};
+pub use model::{Declared, DeclaredSize, Model};

@@ -52,6 +52,21 @@ fn module_path(scopes: &str) -> Option<String> {
     (!path.is_empty()).then_some(path)
 }
 
+/// The names that a node reads, those that its branches and bodies read among them.
+pub(crate) fn reads(node: &NodeProto) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut pending = vec![node];
+    while let Some(node) = pending.pop() {
+        names.extend(node.input.iter().map(String::as_str));
+        let attributes = node.attribute.iter();
+        for graph in attributes.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)) {
+            pending.extend(&graph.node);
+            names.extend(graph.output.iter().filter_map(|output| output.name.as_deref()));
+        }
+    }
+    names
+}
+
 /// All attributes of a node. `place` names it in errors.
 pub(crate) fn attributes(
     files: &mut ModelFiles,

@@ -15,6 +15,7 @@ pub mod cuda;
 mod error;
 pub mod json;
 mod kernel;
+mod network_output;
 mod operand_shapes;
 mod operands;
 mod plan;

@@ -27,6 +27,9 @@ pub enum RuntimeError {
         /// its message
         reason: String,
     },
+    /// ONNX Runtime does not say what a small model gives.
+    #[error("{0}")]
+    Probe(String),
     /// `FISEC_ORT_PROVIDER` names nothing that exists.
     #[error("FISEC_ORT_PROVIDER: {0}")]
     Provider(String),

@@ -49,10 +49,47 @@ const SAME: &[&str] = &[
     "Elu",
     "Tan",
     "Cosh",
+    "Sinh",
+    "Asin",
+    "Acos",
+    "Atan",
+    "Asinh",
+    "Acosh",
+    "Atanh",
+    "Selu",
+    "Celu",
+    "HardSwish",
+    "Softsign",
+    "ThresholdedRelu",
+    "Shrink",
+    "Hardmax",
+    "LpNormalization",
+    "LRN",
+    "MeanVarianceNormalization",
+    "BitwiseNot",
+    "ReverseSequence",
+    "Bernoulli",
 ];
 /// Operators that broadcast their operands and keep the element type.
 const BROADCAST: &[&str] = &[
-    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "PRelu", "And", "Or", "Xor", "Sum", "Mean",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Mod",
+    "Min",
+    "Max",
+    "PRelu",
+    "And",
+    "Or",
+    "Xor",
+    "Sum",
+    "Mean",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "BitShift",
 ];
 /// Operators that broadcast their operands and give Booleans.
 const COMPARE: &[&str] = &["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"];
@@ -65,6 +102,8 @@ const REDUCE: &[&str] = &[
     "ReduceL2",
     "ReduceSumSquare",
     "ReduceL1",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
 ];
 
 /// The types of all outputs; none at all for an operator that is not known here, whose types a file may declare.
@@ -112,6 +151,32 @@ pub(super) fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option
             let (start, end) = shape_range(op, inputs.shape(0)?.len());
             (DType::I64, vec![end.saturating_sub(start)].into())
         }
+        "IsNaN" | "IsInf" => (DType::Bool, inputs.shape(0)?),
+        "TopK" => {
+            let mut dims = inputs.shape(0)?.to_vec();
+            let at = axis(op.int("axis", -1), dims.len())?;
+            let count = op.ints("k").map(<[i64]>::to_vec).or_else(|| inputs.ints(1));
+            let count = count
+                .and_then(|count| count.first().copied())
+                .unwrap_or_else(|| op.int("k", -1));
+            dims[at] = usize::try_from(count).ok().filter(|&count| count <= dims[at])?;
+            let dtype = inputs.ty(0)?.dtype;
+            return Some(vec![
+                ValueType::full(dtype, dims.clone()),
+                ValueType::full(DType::I64, dims),
+            ]);
+        }
+        "GridSample" => {
+            let (of, grid) = (inputs.shape(0)?, inputs.shape(1)?);
+            let (_, places) = grid.split_last()?;
+            if of.len() < 3 || grid.len() != of.len() {
+                return None;
+            }
+            let mut dims = vec![of[0], of[1]];
+            dims.extend_from_slice(&places[1..]);
+            (inputs.ty(0)?.dtype, dims.into())
+        }
+        "DepthToSpace" | "SpaceToDepth" => (inputs.ty(0)?.dtype, blocks(op, &inputs.shape(0)?)?),
         "Size" => (DType::I64, Shape::scalar()),
         "Reshape" => (
             inputs.ty(0)?.dtype,
@@ -209,6 +274,23 @@ pub(super) fn output_types(op: &OnnxOp, inputs: &Inputs, count: usize) -> Option
         _ => return Some(vec![]),
     };
     Some(vec![ValueType::full(dtype, shape)])
+}
+
+/// Channels to blocks of pixels, and back.
+fn blocks(op: &OnnxOp, of: &Shape) -> Option<Shape> {
+    let &[images, channels, height, width] = &of[..] else {
+        return None;
+    };
+    let side = positive(op.int("blocksize", 0))?;
+    let area = side.checked_mul(side)?;
+    let dims = match op.op_type.as_str() {
+        "DepthToSpace" if channels.is_multiple_of(area) => [images, channels / area, height * side, width * side],
+        "SpaceToDepth" if height.is_multiple_of(side) && width.is_multiple_of(side) => {
+            [images, channels * area, height / side, width / side]
+        }
+        _ => return None,
+    };
+    Some(dims.into())
 }
 
 fn sizes(values: &[i64]) -> Option<Vec<usize>> {

@@ -2,10 +2,12 @@
 
 pub mod cubins;
 mod dump;
+pub mod import;
 mod model;
 mod networks;
 mod pipeline;
 mod summary;
+mod unknown;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,10 +18,9 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use fisec_ir::{Graph, Op, text};
-use fisec_onnx::{Bindings, Import, import};
-use fisec_passes::canonical::canonicalize;
+use fisec_onnx::{Bindings, Import};
 use fisec_passes::cost::CostTable;
-use fisec_passes::{Module, Network, Pipeline};
+use fisec_passes::{Module, Network, Pipeline, Roles};
 use fisec_plan::{BundleWriter, CompileOptions, Halos, Keys, Norm, Plan, Remainder, Samples};
 use fisec_tensor::DType;
 
@@ -29,6 +30,7 @@ use super::memory::PeakMemory;
 use super::output;
 use dump::PassDump;
 pub use dump::Watcher;
+pub use import::StepSizes;
 pub use model::Model;
 
 #[derive(Args, Debug)]
@@ -76,6 +78,13 @@ pub struct Choices {
     /// cheap [default: computed for a GPU, recorded for a CPU]
     #[arg(long, value_enum)]
     halos: Option<HalosChoice>,
+    /// Size of a symbolic dimension that nothing else fixes, by its symbol, or by input and axis: `--bind channels=4`,
+    /// `--bind sample:1=4`; may be repeated
+    #[arg(long, value_name = "NAME=SIZE", value_parser = parse_bound)]
+    bind: Vec<(String, usize)>,
+    /// Name of the output that is the prediction, where neither shapes nor names tell it
+    #[arg(long, value_name = "OUTPUT")]
+    prediction: Option<String>,
     /// Where the plan runs: cpu, cuda:sm_80, cuda:sm_90a, cuda:sm_100a
     #[arg(long, default_value = "cpu", value_parser = parse_target)]
     target: String,
@@ -231,9 +240,14 @@ pub fn raise(model: &Model, choices: &Choices, watcher: &mut Watcher) -> Result<
                 .hint(format!("give multiples of {}, e.g. `--size 512`", scale * 8)),
         );
     }
-    let bindings = Bindings::unet(choices.batch.into(), height / scale, width / scale, model.tokens());
-    let mut imported = import(model.unet(), &bindings)?;
-    canonicalize(&mut imported.graph, &mut |name, graph| watcher.after(name, graph))?;
+    let sizes = StepSizes {
+        batch: choices.batch.into(),
+        height: height / scale,
+        width: width / scale,
+        tokens: model.tokens(),
+    };
+    let mut imported = import::import(model.unet(), &sizes.bindings(choices))?;
+    import::raise_graph(&mut imported.graph, watcher)?;
     Ok(imported)
 }
 
@@ -246,6 +260,7 @@ fn compile(
     watcher: &mut Watcher,
     console: &Console,
 ) -> Result<Option<Compiled>, Failure> {
+    import::check_inputs(model.unet())?;
     let mut writer = BundleWriter::create(target)?;
     let leftovers = writer.removed_leftovers();
     if !leftovers.is_empty() {
@@ -292,7 +307,7 @@ fn compile(
 
 /// The three programs of a raised graph.
 pub fn build(
-    graph: Graph,
+    mut graph: Graph,
     choices: &Choices,
     table: &CostTable,
     watcher: &mut Watcher,
@@ -300,6 +315,7 @@ pub fn build(
     let mut listener = |_: usize, name: &str, graph: &Graph| -> ControlFlow<()> { watcher.after(name, graph) };
     let mut passes = Pipeline::new(&mut listener);
     let options = choices.options_for(&graph);
+    Roles::of(&graph)?.keep_prediction(&mut graph, choices.prediction.as_deref())?;
     let mut module = Module::build(graph, &options, table, &mut passes)?;
     if let Some(module) = module.as_mut().filter(|_| choices.target.starts_with("cuda:")) {
         module.make_native(&mut passes)?;
@@ -336,15 +352,20 @@ fn census(graph: &Graph) -> (BTreeMap<String, usize>, BTreeMap<String, usize>) {
 impl Choices {
     /// The options for a model of this size.
     fn options_for(&self, graph: &Graph) -> CompileOptions {
-        let inputs = graph.inputs().into_iter();
-        let mut shapes = inputs.map(|(id, _)| graph.node(id).outputs()[0].shape.clone());
-        let latent = shapes.find(|shape| shape.len() == 4);
+        let sample = Roles::of(graph).ok().and_then(|roles| graph.input(&roles.sample));
+        let latent = sample.map(|sample| graph.value_type(sample).shape.clone());
         let mut options = self.options();
         if let (Some(Preset::Paper), None, Some(latent)) = (self.preset, options.sparse_levels, latent) {
             let halves = std::iter::successors(Some(latent[2].min(latent[3])), |rows| Some(rows.div_ceil(2)));
             options.sparse_levels = Some(halves.take_while(|&rows| rows > PAPER_DENSE_ROWS).count());
         }
         options
+    }
+
+    /// Adds the sizes that the user gives.
+    pub fn bind(&self, bindings: Bindings) -> Bindings {
+        let given = self.bind.iter();
+        given.fold(bindings, |bindings, (name, size)| bindings.symbol(name, *size))
     }
 
     /// `cpu` or `cuda:<arch>`.
@@ -402,6 +423,16 @@ fn parse_size(text: &str) -> Result<ImageSize, String> {
     match (width.parse(), height.parse()) {
         (Ok(width), Ok(height)) if width > 0 && height > 0 => Ok(ImageSize { width, height }),
         _ => Err("write a size like 512 or 768x512".into()),
+    }
+}
+
+fn parse_bound(text: &str) -> Result<(String, usize), String> {
+    let bound = text
+        .rsplit_once('=')
+        .and_then(|(name, size)| Some((name, size.parse().ok()?)));
+    match bound {
+        Some((name, size)) if !name.is_empty() && size > 0 => Ok((name.to_owned(), size)),
+        _ => Err("write a name and a size, like channels=4 or sample:1=4".into()),
     }
 }
 

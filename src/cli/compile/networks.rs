@@ -4,13 +4,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use fisec_ir::Graph;
-use fisec_onnx::{Bindings, import};
-use fisec_passes::canonical::canonicalize;
+use fisec_onnx::Bindings;
 use fisec_passes::{Network, Pipeline};
 use fisec_plan::NetworkKind;
 
-use super::Watcher;
 use super::model::Model;
+use super::{Watcher, import};
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
 
@@ -51,12 +50,12 @@ pub fn build(
 }
 
 fn one(kind: NetworkKind, file: &Path, bindings: &Bindings, watcher: &mut Watcher) -> Result<Option<Network>, Failure> {
-    let Ok(imported) = import(file, bindings) else {
+    let Ok(imported) = import::import(file, bindings) else {
         return Ok(None);
     };
     let mut graph = imported.graph;
     graph.set_name(kind.name());
-    canonicalize(&mut graph, &mut |name, graph| watcher.after(name, graph))?;
+    import::raise_graph(&mut graph, watcher)?;
     let mut listener = |_: usize, name: &str, graph: &Graph| -> ControlFlow<()> { watcher.after(name, graph) };
     Ok(Network::build(kind, graph, &mut Pipeline::new(&mut listener))?)
 }

@@ -3,19 +3,18 @@
 mod network;
 mod npz;
 mod routes;
+mod sizes;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use fisec_onnx::{Bindings, import};
+use fisec_ir::{Graph, Op};
 use fisec_oracle::{Difference, Tensor, difference};
-use fisec_passes::canonical::{canonicalize, fold_constants};
 use fisec_tensor::HostTensor;
 use serde_json::{Value, json};
 
-use super::compile::Choices;
+use super::compile::{Choices, Watcher, import};
 use super::console::Console;
 use super::failure::Failure;
 use super::output;
@@ -92,15 +91,20 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     for stage in stages {
         let outputs = match stage.compute(arguments, &recorded) {
             // Asked for everything, what can be computed is compared all the same.
-            Err(failure) if arguments.through.is_none() => {
+            Err(Trouble { failure, is_defect }) if arguments.through.is_none() => {
                 console.warn(&format!("{} cannot compute it: {}", stage.name(), failure.message()));
-                failures.push(stage);
+                failures.extend(is_defect.then_some(stage));
                 continue;
             }
-            other => other?,
+            other => other.map_err(|trouble| trouble.failure)?,
         };
+        let mut computed = outputs.keys().filter(|_| stage == Through::Plan);
+        if let Some(missing) = computed.find(|name| !recorded.outputs.contains_key(*name)) {
+            return Err(Failure::new(format!("no array `out_{missing}` is recorded"))
+                .hint("record that output too: it is the one that a plan computes"));
+        }
         for (name, expected) in &recorded.outputs {
-            if stage == Through::Plan && !outputs.contains_key(name) && !outputs.is_empty() {
+            if stage == Through::Plan && !outputs.contains_key(name) {
                 continue; // a plan has the one output that a pipeline reads
             }
             let error = compare(name, outputs.get(name), expected)?;
@@ -113,8 +117,6 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         true => output::print_json(&json!({ "tolerance": arguments.tol, "results": data }))?,
         false => output::print(&output::table(&rows, &[2, 3]))?,
     }
-    // ONNX Runtime refuses some files that fisec reads, and only a denoiser makes a plan for every target.
-    failures.retain(|stage| !matches!(stage, Through::Ort | Through::Plan));
     if let Some(stage) = failures.first() {
         return Err(
             Failure::new(format!("the model cannot be verified through {}", stage.name()))
@@ -140,6 +142,41 @@ fn compare(name: &str, found: Option<&HostTensor>, expected: &HostTensor) -> Res
     difference(&found, &expected).map_err(|error| Failure::new(format!("output `{name}`: {error}")))
 }
 
+/// Why a stage computes nothing.
+struct Trouble {
+    failure: Failure,
+    /// whether every model should pass here
+    is_defect: bool,
+}
+
+impl Trouble {
+    fn defect(failure: Failure) -> Self {
+        Trouble {
+            failure,
+            is_defect: true,
+        }
+    }
+
+    fn expected(failure: Failure) -> Self {
+        Trouble {
+            failure,
+            is_defect: false,
+        }
+    }
+}
+
+/// Whether there are operators that are not raised; the oracle knows some of them.
+fn has_opaque(graph: &Graph) -> bool {
+    graph.ids().into_iter().any(|id| matches!(graph.op(id), Op::Onnx(_)))
+}
+
+fn through_plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tensors, Failure> {
+    match network::compute(&graph, choices, recorded)? {
+        Some(outputs) => Ok(outputs),
+        None => routes::plan(graph, choices, recorded),
+    }
+}
+
 impl Through {
     fn name(self) -> &'static str {
         match self {
@@ -151,26 +188,30 @@ impl Through {
         }
     }
 
-    fn compute(self, arguments: &Arguments, recorded: &Recorded) -> Result<Tensors, Failure> {
+    fn compute(self, arguments: &Arguments, recorded: &Recorded) -> Result<Tensors, Trouble> {
         if self == Through::Ort {
-            return routes::onnx_runtime(&arguments.model, &recorded.inputs, &recorded.outputs);
+            // it refuses some files that fisec reads
+            let computed = routes::onnx_runtime(&arguments.model, &recorded.inputs, &recorded.outputs);
+            return computed.map_err(Trouble::expected);
         }
-        let bindings = recorded.inputs.iter().fold(Bindings::new(), |bindings, (name, input)| {
-            bindings.input(name, input.shape())
-        });
-        let mut graph = import(&arguments.model, &bindings)?.graph;
-        match self {
+        let bindings = sizes::bindings(arguments, recorded).map_err(Trouble::expected)?;
+        let mut graph = import::import(&arguments.model, &bindings)
+            .map_err(Trouble::defect)?
+            .graph;
+        let raised = match self {
             // Written models declare the types of their outputs, and shape arithmetic must be gone for that.
-            Through::Import => fold_constants(&mut graph)?,
-            _ => canonicalize(&mut graph, &mut |_, _| ControlFlow::Continue(()))?,
+            Through::Import => import::fold(&mut graph),
+            _ => import::raise_graph(&mut graph, &mut Watcher::default()),
         };
+        raised.map_err(Trouble::defect)?;
         match self {
-            Through::Oracle => routes::oracle(&graph, &recorded.inputs),
-            Through::Plan => match network::compute(&graph, &arguments.choices, recorded)? {
-                Some(outputs) => Ok(outputs),
-                None => routes::plan(graph, &arguments.choices, recorded),
-            },
-            _ => routes::exported(&graph, &recorded.inputs, &recorded.outputs),
+            Through::Oracle => routes::oracle(&graph, &recorded.inputs).map_err(|failure| Trouble {
+                failure,
+                is_defect: !has_opaque(&graph),
+            }),
+            // only a denoiser makes a plan for every target
+            Through::Plan => through_plan(graph, &arguments.choices, recorded).map_err(Trouble::expected),
+            _ => routes::exported(&graph, &recorded.inputs, &recorded.outputs).map_err(Trouble::defect),
         }
     }
 

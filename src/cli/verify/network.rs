@@ -19,6 +19,9 @@ use super::{Recorded, Tensors};
 use crate::cli::compile::{Choices, cubins};
 use crate::cli::failure::Failure;
 
+/// Channels of a picture.
+const RGB: usize = 3;
+
 /// The graph's output on the target's device; `None` where it is no network that a device computes.
 pub fn compute(graph: &Graph, choices: &Choices, recorded: &Recorded) -> Result<Option<Tensors>, Failure> {
     let Some((kind, input)) = kind_of(recorded).filter(|_| choices.target().starts_with("cuda:")) else {
@@ -27,6 +30,7 @@ pub fn compute(graph: &Graph, choices: &Choices, recorded: &Recorded) -> Result<
     let mut listener = |_: usize, _: &str, _: &Graph| ControlFlow::Continue(());
     let network = Network::build(kind, graph.clone(), &mut Pipeline::new(&mut listener))?;
     let Some(network) = network else { return Ok(None) };
+    let name = network.output().to_owned();
     let folder = scratch()?;
     let target = folder.path().join("plan");
     let mut writer = BundleWriter::create(&target)?;
@@ -44,11 +48,10 @@ pub fn compute(graph: &Graph, choices: &Choices, recorded: &Recorded) -> Result<
     let executor = Executor::new(Bundle::open(&target)?, Some(OnnxRuntime::load()?))?;
     let mut network = executor.network(kind)?.expect("just compiled");
     let found = network.run(input)?;
-    let name = recorded.outputs.keys().next().cloned().unwrap_or_default();
     Ok(Some(Tensors::from([(name, found)])))
 }
 
-/// What a network with these inputs is. Decoder and encoder differ in nothing that matters here.
+/// What a network with these inputs is: an encoder reads three channels.
 fn kind_of(recorded: &Recorded) -> Option<(NetworkKind, &HostTensor)> {
     let mut inputs = recorded.inputs.values();
     let (input, None) = (inputs.next()?, inputs.next()) else {
@@ -56,6 +59,7 @@ fn kind_of(recorded: &Recorded) -> Option<(NetworkKind, &HostTensor)> {
     };
     match input.shape().len() {
         2 if !input.dtype().is_float() => Some((NetworkKind::TextEncoder, input)),
+        4 if input.shape()[1] == RGB => Some((NetworkKind::VaeEncoder, input)),
         4 => Some((NetworkKind::VaeDecoder, input)),
         _ => None,
     }

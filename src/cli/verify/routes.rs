@@ -65,14 +65,8 @@ pub fn oracle(graph: &Graph, inputs: &Tensors) -> Result<Tensors, Failure> {
 
 /// The graph as a plan's `guide` program.
 pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tensors, Failure> {
-    let roles = Roles::of(&graph).map_err(|error| Failure::new(error.to_string()))?;
-    let input = |name: &str| {
-        let value = recorded.inputs.get(name);
-        value.ok_or_else(|| {
-            Failure::new(format!("no array `in_{name}` is recorded")).hint("record one array for every input")
-        })
-    };
-    let sample = input(&roles.sample)?;
+    let roles = Roles::of(&graph)?;
+    let sample = recorded.input(&roles.sample)?;
     let choices = &match are_equal(sample) {
         true => choices.clone(),
         false => choices.for_each_sample(),
@@ -88,17 +82,28 @@ pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tens
     let modules = cubins::add(choices.target(), &mut writer)?;
     writer.finish(Plan { modules, ..plan })?;
     let mut executor = Executor::new(Bundle::open(&target)?, Some(OnnxRuntime::load()?))?;
-    let timesteps = input(&roles.timestep)?.to_f32_vec();
-    if timesteps.iter().any(|time| *time != timesteps[0]) {
+    let timesteps = recorded.input(&roles.timestep)?.to_f32_vec();
+    if timesteps.is_empty() || timesteps.iter().any(|time| *time != timesteps[0]) {
         return Err(Failure::new("a plan takes one timestep for all images").hint("record with equal timesteps"));
     }
     executor.set_timesteps(&timesteps[..1])?;
-    executor.set_context(input(&roles.context)?)?;
-    let samples = executor.plan().samples() * executor.plan().latent.iter().product::<usize>();
+    executor.set_context(recorded.input(&roles.context)?)?;
+    let [channels, height, width] = executor.plan().latent;
+    let shape = [executor.plan().batch, channels, height, width];
+    if sample.shape()[..] != shape {
+        return Err(Failure::new(format!(
+            "the recorded `in_{}` is [{}], the model takes {shape:?}",
+            roles.sample,
+            sample.shape()
+        ))
+        .hint("record inputs in the shapes that the model takes"));
+    }
+    let samples = executor.plan().samples() * channels * height * width;
     let prediction = executor.dense(0, &sample.to_f32_vec()[..samples])?;
-    let (name, expected) = recorded.outputs.first_key_value().expect("outputs are recorded");
-    let prediction = HostTensor::from_f32(expected.shape().clone(), prediction);
-    Ok(Tensors::from([(name.clone(), prediction)]))
+    Ok(Tensors::from([(
+        module.prediction(),
+        HostTensor::from_f32(shape, prediction),
+    )]))
 }
 
 /// Whether all images of a tensor are the same.

@@ -207,15 +207,27 @@ impl<'a> Builder<'a> {
 
     /// Makes `x` the model output `name`.
     pub fn output(&mut self, name: &str, x: &str, value: &ValueType) {
-        let identity = NodeProto {
+        self.forward(name, x);
+        self.proto.output.push(value_info(name, value));
+    }
+
+    /// Makes `x` the model output `name` and leaves its type to be inferred.
+    pub fn untyped_output(&mut self, name: &str, x: &str) {
+        self.forward(name, x);
+        self.proto.output.push(ValueInfoProto {
+            name: Some(name.to_owned()),
+            ..ValueInfoProto::default()
+        });
+    }
+
+    fn forward(&mut self, name: &str, x: &str) {
+        self.proto.node.push(NodeProto {
             name: Some(format!("n{}", self.proto.node.len())),
             op_type: Some("Identity".into()),
             input: vec![x.to_owned()],
             output: vec![name.to_owned()],
             ..NodeProto::default()
-        };
-        self.proto.node.push(identity);
-        self.proto.output.push(value_info(name, value));
+        });
     }
 
     /// The finished model.

@@ -106,21 +106,17 @@ fn repeat(builder: &mut Builder<'_>, id: NodeId, images: usize) -> String {
 fn opaque(builder: &mut Builder<'_>, id: NodeId, onnx: &OnnxOp) {
     let count = builder.graph.operands(id).len();
     let inputs = (0..count).map(|position| builder.operand(id, position)).collect();
-    let outputs: Vec<String> = builder
-        .graph
-        .node(id)
-        .outputs()
-        .iter()
-        .map(|_| builder.fresh())
-        .collect();
-    for (index, name) in outputs.iter().enumerate() {
-        builder.bind(
-            ValueId {
-                node: id,
-                output: index as u32,
-            },
-            name.clone(),
-        );
+    let mut outputs = Vec::new();
+    for output in 0..builder.graph.node(id).outputs().len() as u32 {
+        let value = ValueId { node: id, output };
+        // an optional output that nothing reads is left out: computing it may be another kernel, or none
+        let is_read = output == 0 || !builder.graph.users(value).is_empty();
+        let name = if is_read { builder.fresh() } else { String::new() };
+        builder.bind(value, name.clone());
+        outputs.push(name);
+    }
+    while outputs.last().is_some_and(String::is_empty) {
+        outputs.pop();
     }
     let attributes = onnx
         .attributes

@@ -6,6 +6,7 @@ use fisec_tensor::{DType, Shape};
 use super::Ports;
 use super::builder::Builder;
 use crate::element::onnx_number;
+use crate::unknown_type;
 
 pub const NCHW_TO_NHWC: [i64; 4] = [0, 2, 3, 1];
 pub const NHWC_TO_NCHW: [i64; 4] = [0, 3, 1, 2];
@@ -33,6 +34,10 @@ pub fn input(builder: &mut Builder<'_>, ports: Ports, id: NodeId, name: &str) ->
 /// Makes operand 0 of a node an output of the model.
 pub fn output(builder: &mut Builder<'_>, ports: Ports, id: NodeId, name: &str) {
     let (mut x, value) = (builder.operand(id, 0), builder.operand_type(id, 0));
+    if value == unknown_type() {
+        builder.untyped_output(name, &x);
+        return;
+    }
     let outside = ports.outside(&value);
     if ports.moves_channels(&value) {
         x = builder.transpose(&x, &NCHW_TO_NHWC);

@@ -21,6 +21,8 @@ pub(super) fn evaluate(call: &Call) -> Option<Answer> {
     } else {
         match name {
             "Div" => divide(call),
+            "IsNaN" => test(call, f64::is_nan),
+            "IsInf" => infinite(call),
             "Pow" => both(call, f64::powf),
             "Mod" => modulo(call),
             "Gelu" => call.operand(0).map(|x| match call.text("approximate", "none") {
@@ -86,6 +88,19 @@ fn comparison(name: &str) -> Option<fn(f64, f64) -> bool> {
         "Xor" => |a, b| (a != 0.0) != (b != 0.0),
         _ => return None,
     })
+}
+
+fn test(call: &Call, function: impl Fn(f64) -> bool) -> Result<Tensor, String> {
+    let found = call.operand(0)?.map(|x| f64::from(u8::from(function(x))));
+    Ok(Tensor {
+        dtype: DType::Bool,
+        ..found
+    })
+}
+
+fn infinite(call: &Call) -> Result<Tensor, String> {
+    let [negative, positive] = ["detect_negative", "detect_positive"].map(|name| call.op.int(name, 1) != 0);
+    test(call, |x| x.is_infinite() && (if x < 0.0 { negative } else { positive }))
 }
 
 fn both(call: &Call, function: impl Fn(f64, f64) -> f64) -> Result<Tensor, String> {

@@ -4,6 +4,7 @@
 
 mod bound;
 mod library;
+mod probe;
 mod provider;
 mod session;
 mod tensor;
@@ -19,6 +20,7 @@ use crate::RuntimeError;
 
 pub(crate) use bound::Placed;
 pub use library::find_library;
+pub use probe::Probed;
 pub use provider::Provider;
 pub(crate) use provider::Stream;
 pub use session::{Outlet, Session};

@@ -165,7 +165,7 @@ fn aligned(tensor: &HostTensor) -> HostTensor {
     HostTensor::new(tensor.dtype(), tensor.shape().clone(), aligned_copy(tensor.data())).expect("the same bytes")
 }
 
-fn outlet(outlet: &::ort::value::Outlet) -> Result<Outlet, RuntimeError> {
+pub(super) fn outlet(outlet: &::ort::value::Outlet) -> Result<Outlet, RuntimeError> {
     let refuse = |reason: &str| RuntimeError::OnnxRuntime {
         action: format!("cannot use `{}`", outlet.name()),
         reason: reason.to_string(),
