@@ -22,6 +22,8 @@ pub struct Pruned {
     pub leftovers: Vec<Scratch>,
     /// bytes still kept, damaged images and leftovers that could not be removed included
     pub kept: u64,
+    /// why an image that should have gone is still there, when it is not in use
+    pub refused: Option<String>,
 }
 
 impl Pruned {
@@ -42,6 +44,7 @@ impl Pruned {
         self.damaged.extend(other.damaged);
         self.leftovers.extend(other.leftovers);
         self.kept = other.kept;
+        self.refused = other.refused;
     }
 }
 
@@ -84,21 +87,31 @@ impl Store {
         }
         let listing = self.list()?;
         let mut bin = Bin::new(self);
-        let mut left = pruned.kept;
-        for damaged in listing.damaged {
-            if left > keep && bin.take(&damaged.path)? == Taken::Yes {
-                left = left.saturating_sub(damaged.bytes);
-                pruned.damaged.push(damaged);
+        let (mut left, mut refused) = (pruned.kept, None);
+        let mut takes = |path: &Path, bytes: u64| {
+            let taken = match left > keep {
+                true => bin.take(path),
+                false => Ok(Taken::Used),
+            };
+            // One that cannot be removed, as another user's in a shared home, does not keep the others.
+            let taken = taken.unwrap_or_else(|error| {
+                refused.get_or_insert(error.to_string());
+                Taken::Used
+            });
+            if taken == Taken::Yes {
+                left = left.saturating_sub(bytes);
             }
-        }
-        for image in self.in_order(listing.images, parent) {
-            if left > keep && bin.take(&self.images.join(&image.id))? == Taken::Yes {
-                left = left.saturating_sub(image.bytes());
-                pruned.removed.push(image);
-            }
-        }
+            taken == Taken::Yes
+        };
+        pruned.damaged = listing.damaged;
+        pruned.damaged.retain(|damaged| takes(&damaged.path, damaged.bytes));
+        pruned.removed = self.in_order(listing.images, parent);
+        pruned
+            .removed
+            .retain(|image| takes(&self.images.join(&image.id), image.bytes()));
         drop(bin);
         pruned.kept = self.bytes()?;
+        pruned.refused = refused;
         Ok(pruned)
     }
 
