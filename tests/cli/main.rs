@@ -1,9 +1,15 @@
 //! The command line as a user meets it: exit status, stdout, stderr, files.
 
 mod bad_input;
+#[path = "../support/cases.rs"]
+mod cases;
 mod compile;
 mod edits;
 mod general;
 mod inspect;
 mod machine;
+mod models;
 mod run;
+#[path = "../support/unet.rs"]
+#[allow(dead_code, reason = "each test uses its part")]
+mod unet;

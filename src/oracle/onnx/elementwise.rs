@@ -90,7 +90,7 @@ fn comparison(name: &str) -> Option<fn(f64, f64) -> bool> {
     })
 }
 
-fn test(call: &Call, function: impl Fn(f64) -> bool) -> Result<Tensor, String> {
+fn test(call: &Call, function: impl Fn(f64) -> bool + Sync) -> Result<Tensor, String> {
     let found = call.operand(0)?.map(|x| f64::from(u8::from(function(x))));
     Ok(Tensor {
         dtype: DType::Bool,
