@@ -42,6 +42,7 @@ pub(super) fn infer_node(graph: &mut Graph, id: NodeId, types: &mut dyn Types) -
     match standard::output_types(op, &inputs, count) {
         Some(found) if found.len() >= count => set_types(graph, id, found[..count].to_vec()),
         Some(found) if found.is_empty() && is_declared(graph, id) => Ok(Changes(0)),
+        None if op.is("Conv") => Err(refused(graph, id, unfit_weight())),
         _ => asked(graph, id, types),
     }
 }
@@ -77,6 +78,14 @@ fn asked(graph: &mut Graph, id: NodeId, types: &mut dyn Types) -> Result<Changes
         graph.replace_uses(ValueId { node: id, output }, weight);
     }
     Ok(changes)
+}
+
+/// The refusal of a convolution whose operands do not meet; a runtime finds that out only when it computes it.
+fn unfit_weight() -> Refusal {
+    Refusal {
+        reason: "its weight and its input do not fit".into(),
+        hint: Some("check the sizes that are given, `--size` and `--bind`: they do not fit the model's weights".into()),
+    }
 }
 
 /// Whether two runs of an operator differ.
