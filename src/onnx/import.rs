@@ -10,7 +10,7 @@ use crate::files::ModelFiles;
 use crate::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::proto::{GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto, type_proto};
 use crate::solve::{Sizes, declared_dims};
-use crate::{Bindings, ImportError, Model, element, node, order, tensor};
+use crate::{Bindings, ImportError, Model, element, functions, node, order, tensor};
 
 /// An imported model.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub fn unknown_type() -> ValueType {
 
 /// Reads the model at `path` with the sizes that `bindings` gives its symbolic inputs, and those that the graph fixes.
 ///
-/// Weights stay memory-mapped. Fails on damaged files, on control flow and model-local functions, and on symbolic
+/// Weights stay memory-mapped. Fails on damaged files, on control flow that depends on the inputs, and on symbolic
 /// inputs without a size; operators are not judged.
 pub fn import(path: &Path, bindings: &Bindings) -> Result<Import, ImportError> {
     Model::open(path)?.import(bindings, &mut |_, _| None)
@@ -47,17 +47,14 @@ pub type Decide<'a> = dyn FnMut(&Graph, ValueId) -> Option<bool> + 'a;
 /// [`import`] of a file that is read.
 pub(crate) fn bind_and_import(
     files: ModelFiles,
-    model: ModelProto,
+    mut model: ModelProto,
     bindings: &Bindings,
     decide: &mut Decide<'_>,
 ) -> Result<Import, ImportError> {
-    if let Some(function) = model.functions.first() {
-        let place = format!("function {}", function.name.as_deref().unwrap_or("?"));
-        return Err(
-            ImportError::new(files.model(), place, "model-local functions are not supported")
-                .hint("inline them when exporting, e.g. with onnx.inliner.inline_local_functions"),
-        );
-    }
+    functions::inline(&mut model).map_err(|(place, message)| {
+        ImportError::new(files.model(), place, message)
+            .hint("inline functions when exporting, e.g. with onnx.inliner.inline_local_functions")
+    })?;
     let opsets = opsets(&model);
     let producer = [&model.producer_name, &model.producer_version]
         .map(|part| part.as_deref().unwrap_or_default())

@@ -134,6 +134,24 @@ fn a_model_of_one_image_is_told_apart() {
     assert_works("batch_1_static", &["--batch", "1"]);
 }
 
+#[test]
+fn the_newest_text_encoders_are_understood() {
+    let (machine, case) = (Machine::new(), Case::open("text_encoder_guarded"));
+    let verified = verify(&machine, &case.model(), &case.io(), &["--json"]);
+    let results = json(&verified)["results"].as_array().expect("results").clone();
+    let rows = results
+        .iter()
+        .map(|row| (row["through"].as_str(), row["output"].as_str()));
+    let stages = ["ort", "import", "raised", "oracle"].into_iter();
+    let expected =
+        stages.flat_map(|stage| ["last_hidden_state", "pooler_output"].map(|name| (Some(stage), Some(name))));
+    assert!(rows.eq(expected), "{results:?}");
+    assert!(
+        results.iter().all(|row| row["relative"].as_f64() < Some(1e-4)),
+        "{results:?}"
+    );
+}
+
 const SHAPE: [usize; 4] = [2, 8, 16, 16];
 
 fn map_type() -> ValueType {

@@ -13,8 +13,8 @@ use onnx_protobuf::tensor_shape_proto::Dimension;
 use onnx_protobuf::tensor_shape_proto::dimension::Value as Size;
 use onnx_protobuf::type_proto::Value as Kind;
 use onnx_protobuf::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
-    attribute_proto, type_proto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto,
+    ValueInfoProto, attribute_proto, type_proto,
 };
 use protobuf::{EnumOrUnknown, Message, MessageField};
 use tempfile::TempDir;
@@ -110,6 +110,80 @@ fn weight(name: &str, dims: &[i64]) -> TensorProto {
     tensor(name, FLOAT, dims, vec![0; 4 * elements as usize])
 }
 
+fn function(name: &str, inputs: &[&str], outputs: &[&str], nodes: &[NodeProto]) -> FunctionProto {
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    FunctionProto {
+        name: name.into(),
+        domain: "local".into(),
+        input: owned(inputs),
+        output: owned(outputs),
+        node: nodes.to_vec(),
+        ..FunctionProto::default()
+    }
+}
+
+fn call(name: &str, inputs: &[&str], output: &str) -> NodeProto {
+    NodeProto {
+        domain: "local".into(),
+        ..node(name, inputs, output)
+    }
+}
+
+#[test]
+fn calls_of_functions_become_their_nodes() {
+    let mut alpha = node("LeakyRelu", &["i"], "o");
+    alpha.attribute = vec![AttributeProto {
+        name: "alpha".into(),
+        ref_attr_name: "slope".into(),
+        type_: EnumOrUnknown::new(attribute_proto::AttributeType::FLOAT),
+        ..AttributeProto::default()
+    }];
+    let twice = [node("Relu", &["i"], "h"), call("Leak", &["h"], "o")];
+    let functions = [
+        function("Leak", &["i"], &["o"], &[alpha]),
+        function("Twice", &["i"], &["o"], &twice),
+    ];
+    let sloped = with(call("Leak", &["b"], "y"), "slope", |attribute| {
+        attribute.f = 0.25;
+        attribute.type_ = EnumOrUnknown::new(attribute_proto::AttributeType::FLOAT);
+    });
+    let nodes = [call("Twice", &["x"], "a"), call("Twice", &["a"], "b"), sloped];
+    let graph = graph(&[info("x", &[Of(4)])], &[], &nodes, &[info("y", &[Of(4)])]);
+    let (_folder, path) = file_with(graph, &functions);
+    let imported = import(&path, &Bindings::new()).expect("imports").graph;
+    assert_eq!(
+        operators(&imported),
+        ["Relu", "LeakyRelu", "Relu", "LeakyRelu", "LeakyRelu"]
+    );
+    let slopes: Vec<bool> = imported
+        .ids()
+        .into_iter()
+        .filter_map(|id| match imported.op(id) {
+            Op::Onnx(op) if op.op_type == "LeakyRelu" => Some(op.attributes.contains_key("alpha")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        slopes,
+        [false, false, true],
+        "an attribute that a call does not give is left out"
+    );
+}
+
+#[test]
+fn functions_that_call_themselves_are_refused() {
+    let functions = [function("Loop", &["i"], &["o"], &[call("Loop", &["i"], "o")])];
+    let graph = graph(
+        &[info("x", &[Of(4)])],
+        &[],
+        &[call("Loop", &["x"], "y")],
+        &[info("y", &[Of(4)])],
+    );
+    let (_folder, path) = file_with(graph, &functions);
+    let error = import(&path, &Bindings::new()).expect_err("endless");
+    assert!(error.to_string().contains("function Loop"), "{error}");
+}
+
 fn graph(
     inputs: &[ValueInfoProto],
     weights: &[TensorProto],
@@ -128,6 +202,10 @@ fn graph(
 
 /// A model file.
 fn file(graph: GraphProto) -> (TempDir, PathBuf) {
+    file_with(graph, &[])
+}
+
+fn file_with(graph: GraphProto, functions: &[FunctionProto]) -> (TempDir, PathBuf) {
     let opset = |domain: &str, version: i64| OperatorSetIdProto {
         domain: domain.into(),
         version,
@@ -137,6 +215,7 @@ fn file(graph: GraphProto) -> (TempDir, PathBuf) {
         ir_version: 8,
         opset_import: vec![opset("", 17), opset("com.microsoft", 1)],
         graph: MessageField::some(graph),
+        functions: functions.to_vec(),
         ..ModelProto::default()
     };
     let folder = tempfile::tempdir().expect("a folder");
