@@ -59,6 +59,9 @@ fn is_declared(graph: &Graph, id: NodeId) -> bool {
 
 /// Takes the types, and the values where they are constant, from whoever runs what the compiler does not know.
 fn asked(graph: &mut Graph, id: NodeId, types: &mut dyn Types) -> Result<Changes, PassError> {
+    if matches!(graph.op(id), Op::Onnx(op) if op.op_type.contains("Sequence") || op.op_type.starts_with("Optional")) {
+        return Err(refused(graph, id, no_tensor()));
+    }
     let answers = ask::ask(graph, id, types).map_err(|refusal| refused(graph, id, refusal))?;
     let declared = graph.node(id).outputs().to_vec();
     let found = declared.into_iter().zip(&answers);
@@ -78,6 +81,14 @@ fn asked(graph: &mut Graph, id: NodeId, types: &mut dyn Types) -> Result<Changes
         graph.replace_uses(ValueId { node: id, output }, weight);
     }
     Ok(changes)
+}
+
+/// The refusal of values that are lists of tensors, or perhaps none.
+fn no_tensor() -> Refusal {
+    Refusal {
+        reason: "sequences and optional values are not supported".into(),
+        hint: Some("simplify the model, e.g. with onnxsim, or export it anew: newer exporters write tensors".into()),
+    }
 }
 
 /// The refusal of a convolution whose operands do not meet; a runtime finds that out only when it computes it.

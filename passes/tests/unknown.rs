@@ -170,3 +170,18 @@ fn what_is_drawn_anew_every_time_is_no_constant() {
     let is_noise = |op: &Op| matches!(op, Op::Onnx(op) if op.op_type == "RandomThing");
     assert!(graph.ids().into_iter().any(|id| is_noise(graph.op(id))));
 }
+
+#[test]
+fn sequences_are_refused_as_such() {
+    let mut graph = Graph::new("record");
+    let x = input(&mut graph);
+    let list = graph.add_value(
+        onnx("", "SequenceInsert"),
+        vec![x.into()],
+        unknown_type(),
+        Origin::imported("s"),
+    );
+    output(&mut graph, list);
+    let error = canonicalize_with(&mut graph, &mut told(&[]), &mut go_on).expect_err("no tensor");
+    assert!(error.message.contains("sequences and optional values"), "{error}");
+}

@@ -1,6 +1,6 @@
 //! A model as a graph: one [`Op::Onnx`] per node, initializers and constants as weights, input sizes bound.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use fisec_ir::{Graph, OnnxOp, Op, Operand, Origin, ValueId, ValueType, WeightInfo};
@@ -69,6 +69,7 @@ pub(crate) fn bind_and_import(
         files,
         graph: Graph::new("record"),
         scopes: vec![HashMap::new()],
+        read: read_names(&proto),
         sizes,
         declared: HashMap::new(),
         opsets,
@@ -110,11 +111,22 @@ fn opsets(model: &ModelProto) -> BTreeMap<String, i64> {
         .collect()
 }
 
+/// The inputs' names that something reads.
+fn read_names(proto: &GraphProto) -> HashSet<String> {
+    let inputs: HashSet<&str> = proto.input.iter().filter_map(|input| input.name.as_deref()).collect();
+    let nodes = proto.node.iter().flat_map(node::reads);
+    let outputs = proto.output.iter().filter_map(|output| output.name.as_deref());
+    let read = nodes.chain(outputs).filter(|name| inputs.contains(name));
+    read.map(str::to_owned).collect()
+}
+
 struct Importer<'d> {
     files: ModelFiles,
     graph: Graph,
     /// values by name: the model's, then those of the branches that are being imported
     scopes: Vec<HashMap<String, Operand>>,
+    /// names that nodes or outputs read
+    read: HashSet<String>,
     /// sizes of symbolic dimensions
     sizes: Sizes,
     /// types that the file declares for computed values, where all sizes are known
@@ -253,7 +265,8 @@ impl Importer<'_> {
         let place = format!("input {name}");
         let mut dims = Vec::with_capacity(rank);
         for (axis, dim) in shape.dim.iter().enumerate() {
-            let asked = bindings.size(name, rank, axis);
+            let is_read = self.read.contains(name);
+            let asked = bindings.size(name, rank, axis).filter(|_| is_read);
             let size = match &dim.value {
                 Some(Size::DimValue(fixed)) => {
                     let fixed = usize::try_from(*fixed)
@@ -270,7 +283,7 @@ impl Importer<'_> {
                         Some(Size::DimParam(symbol)) => symbol.as_str(),
                         _ => "",
                     };
-                    let solved = self.sizes.axis(name, axis);
+                    let solved = self.sizes.axis(name, axis).or((!is_read).then_some(1));
                     solved.ok_or_else(|| self.unbound(name, axis, symbol))?
                 }
             };
@@ -334,7 +347,9 @@ impl Importer<'_> {
             op_type,
         });
         let known = |output: &String| self.declared.get(output).cloned().unwrap_or_else(unknown_type);
-        let outputs = proto.output.iter().map(known).collect();
+        // optional outputs at the end that the model leaves out
+        let last = proto.output.iter().rposition(|output| !output.is_empty()).unwrap_or(0);
+        let outputs = proto.output.iter().take(last + 1).map(known).collect();
         let id = self.graph.add(op, operands, outputs, Origin::imported(&name));
         for (output, value) in proto.output.iter().enumerate().filter(|(_, value)| !value.is_empty()) {
             let defined = ValueId {

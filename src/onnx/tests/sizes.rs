@@ -255,7 +255,7 @@ fn open(name: &str) -> ValueInfoProto {
 fn a_convolution_fixes_its_channels() {
     let conv = node("Conv", &["x", "w"], "y");
     assert_eq!(
-        channels(&[weight("w", &[8, 6, 3, 3])], &[conv.clone()], &[open("y")]),
+        channels(&[weight("w", &[8, 6, 3, 3])], std::slice::from_ref(&conv), &[open("y")]),
         6
     );
     let grouped = with_int(conv, "group", 3);
@@ -370,6 +370,17 @@ fn what_nothing_fixes_is_named_and_can_be_given() {
     assert!(unknown.hint.expect("a hint").contains("count, x:1, x:2"));
 }
 
+#[test]
+fn inputs_that_nothing_reads_need_no_size() {
+    let inputs = [info("x", &[Of(4)]), info("return_dict", &[Symbol("anything"), Of(3)])];
+    let graph = graph(&inputs, &[], &[node("Relu", &["x"], "y")], &[info("y", &[Of(4)])]);
+    let recorded = Bindings::new().input("return_dict", &[5, 5]);
+    for (bindings, expected) in [(Bindings::new(), [1, 3]), (recorded, [5, 3])] {
+        let import = imported(graph.clone(), &bindings).expect("imports");
+        assert_eq!(input_shape(&import.graph, "return_dict"), expected);
+    }
+}
+
 /// Rewrites the dimensions of all inputs.
 fn redimensioned(case: &str, dim: impl Fn(&str, usize) -> Option<String>) -> (TempDir, PathBuf) {
     let case = Case::open(case);
@@ -398,8 +409,8 @@ fn redimensioned(case: &str, dim: impl Fn(&str, usize) -> Option<String>) -> (Te
 
 #[test]
 fn a_unet_needs_no_more_than_its_size() {
-    let spellings: [&dyn Fn(&str, usize) -> Option<String>; 2] =
-        [&|_, _| None, &|name, axis| Some(format!("{name}_dim_{axis}"))];
+    type Spelling<'a> = &'a dyn Fn(&str, usize) -> Option<String>;
+    let spellings: [Spelling<'_>; 2] = [&|_, _| None, &|name, axis| Some(format!("{name}_dim_{axis}"))];
     for name in [
         "optimum_num_channels",
         "attention_slicing",
