@@ -14,6 +14,7 @@ mod element;
 mod error;
 mod export;
 mod files;
+mod functions;
 mod import;
 mod model;
 mod node;

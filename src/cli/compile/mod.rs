@@ -244,7 +244,10 @@ pub fn raise(model: &Model, choices: &Choices, watcher: &mut Watcher) -> Result<
         batch: choices.batch.into(),
         height: height / scale,
         width: width / scale,
-        tokens: model.tokens(),
+        // a U-Net alone takes as many as it was exported for
+        tokens: import::fixed_tokens(model.unet())
+            .filter(|_| model.folder().is_none())
+            .unwrap_or_else(|| model.tokens()),
     };
     let mut imported = import::import(model.unet(), &sizes.bindings(choices))?;
     import::raise_graph(&mut imported.graph, watcher)?;
