@@ -15,6 +15,7 @@ mod error;
 mod export;
 mod files;
 mod import;
+mod inspect;
 mod node;
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 mod proto;
@@ -26,3 +27,4 @@ pub use element::{element_type, onnx_number};
 pub use error::ImportError;
 pub use export::{ExportError, Location, Ports, SinkError, WeightSink, export, has_onnx_form};
 pub use import::{Import, import, unknown_type};
+pub use inspect::{Declared, Inspection, inspect};

@@ -6,4 +6,6 @@ mod edits;
 mod general;
 mod inspect;
 mod machine;
+mod onnx_file;
+mod parts;
 mod run;

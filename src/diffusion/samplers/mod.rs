@@ -13,6 +13,7 @@ mod dpm;
 mod euler;
 mod pndm;
 mod schedule;
+mod supported;
 
 pub use config::{BetaSchedule, FinalSigma, PredictionType, SamplerConfig, SamplerKind, SolverType, Spacing};
 
@@ -107,6 +108,7 @@ impl Sampler {
         if !(1..=most).contains(&steps) {
             return Err(DiffusionError::StepCount { steps, most });
         }
+        config.check(kind)?;
         let (calls, initial_scale) = match kind {
             SamplerKind::Ddim => (ddim::calls(config, steps), 1.0),
             SamplerKind::DdimInverse => (ddim::inverse_calls(config, steps)?, 1.0),
