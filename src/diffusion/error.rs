@@ -29,9 +29,12 @@ pub enum DiffusionError {
     /// A text is no JSON, not even as Python writes it.
     #[error("{0}")]
     Json(String),
-    /// The scheduler's configuration is wrong or asks for something not built.
+    /// The scheduler's configuration is wrong.
     #[error("scheduler configuration: {0}")]
     SchedulerConfig(String),
+    /// A sampler has no schedule of this many steps.
+    #[error("{0}")]
+    Schedule(String),
     /// A sampler's name is not known.
     #[error("unknown sampler `{0}`")]
     UnknownSampler(String),
@@ -137,8 +140,13 @@ impl DiffusionError {
 
     fn fixed_hint(&self) -> Option<&'static str> {
         match self {
+            DiffusionError::Unreadable { .. } => Some("check that the file is there and may be read"),
             DiffusionError::Json(_) => Some("the file is damaged or was cut short: copy or export it again"),
+            DiffusionError::SchedulerConfig(_) => {
+                Some("the file is damaged, or no scheduler of diffusers wrote it: copy or export it again")
+            }
             DiffusionError::UnknownSampler(_) => Some("one of ddim, euler, dpm++, pndm"),
+            DiffusionError::Schedule(_) => Some("choose another number with `--steps`, or another `--sampler`"),
             DiffusionError::StepCount { .. } => Some("give `--steps` in that range, e.g. `--steps 50`"),
             DiffusionError::EmptyPrompt => Some("say what to show: `--prompt \"a red barn in a field\"`"),
             DiffusionError::NoPipeline => Some("compile the pipeline folder instead of its unet/model.onnx"),

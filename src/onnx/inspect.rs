@@ -183,20 +183,24 @@ fn label(node: &NodeProto) -> &str {
 
 /// Rows of the first table of rank 2 that is gathered from by what comes from an input.
 fn table_rows(graph: &GraphProto) -> Option<usize> {
-    let tables: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect();
+    let initializers = graph.initializer.iter();
+    let mut tables: HashMap<&str, &[i64]> = initializers.map(|tensor| (tensor.name(), &tensor.dims[..])).collect();
     let inputs = graph.input.iter().map(ValueInfoProto::name);
     let mut indices: HashSet<&str> = inputs.filter(|name| !tables.contains_key(name)).collect();
     for node in &graph.node {
         let operand = |at: usize| node.input.get(at).map_or("", String::as_str);
+        let outputs = node.output.iter().map(String::as_str);
         match node.op_type() {
             "Gather" if indices.contains(operand(1)) => {
-                let dims = tables.get(operand(0)).map(|table| &table.dims[..]);
-                if let Some([rows, _]) = dims {
+                if let Some([rows, _]) = tables.get(operand(0)) {
                     return usize::try_from(*rows).ok();
                 }
             }
-            op if PASSES_ON.contains(&op) && indices.contains(operand(0)) => {
-                indices.extend(node.output.iter().map(String::as_str));
+            op if PASSES_ON.contains(&op) && indices.contains(operand(0)) => indices.extend(outputs),
+            "DequantizeLinear" | "Cast" | "Identity" => {
+                if let Some(&dims) = tables.get(operand(0)) {
+                    tables.extend(outputs.map(|output| (output, dims)));
+                }
             }
             _ => {}
         }

@@ -124,7 +124,7 @@ impl Sampler {
                 .all(|weight| weight.is_finite())
         };
         if !calls.iter().all(finite) {
-            return Err(DiffusionError::SchedulerConfig(format!(
+            return Err(DiffusionError::Schedule(format!(
                 "no finite {} schedule of {steps} steps",
                 kind.name()
             )));
