@@ -473,3 +473,25 @@ fn a_plan_keeps_what_its_tokenizer_needs() {
         assert!(files.contains_key(&format!("pipeline/tokenizer/{name}")), "{name}");
     }
 }
+
+/// As in diffusers, prompts have as many tokens as the tokenizer allows, where the text encoder has more positions.
+#[test]
+fn a_tokenizers_limit_is_the_length_of_prompts() {
+    let machine = Machine::new();
+    let folder = pipeline(&machine);
+    let file = folder.join("tokenizer/tokenizer_config.json");
+    let text = fs::read_to_string(&file).unwrap();
+    for (limit, tokens) in [
+        ("16", 16),
+        ("1000000000000000019884624838656", 77),
+        ("1e30", 77),
+        ("null", 77),
+    ] {
+        let key = r#""model_max_length": "#;
+        fs::write(&file, text.replace(&format!("{key}77"), &format!("{key}{limit}"))).unwrap();
+        compiled(&machine, &folder, &[]);
+        let plan = machine.path("p.plan");
+        assert_eq!(Bundle::open(&plan).unwrap().plan().context[0], tokens, "{limit}");
+        json(&machine.paint_with(&plan, DOG, "dog.png", &["--forget"]));
+    }
+}

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fisec_diffusion::Tokenizer;
 use fisec_diffusion::json::Json;
+use fisec_onnx::inspect;
 
 use super::files::{self, Found};
 use super::index;
@@ -71,7 +72,10 @@ impl Model {
             notices.extend(said);
             Ok(parts)
         });
-        let configs = Configs::read(&unet, folder.as_deref())?;
+        let mut configs = Configs::read(&unet, folder.as_deref())?;
+        if configs.prompt.is_some() && has_fixed_tokens(&unet) {
+            configs.prompt = None;
+        }
         Ok(Model {
             unet,
             folder,
@@ -222,6 +226,13 @@ fn config(folder: &Path) -> Result<Json, Failure> {
         true => Ok(Json::read(&file)?),
         false => Ok(Json::Null),
     }
+}
+
+/// Whether a U-Net was exported for one number of tokens; prompts are padded to it then, whatever the tokenizer's limit.
+fn has_fixed_tokens(unet: &Path) -> bool {
+    let Ok(found) = inspect(unet) else { return false };
+    let inputs = found.inputs.iter().filter_map(|input| input.dims.as_deref());
+    inputs.into_iter().any(|dims| matches!(dims, [_, Some(_), _]))
 }
 
 /// The folder above a file's.

@@ -60,7 +60,8 @@ impl Parts {
         }
         let tokenizer = files::part_folder(root, "tokenizer")?.unwrap_or_else(|| root.join("tokenizer"));
         let has = |name: &str| tokenizer.join(name).is_file();
-        if !has("tokenizer.json") && !(has("vocab.json") && has("merges.txt")) {
+        let is_whole = has("tokenizer.json") || (has("vocab.json") && has("merges.txt"));
+        if !is_whole {
             let wanted = if has("vocab.json") {
                 "merges.txt"
             } else {

@@ -166,6 +166,11 @@ fn damaged_files_are_named() {
         assert!(error.to_string().contains(name), "{name} {text:?}: {error}");
         assert!(error.hint().is_some(), "{error}");
     }
+    let cut = folder(shape, str::to_owned);
+    let merges = fs::read_to_string(cut.path().join("merges.txt")).unwrap();
+    fs::write(cut.path().join("merges.txt"), &merges[..merges.len() / 2]).unwrap();
+    let error = Tokenizer::open(cut.path(), 16).err().unwrap().to_string();
+    assert!(error.contains("merges.txt"), "{error}");
     let left = folder(shape, |text| {
         text.replace(r#""model_max_length""#, r#""padding_side": "left", "model_max_length""#)
     });

@@ -1,6 +1,6 @@
 //! CLIP's `vocab.json` and `merges.txt`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -12,6 +12,9 @@ use crate::error::read_text;
 
 /// Merges that transformers reads at most: CLIP's vocabulary without single bytes and special tokens.
 const MOST_MERGES: usize = 49_152 - 256 - 2;
+
+/// Words that no merge makes, at most: special tokens that are part of the vocabulary.
+const MOST_UNMADE: usize = 16;
 
 /// A vocabulary with its merges.
 pub(super) struct Clip {
@@ -36,7 +39,22 @@ impl Clip {
         }
         let file = folder.join("merges.txt");
         let merges = merges(&read_text(&file)?).map_err(|error| error.at(&file))?;
-        Ok(Clip { vocabulary, merges })
+        let clip = Clip { vocabulary, merges };
+        match clip.words_without_merge() {
+            0..=MOST_UNMADE => Ok(clip),
+            count => {
+                let reason = format!("{count} words of vocab.json are made by none of its pairs: it was cut short");
+                Err(DiffusionError::Tokenizer(reason).at(&file))
+            }
+        }
+    }
+
+    /// Words of more than one symbol that no merge makes: special tokens, and what a file that was cut short has lost.
+    fn words_without_merge(&self) -> usize {
+        let made: HashSet<String> = self.merges.iter().map(|pair| pair.concat()).collect();
+        let is_symbol = |word: &str| word.strip_suffix("</w>").unwrap_or(word).chars().count() <= 1;
+        let words = self.vocabulary.keys();
+        words.filter(|word| !is_symbol(word) && !made.contains(*word)).count()
     }
 
     /// The `tokenizer.json` that they mean: NFC, lower case, byte-level BPE with marked word ends.
