@@ -15,9 +15,9 @@ use crate::{ImportError, element, read, tensor};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
     /// inputs that are no initializers, in the model's order
-    pub inputs: Vec<Declared>,
+    pub inputs: Vec<DeclaredPort>,
     /// outputs, in the model's order
-    pub outputs: Vec<Declared>,
+    pub outputs: Vec<DeclaredPort>,
     /// files of external data, relative to the model's folder
     pub external: Vec<PathBuf>,
     /// rows of the table that an input's values are indices of: the vocabulary of a text encoder
@@ -26,7 +26,7 @@ pub struct Inspection {
 
 /// An input or output as a model declares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Declared {
+pub struct DeclaredPort {
     /// name in the model
     pub name: String,
     /// element type; `None` for types that fisec does not have
@@ -82,7 +82,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, ImportError> {
     })
 }
 
-fn declared(info: &ValueInfoProto) -> Declared {
+fn declared(info: &ValueInfoProto) -> DeclaredPort {
     let tensor = match info.r#type.as_ref().and_then(|kind| kind.value.as_ref()) {
         Some(type_proto::Value::TensorType(tensor)) => Some(tensor),
         _ => None,
@@ -92,7 +92,7 @@ fn declared(info: &ValueInfoProto) -> Declared {
         Some(Size::DimValue(size)) => usize::try_from(size).ok().filter(|&size| size > 0),
         _ => None,
     };
-    Declared {
+    DeclaredPort {
         name: info.name().to_owned(),
         dtype: tensor.and_then(|tensor| element::dtype(tensor.elem_type())),
         dims: shape.map(|shape| shape.dim.iter().map(size).collect()),

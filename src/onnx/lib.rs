@@ -27,4 +27,4 @@ pub use element::{element_type, onnx_number};
 pub use error::ImportError;
 pub use export::{ExportError, Location, Ports, SinkError, WeightSink, export, has_onnx_form};
 pub use import::{Import, import, unknown_type};
-pub use inspect::{Declared, Inspection, inspect};
+pub use inspect::{DeclaredPort, Inspection, inspect};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fisec_ir::Graph;
-use fisec_onnx::{Bindings, Declared, Inspection, import, unknown_type};
+use fisec_onnx::{Bindings, DeclaredPort, Inspection, import, unknown_type};
 use fisec_passes::canonical::fold_constants;
 use fisec_plan::NetworkKind;
 use fisec_tensor::DType;
@@ -54,8 +54,8 @@ pub fn check(kind: NetworkKind, file: &Path, inspection: &Inspection) -> Result<
 }
 
 /// The output that a pipeline reads: `last_hidden_state` or the first of rank 3 of a text encoder, the first of a VAE.
-fn output(kind: NetworkKind, inspection: &Inspection) -> Option<&Declared> {
-    let has_rank = |output: &Declared, rank| output.dims.as_ref().is_none_or(|dims| dims.len() == rank);
+fn output(kind: NetworkKind, inspection: &Inspection) -> Option<&DeclaredPort> {
+    let has_rank = |output: &DeclaredPort, rank| output.dims.as_ref().is_none_or(|dims| dims.len() == rank);
     let outputs = &inspection.outputs;
     match kind {
         NetworkKind::TextEncoder => {
@@ -159,14 +159,14 @@ fn unusable(kind: NetworkKind, file: &Path, reason: &str) -> Failure {
     .hint("export the pipeline with optimum or diffusers, each network with the inputs of text-to-image")
 }
 
-fn names(declared: &[Declared]) -> String {
+fn names(declared: &[DeclaredPort]) -> String {
     match declared {
         [] => "none".into(),
         some => some.iter().map(name).collect::<Vec<_>>().join(", "),
     }
 }
 
-fn name(declared: &Declared) -> String {
+fn name(declared: &DeclaredPort) -> String {
     let dtype = declared
         .dtype
         .map_or("another type".to_owned(), |dtype| dtype.to_string());
