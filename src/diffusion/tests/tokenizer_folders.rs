@@ -39,8 +39,8 @@ fn ids(record: &Value) -> Option<Vec<u32>> {
     Some(ids.collect())
 }
 
-/// Which class of transformers a folder is compared with: the fast one, which reads every prompt as the slow one does
-/// with ftfy. The fast class alone numbers added tokens anew where their ids leave a gap, and cannot be wanted.
+/// Which class of transformers a folder is compared with: the fast one, but where ids of added tokens leave a gap, which
+/// it closes by numbering them anew, and where 4.57 cannot read the folder.
 fn reference(name: &str) -> &'static str {
     match name {
         "added tokens with a gap" => "4.57 slow",
@@ -49,8 +49,8 @@ fn reference(name: &str) -> &'static str {
     }
 }
 
-/// Prompts that the slow class without ftfy splits otherwise: it drops invisible characters and cuts around Chinese ones.
-/// It also tells cases of added tokens apart.
+/// Prompts that the slow class without ftfy reads otherwise than the fast one, and that are not compared with it: it drops
+/// invisible characters, cuts around Chinese ones, and tells cases of added tokens apart.
 fn is_of_slow(reference: &str, prompt: &str) -> bool {
     reference.ends_with("slow") && (!prompt.is_ascii() || prompt.contains("Cat-Toy"))
 }
