@@ -10,7 +10,11 @@ mod inspect;
 mod kills;
 mod machine;
 mod models;
+mod onnx_file;
+mod parts;
 mod run;
+mod store;
+mod together;
 #[path = "../support/unet.rs"]
 #[allow(dead_code, reason = "each test uses its part")]
 mod unet;
