@@ -120,6 +120,9 @@ fn matmul_n_bits(call: &Call) -> Result<Tensor, String> {
     if !matches!(bits, 2 | 4 | 8) {
         return Err(format!("weights of {bits} bits"));
     }
+    if call.optional(3).is_some() && call.optional(4).is_some() {
+        return Err("zero points of rows in groups, which ONNX Runtime passes over".to_owned());
+    }
     let blocks = depth.div_ceil(block);
     let packed = call.operand(1)?;
     let line = blocks * (block * bits).div_ceil(8);
