@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use fisec_plan::{Scratch, ScratchFolder, remove_leftovers};
+use fisec_plan::{Scratch, ScratchFolder, list_scratch, remove_leftovers};
 
 use super::lock::{self, Claim};
 use super::{CacheError, Damaged, Manifest, Store};
+
+/// How long a prune waits for processes that have been killed.
+const DYING: Duration = Duration::from_millis(500);
 
 /// What was removed to make room.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +57,18 @@ impl Store {
     /// those that are quickly made again for the room that they take, and long unused. Images in use stay, and those that
     /// they are edits of go last. Waits for other processes that prune.
     pub fn prune(&self, keep: u64) -> Result<Pruned, CacheError> {
+        self.wait_for_the_dying();
         let _store = lock::of_store(&self.images);
         self.evict(keep, None)
+    }
+
+    /// A process that was just killed takes a moment to free its memory and its locks, and looks alive until then.
+    fn wait_for_the_dying(&self) {
+        let started = Instant::now();
+        let is_alive = || list_scratch(&self.images).is_ok_and(|found| found.iter().any(|scratch| scratch.is_alive));
+        while is_alive() && started.elapsed() < DYING {
+            thread::sleep(DYING / 20);
+        }
     }
 
     /// Keeps to the limit: for a process that has closed its images.
