@@ -20,9 +20,11 @@ mod node;
 mod proto;
 mod read;
 mod tensor;
+mod widen;
 
 pub use bind::Bindings;
 pub use element::{element_type, onnx_number};
 pub use error::ImportError;
 pub use export::{ExportError, Location, Ports, SinkError, WeightSink, export, has_onnx_form};
 pub use import::{Import, import, unknown_type};
+pub use widen::widened;

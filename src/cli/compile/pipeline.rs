@@ -1,11 +1,12 @@
 //! The parts of a pipeline beside the U-Net: copied into the plan as they are.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use blake3::Hasher;
-use fisec_plan::{BundleWriter, PipelineFiles};
+use fisec_plan::{BundleWriter, NetworkKind, PipelineFiles};
 
 use super::model::Model;
 use crate::cli::failure::Failure;
@@ -40,6 +41,7 @@ pub fn copy(model: &Model, writer: &mut BundleWriter) -> Result<Option<PipelineF
         text_encoder: "pipeline/text_encoder/model.onnx".into(),
         vae_decoder: "pipeline/vae_decoder/model.onnx".into(),
         vae_encoder: has_encoder.then(|| "pipeline/vae_encoder/model.onnx".into()),
+        widened: widened(folder, writer)?,
         tokenizer: tokenizer.into(),
         scheduler: format!("pipeline/scheduler/{SCHEDULER}"),
         scaling_factor: model.scaling_factor(),
@@ -48,6 +50,23 @@ pub fn copy(model: &Model, writer: &mut BundleWriter) -> Result<Option<PipelineF
 }
 
 const SCHEDULER: &str = "scheduler_config.json";
+
+/// Writes the f32 forms of the networks that compute in half precision. They read the weights of the files that are there.
+fn widened(folder: &Path, writer: &mut BundleWriter) -> Result<BTreeMap<NetworkKind, String>, Failure> {
+    let mut files = BTreeMap::new();
+    for kind in NetworkKind::ALL {
+        let model = folder.join(kind.name()).join("model.onnx");
+        if !model.is_file() {
+            continue;
+        }
+        if let Some(bytes) = fisec_onnx::widened(&model)? {
+            let file = format!("pipeline/{}/fisec-f32.onnx", kind.name());
+            writer.add_file(&file, &bytes)?;
+            files.insert(kind, file);
+        }
+    }
+    Ok(files)
+}
 
 /// Every file of one folder: a model may have external data beside it.
 fn copy_part(folder: &Path, part: &str, writer: &mut BundleWriter) -> Result<(), Failure> {

@@ -8,13 +8,14 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use fisec_plan::{FileHash, SlotId, json};
-use fisec_tensor::{DType, HostTensor};
+use fisec_tensor::{DType, HostTensor, Shape};
 use memmap2::Mmap;
 
 use super::lock::{self, InUse};
 use super::manifest::{DRIFT, FORMAT, Layout, NORMS, Part};
 use super::writer::checksum;
 use super::{CacheError, Manifest, StepFile};
+use crate::finite::is_finite;
 use crate::{RuntimeError, SlotSource};
 
 /// Steps that are read and checked while one is in use.
@@ -23,13 +24,16 @@ const AHEAD: usize = 8;
 /// Guided steps that an edit of most schedules takes at least.
 const FIRST_SPARSE: usize = 5;
 
+/// What is wrong with a file that no edit can start from.
+const NOT_FINITE: &str = "holds values that are not finite";
+
 /// A remembered image. Its step files are mapped, and checked when first touched; while one of these exists, nobody
 /// removes the image.
 #[derive(Debug)]
 pub struct Entry {
     folder: PathBuf,
     manifest: Manifest,
-    layout: Layout,
+    layout: Arc<Layout>,
     /// step files and files of maps
     calls: Arc<[Vec<Step>; 2]>,
     bytes_read: AtomicU64,
@@ -38,6 +42,8 @@ pub struct Entry {
 
 #[derive(Debug)]
 struct Step {
+    layout: Arc<Layout>,
+    part: Part,
     path: PathBuf,
     bytes: u64,
     xxh3: String,
@@ -56,14 +62,14 @@ impl Entry {
             Ok(held) => held,
         };
         let manifest = read_manifest(folder, &name)?;
-        let layout = Layout::of(&manifest.slots);
+        let layout = Arc::new(Layout::of(&manifest.slots));
         let parts = [(Part::Step, &manifest.steps), (Part::Maps, &manifest.maps)];
         let fits =
             |(part, files): &(Part, &Vec<StepFile>)| files.iter().all(|file| file.bytes == layout.length(*part) as u64);
         if !parts.iter().all(fits) {
             return Err(damaged(&name, "manifest.json contradicts itself".into()));
         }
-        let calls = parts.map(|(part, files)| Step::all(folder, part, files));
+        let calls = parts.map(|(part, files)| Step::all(folder, part, files, &layout));
         let files = manifest
             .files
             .iter()
@@ -100,8 +106,17 @@ impl Entry {
     /// The trajectory, f32 `[calls + 1, C, H, W]`.
     pub fn latents(&self) -> Result<HostTensor, CacheError> {
         let bytes = self.file("latents.bin")?;
-        HostTensor::new(DType::F32, self.manifest.latents.clone(), bytes.into())
-            .map_err(|error| damaged(self.id(), format!("latents.bin: {error}")))
+        self.floats("latents.bin", self.manifest.latents.clone(), bytes)
+    }
+
+    /// The values of a file, which are numbers.
+    fn floats(&self, file: &str, shape: Shape, bytes: Vec<u8>) -> Result<HostTensor, CacheError> {
+        let tensor = HostTensor::new(DType::F32, shape, bytes.into());
+        let tensor = tensor.map_err(|error| damaged(self.id(), format!("{file}: {error}")))?;
+        match is_finite(&tensor) {
+            true => Ok(tensor),
+            false => Err(damaged(self.id(), format!("{file} {NOT_FINITE}"))),
+        }
     }
 
     /// What each call misses the trajectory by, f32 `[calls, C, H, W]`, when the image is an inverted picture or an edit
@@ -115,10 +130,7 @@ impl Entry {
         dims.iter_mut()
             .take(1)
             .for_each(|calls| *calls = calls.saturating_sub(1));
-        let drift = HostTensor::new(DType::F32, dims, bytes.into());
-        drift
-            .map(Some)
-            .map_err(|error| damaged(self.id(), format!("{DRIFT}: {error}")))
+        self.floats(DRIFT, dims.into(), bytes).map(Some)
     }
 
     /// The norms that the image was decoded with, f32 `[values]`, where they are known.
@@ -127,10 +139,7 @@ impl Entry {
             return Ok(None);
         }
         let bytes = self.file(NORMS)?;
-        let norms = HostTensor::new(DType::F32, [bytes.len() / size_of::<f32>()], bytes.into());
-        norms
-            .map(Some)
-            .map_err(|error| damaged(self.id(), format!("{NORMS}: {error}")))
+        self.floats(NORMS, [bytes.len() / size_of::<f32>()].into(), bytes).map(Some)
     }
 
     /// The finished image, a PNG.
@@ -236,10 +245,12 @@ impl SlotSource for Entry {
 }
 
 impl Step {
-    fn all(folder: &Path, part: Part, files: &[StepFile]) -> Vec<Self> {
+    fn all(folder: &Path, part: Part, files: &[StepFile], layout: &Arc<Layout>) -> Vec<Self> {
         let calls = files.iter().enumerate();
         calls
             .map(|(call, file)| Step {
+                layout: Arc::clone(layout),
+                part,
                 path: folder.join(Manifest::file_name(part, call)),
                 bytes: file.bytes,
                 xxh3: file.xxh3.clone(),
@@ -259,6 +270,9 @@ impl Step {
         let data = map(&self.path).map_err(|error| format!("{name}: {error}"))?;
         if data.len() as u64 != self.bytes || checksum(&data) != self.xxh3 {
             return Err(format!("{name} is not as it was written"));
+        }
+        if !self.layout.is_finite(self.part, &data) {
+            return Err(format!("{name} {NOT_FINITE}"));
         }
         Ok(data)
     }
