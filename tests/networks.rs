@@ -1,6 +1,8 @@
 //! The networks beside the denoiser, compiled for a CUDA device, compute what ONNX Runtime does with their files: on a
 //! GPU, or on the emulated driver (see `cuda.rs`). Skipped aloud where there is neither.
 
+#[path = "support/onnx_edit.rs"]
+mod onnx_edit;
 mod support;
 
 use std::env;
@@ -245,6 +247,47 @@ fn what_half_precision_does_not_hold_is_an_error() {
         device.run(kind, &huge),
         Err(RuntimeError::Overflow("VAE decoder"))
     ));
+}
+
+/// Weights that are no numbers give nothing that could be used, of any network and of a part of an image.
+#[test]
+fn weights_that_are_no_numbers_are_an_error() {
+    let Some(runtime) = ready() else { return };
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nano-pipeline");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let ids = HostTensor::from_i64([1, 77], (0..77).collect());
+    let latents = Random(7).tensor(&[1, 4, 8, 8], 0.0, 1.5);
+    let image = Random(8).tensor(&[1, 3, 32, 32], 0.0, 1.0);
+    let networks = [
+        (NetworkKind::TextEncoder, Bindings::text_encoder(1, 77), ids),
+        (NetworkKind::VaeDecoder, Bindings::vae(1, 4, 8, 8), latents),
+        (NetworkKind::VaeEncoder, Bindings::vae(1, 3, 32, 32), image),
+    ];
+    let graphs = networks.iter().map(|(kind, bindings, _)| {
+        let model = fs::read(nano.join(kind.name()).join("model.onnx")).expect("reads");
+        let file = folder.path().join(kind.name());
+        fs::write(&file, onnx_edit::poisoned(&model)).expect("writes");
+        (*kind, raised_of(&file, bindings))
+    });
+    let device = Device::with(graphs.collect(), &runtime);
+    for (kind, _, input) in &networks {
+        match device.run(*kind, input) {
+            Err(RuntimeError::Overflow(title)) => assert_eq!(title, kind.title()),
+            Err(other) => panic!("{}: {other}", kind.name()),
+            Ok(_) => panic!("{}: values that are not finite are given", kind.name()),
+        }
+    }
+    let kind = NetworkKind::VaeDecoder;
+    let mut decoder = device.executor.network(kind).expect("opens").expect("compiled");
+    let norms = decoder.norms().expect("reads").expect("a decoder has them");
+    let area = Area {
+        top: 1,
+        left: 1,
+        height: 1,
+        width: 1,
+    };
+    let part = decoder.run_part(&networks[1].2, &area, &norms);
+    assert!(!matches!(part, Ok(Some(_))), "a part is no better");
 }
 
 /// An operator without a kernel is computed on the host, between two parts of the graph.

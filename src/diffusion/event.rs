@@ -114,7 +114,10 @@ impl fmt::Display for Notice {
                     "the {network} overflows half precision; ONNX Runtime computes it again in f32, which takes longer; "
                 )?;
                 match on_device {
-                    true => write!(formatter, "a plan compiled with `--target cpu` computes it in f32 at once"),
+                    true => write!(
+                        formatter,
+                        "a plan compiled with `--target cpu` computes it in f32 at once"
+                    ),
                     false => write!(formatter, "an f32 export of the {network} is computed once"),
                 }
             }

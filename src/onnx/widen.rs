@@ -57,7 +57,10 @@ pub fn widened(model: &Path) -> Result<Option<Vec<u8>>, ImportError> {
     }
     for function in &mut proto.functions {
         function.node.iter_mut().for_each(|node| file.widen_node(node));
-        function.attribute_proto.iter_mut().for_each(|attribute| file.widen_attribute(attribute));
+        function
+            .attribute_proto
+            .iter_mut()
+            .for_each(|attribute| file.widen_attribute(attribute));
         function.value_info.iter_mut().for_each(widen_value);
     }
     Ok(Some(proto.encode_to_vec()))
@@ -86,15 +89,26 @@ fn reads_half(graph: &GraphProto, outer: &HashSet<&str>) -> bool {
         let tensor = input.r#type.as_ref().and_then(|of| of.value.as_ref());
         matches!(tensor, Some(Value::TensorType(tensor)) if is_half(tensor.elem_type.unwrap_or_default()))
     });
-    let names = initializers.map(TensorProto::name).chain(inputs.map(ValueInfoProto::name));
+    let names = initializers
+        .map(TensorProto::name)
+        .chain(inputs.map(ValueInfoProto::name));
     nodes_read_half(&graph.node, outer.iter().copied().chain(names).collect())
 }
 
 fn nodes_read_half<'a>(nodes: &'a [NodeProto], mut halves: HashSet<&'a str>) -> bool {
-    halves.extend(nodes.iter().filter(|node| makes_half(node)).flat_map(|node| node.output.iter().map(String::as_str)));
+    halves.extend(
+        nodes
+            .iter()
+            .filter(|node| makes_half(node))
+            .flat_map(|node| node.output.iter().map(String::as_str)),
+    );
     nodes.iter().any(|node| {
         let reads = node.op_type() != "Cast" && node.input.iter().any(|name| halves.contains(name.as_str()));
-        let graphs = || node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
+        let graphs = || {
+            node.attribute
+                .iter()
+                .flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+        };
         reads || graphs().any(|graph| reads_half(graph, &halves))
     })
 }
@@ -130,12 +144,19 @@ impl ModelFile {
         graph.node.splice(0..0, casts);
         // models of old list initializers as inputs too
         let (kept, widened): (Vec<_>, Vec<_>) = graph.input.iter_mut().partition(|input| stored.contains(input.name()));
-        kept.into_iter().for_each(|input| input.name = Some(half_name(input.name())));
-        widened.into_iter().chain(&mut graph.output).chain(&mut graph.value_info).for_each(widen_value);
+        kept.into_iter()
+            .for_each(|input| input.name = Some(half_name(input.name())));
+        widened
+            .into_iter()
+            .chain(&mut graph.output)
+            .chain(&mut graph.value_info)
+            .for_each(widen_value);
     }
 
     fn widen_node(&self, node: &mut NodeProto) {
-        node.attribute.iter_mut().for_each(|attribute| self.widen_attribute(attribute));
+        node.attribute
+            .iter_mut()
+            .for_each(|attribute| self.widen_attribute(attribute));
     }
 
     fn widen_attribute(&self, attribute: &mut AttributeProto) {
@@ -143,9 +164,21 @@ impl ModelFile {
         if is_number && TYPE_ATTRIBUTES.contains(&attribute.name()) && is_half(attribute.i() as i32) {
             attribute.i = Some(FLOAT.into());
         }
-        attribute.t.iter_mut().chain(&mut attribute.tensors).for_each(widen_tensor);
-        attribute.g.iter_mut().chain(&mut attribute.graphs).for_each(|graph| self.widen_graph(graph));
-        attribute.tp.iter_mut().chain(&mut attribute.type_protos).for_each(widen_type);
+        attribute
+            .t
+            .iter_mut()
+            .chain(&mut attribute.tensors)
+            .for_each(widen_tensor);
+        attribute
+            .g
+            .iter_mut()
+            .chain(&mut attribute.graphs)
+            .for_each(|graph| self.widen_graph(graph));
+        attribute
+            .tp
+            .iter_mut()
+            .chain(&mut attribute.type_protos)
+            .for_each(widen_type);
     }
 
     /// Lets a large initializer point at its bytes in the file instead of holding them.
@@ -216,7 +249,10 @@ fn widen_tensor(tensor: &mut TensorProto) {
         return;
     }
     let halves: Vec<u16> = match &tensor.raw_data {
-        Some(raw) => raw.chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]])).collect(),
+        Some(raw) => raw
+            .chunks_exact(2)
+            .map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
+            .collect(),
         None => tensor.int32_data.iter().map(|&bits| bits as u16).collect(),
     };
     let is_brain = tensor.data_type == Some(DataType::Bfloat16 as i32);

@@ -63,7 +63,7 @@ pub fn halved(model: &[u8]) -> Vec<u8> {
             }
         }
         for port in [field::GRAPH_INPUT, field::GRAPH_OUTPUT] {
-            graph.messages(port).for_each(halve_value);
+            graph.messages(port).for_each(|value| set_element(value, FLOAT, HALF));
         }
         graph.0.retain(|(number, _)| *number != field::GRAPH_VALUE_INFO);
         for node in graph.messages(field::GRAPH_NODE) {
@@ -91,38 +91,74 @@ fn kept_floats(graph: &mut Message) -> HashSet<String> {
     kept
 }
 
-/// Replaces int8 weights with a scale for every row of their first axis, and the nodes that dequantize them, by floats.
+/// A model that [`halved`] made, with the same values in an f32 file.
+pub fn rewidened(model: &[u8]) -> Vec<u8> {
+    with_graph(model, |graph| {
+        graph.messages(field::GRAPH_INITIALIZER).for_each(widen_tensor);
+        for port in [field::GRAPH_INPUT, field::GRAPH_OUTPUT] {
+            graph.messages(port).for_each(|value| set_element(value, HALF, FLOAT));
+        }
+        for node in graph.messages(field::GRAPH_NODE) {
+            let is_cast = node.text(field::NODE_OP_TYPE) == "Cast";
+            for attribute in node.messages(field::NODE_ATTRIBUTE) {
+                if is_cast && attribute.number(field::ATTRIBUTE_INT) == Some(HALF) {
+                    attribute.set_number(field::ATTRIBUTE_INT, FLOAT);
+                }
+                if attribute.text(field::ATTRIBUTE_NAME) == "value" {
+                    attribute.messages(field::ATTRIBUTE_TENSOR).for_each(widen_tensor);
+                }
+            }
+        }
+    })
+}
+
+/// Replaces int8 weights with scales along an axis, and the nodes that dequantize them, by floats.
 fn dequantize(graph: &mut Message) {
     let mut floats = Vec::new();
     let mut nodes = Vec::new();
     for node in graph.messages(field::GRAPH_NODE) {
         if node.text(field::NODE_OP_TYPE) == "DequantizeLinear" {
             let inputs: Vec<String> = node.texts(field::NODE_INPUT).collect();
-            nodes.push((inputs, node.text(field::NODE_OUTPUT)));
+            let output = node.text(field::NODE_OUTPUT);
+            let mut attributes = node.messages(field::NODE_ATTRIBUTE);
+            let axis = attributes.find(|attribute| attribute.text(field::ATTRIBUTE_NAME) == "axis");
+            nodes.push((
+                inputs,
+                output,
+                axis.and_then(|axis| axis.number(field::ATTRIBUTE_INT)).unwrap_or(1),
+            ));
         }
     }
-    for (inputs, output) in nodes {
+    for (inputs, output, axis) in nodes {
         let mut raw = |name: &String| {
             let mut tensors = graph.messages(field::GRAPH_INITIALIZER);
             let tensor = tensors.find(|tensor| tensor.text(field::TENSOR_NAME) == *name).unwrap();
             (tensor.bytes_mut(field::TENSOR_RAW).unwrap().clone(), tensor.dims())
         };
         let ((quantized, dims), (scales, _)) = (raw(&inputs[0]), raw(&inputs[1]));
-        let scales: Vec<f32> = scales.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-        let row = quantized.len() / scales.len();
+        let scales: Vec<f32> = scales
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&bytes| f32::from_le_bytes(bytes))
+            .collect();
+        let stride: u64 = dims[axis as usize + 1..].iter().product();
+        let scale = |index: usize| scales[index / stride as usize % scales.len()];
         let values = quantized.iter().enumerate();
-        let values = values.flat_map(|(index, &value)| (f32::from(value as i8) * scales[index / row]).to_le_bytes());
+        let values = values.flat_map(|(index, &value)| (f32::from(value as i8) * scale(index)).to_le_bytes());
         let mut tensor = Message::default();
-        tensor.0.extend(dims.into_iter().map(|dim| (field::TENSOR_DIMS, Payload::Varint(dim))));
+        tensor
+            .0
+            .extend(dims.into_iter().map(|dim| (field::TENSOR_DIMS, Payload::Varint(dim))));
         tensor.0.push((field::TENSOR_TYPE, Payload::Varint(FLOAT)));
         tensor.0.push((field::TENSOR_NAME, Payload::Bytes(output.into_bytes())));
         tensor.0.push((field::TENSOR_RAW, Payload::Bytes(values.collect())));
         floats.push((field::GRAPH_INITIALIZER, Payload::Message(tensor)));
     }
-    let is_dequantize = |payload: &Payload| {
-        matches!(payload, Payload::Message(node) if node.text(field::NODE_OP_TYPE) == "DequantizeLinear")
-    };
-    graph.0.retain(|(number, payload)| *number != field::GRAPH_NODE || !is_dequantize(payload));
+    let is_dequantize = |payload: &Payload| matches!(payload, Payload::Message(node) if node.text(field::NODE_OP_TYPE) == "DequantizeLinear");
+    graph
+        .0
+        .retain(|(number, payload)| *number != field::GRAPH_NODE || !is_dequantize(payload));
     graph.0.extend(floats);
 }
 
@@ -143,7 +179,12 @@ fn change_tensor(tensor: &mut Message, change: &mut impl FnMut(&str, &mut [f32])
     };
     match element {
         Some(FLOAT) => {
-            let mut values: Vec<f32> = raw.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            let mut values: Vec<f32> = raw
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect();
             change(&name, &mut values);
             *raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         }
@@ -151,7 +192,10 @@ fn change_tensor(tensor: &mut Message, change: &mut impl FnMut(&str, &mut [f32])
             let halves = raw.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes));
             let mut values: Vec<f32> = halves.map(f16::to_f32).collect();
             change(&name, &mut values);
-            *raw = values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
+            *raw = values
+                .iter()
+                .flat_map(|&value| f16::from_f32(value).to_le_bytes())
+                .collect();
         }
         _ => return false,
     }
@@ -172,11 +216,23 @@ fn halve_tensor(tensor: &mut Message) {
     tensor.set_number(field::TENSOR_TYPE, HALF);
 }
 
-fn halve_value(value: &mut Message) {
+fn widen_tensor(tensor: &mut Message) {
+    if tensor.number(field::TENSOR_TYPE) != Some(HALF) {
+        return;
+    }
+    if let Some(raw) = tensor.bytes_mut(field::TENSOR_RAW) {
+        let values = raw.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes));
+        *raw = values.flat_map(|value| value.to_f32().to_le_bytes()).collect();
+    }
+    tensor.set_number(field::TENSOR_TYPE, FLOAT);
+}
+
+/// Changes the element type of an input or output.
+fn set_element(value: &mut Message, from: u64, to: u64) {
     for of in value.messages(field::VALUE_TYPE) {
         for tensor in of.messages(field::TYPE_TENSOR) {
-            if tensor.number(field::TENSOR_TYPE_ELEMENT) == Some(FLOAT) {
-                tensor.set_number(field::TENSOR_TYPE_ELEMENT, HALF);
+            if tensor.number(field::TENSOR_TYPE_ELEMENT) == Some(from) {
+                tensor.set_number(field::TENSOR_TYPE_ELEMENT, to);
             }
         }
     }

@@ -22,8 +22,8 @@ use crate::{
     VaeDecoder, VaeEncoder, Work, emphasised, guidance_context, noise,
 };
 
-use decode::Ahead;
 use crate::network::NetworkFiles;
+use decode::Ahead;
 use prompt::{Prompt, PromptTokens};
 
 /// What to make.

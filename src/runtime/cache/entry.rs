@@ -139,7 +139,8 @@ impl Entry {
             return Ok(None);
         }
         let bytes = self.file(NORMS)?;
-        self.floats(NORMS, [bytes.len() / size_of::<f32>()].into(), bytes).map(Some)
+        self.floats(NORMS, [bytes.len() / size_of::<f32>()].into(), bytes)
+            .map(Some)
     }
 
     /// The finished image, a PNG.
@@ -322,4 +323,84 @@ fn map(path: &Path) -> io::Result<Bytes> {
     // SAFETY: a published entry is removed or replaced by rename, never written in place, so mapped bytes do not change.
     let map = unsafe { Mmap::map(&file)? };
     Ok(Bytes::from_owner(map))
+}
+
+#[cfg(test)]
+mod tests {
+    use fisec_plan::{Slot, SlotKind};
+
+    use super::super::{ImageKey, Store};
+    use super::*;
+    use crate::SlotSink;
+
+    fn key() -> ImageKey {
+        ImageKey {
+            plan: String::new(),
+            prompt: "a".into(),
+            negative: String::new(),
+            seed: 0,
+            sampler: "ddim".into(),
+            steps: 2,
+            guidance: 1.0,
+            width: 8,
+            height: 8,
+        }
+    }
+
+    fn slot(name: &str, dtype: DType) -> Slot {
+        Slot {
+            name: name.into(),
+            kind: SlotKind::Stats,
+            dtype,
+            shape: [4].into(),
+            bytes: 4 * dtype.size() as u64,
+        }
+    }
+
+    /// A step whose file is as it was written, by a version that did not look at the values.
+    #[test]
+    fn recorded_values_that_are_not_finite_are_damaged() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(home.path())).unwrap();
+        let slots = [
+            slot("half", DType::F16),
+            slot("float", DType::F32),
+            slot("more", DType::F32),
+        ];
+        // the last value of every slot
+        let places = [
+            (6, vec![0x00, 0x7c]),
+            (20, vec![0, 0, 0xc0, 0x7f]),
+            (36, vec![0, 0, 0x80, 0xff]),
+        ];
+        for (place, bytes) in places {
+            let mut recording = store.begin(key(), None, "", &slots, 2).unwrap();
+            for (step, slot) in (0..2).flat_map(|step| (0..3).map(move |slot| (step, slot))) {
+                let value = HostTensor::from_f32([4], vec![1.0, -2.0, 3.0, 6e4]);
+                recording.put(step, SlotId(slot), value).unwrap();
+            }
+            recording.set_image(Vec::new());
+            let entry = recording.commit().unwrap();
+            entry.verify().unwrap();
+            let (folder, mut manifest) = (entry.folder.clone(), entry.manifest.clone());
+            drop(entry);
+            let path = folder.join("step-001.bin");
+            let mut file = fs::read(&path).unwrap();
+            file[place..place + bytes.len()].copy_from_slice(&bytes);
+            manifest.steps[1].xxh3 = checksum(&file);
+            fs::write(&path, file).unwrap();
+            fs::write(folder.join("manifest.json"), json::seal(&manifest)).unwrap();
+            let entry = Entry::open(&folder).unwrap();
+            assert!(entry.slot(0, SlotId(0)).is_ok());
+            for slot in 0..3 {
+                match entry.slot(1, SlotId(slot)) {
+                    Err(RuntimeError::DamagedCache { reason, .. }) => {
+                        assert_eq!(reason, "step-001.bin holds values that are not finite");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(matches!(entry.verify(), Err(CacheError::Damaged { .. })));
+        }
+    }
 }
