@@ -9,6 +9,7 @@ use std::env;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use fisec_ir::{Graph, text};
 use fisec_onnx::{Bindings, import};
@@ -288,6 +289,104 @@ fn weights_that_are_no_numbers_are_an_error() {
     };
     let part = decoder.run_part(&networks[1].2, &area, &norms);
     assert!(!matches!(part, Ok(Some(_))), "a part is no better");
+}
+
+/// A pipeline on a machine of its own, compiled for the device with another decoder.
+struct Machine {
+    folder: tempfile::TempDir,
+}
+
+impl Machine {
+    fn with_decoder(decoder: &[u8]) -> Self {
+        let machine = Machine {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+        };
+        let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nano-pipeline");
+        let model = machine.path("model");
+        for entry in fs::read_dir(nano).expect("lists").flatten() {
+            let part = model.join(entry.file_name());
+            if !entry.path().is_dir() {
+                fs::copy(entry.path(), part).expect("copies");
+                continue;
+            }
+            fs::create_dir_all(&part).expect("makes");
+            for file in fs::read_dir(entry.path()).expect("lists").flatten() {
+                fs::copy(file.path(), part.join(file.file_name())).expect("copies");
+            }
+        }
+        fs::write(model.join("vae_decoder/model.onnx"), decoder).expect("writes");
+        let flags = ["--size", "64", "--target", TARGET, "-o"];
+        let compiled = machine.fisec("compile", &model, &flags, "plan");
+        assert!(compiled.status.success(), "{}", text(&compiled.stderr));
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn fisec(&self, command: &str, on: &Path, flags: &[&str], output: &str) -> Output {
+        let mut fisec = Command::new(env!("CARGO_BIN_EXE_fisec"));
+        fisec.arg(command).arg(on).args(flags).arg(self.path(output));
+        let fisec = fisec.env("FISEC_HOME", self.path("home")).env("FISEC_CUBINS", cubins());
+        fisec.output().expect("starts")
+    }
+
+    fn paint(&self) -> Output {
+        let flags = ["--prompt", "a dog on grass", "--steps", "1", "-o"];
+        self.fisec("run", &self.path("plan"), &flags, "dog.png")
+    }
+
+    fn images(&self) -> usize {
+        fs::read_dir(self.path("home/images")).map_or(0, Iterator::count)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A file in f32 and one in half precision, both with more on their residual path than a half holds.
+#[test]
+fn a_decoder_that_overflows_on_the_device_is_run_again_in_f32() {
+    let Some(_) = ready() else { return };
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nano-pipeline/vae_decoder/model.onnx");
+    let nano = fs::read(nano).expect("reads");
+    let huge = |model: &[u8]| {
+        onnx_edit::with_weights(model, |name, values| {
+            if name.contains("conv_in") || name.contains("conv2") {
+                values.iter_mut().for_each(|value| *value = (*value * 1e5).clamp(-6e4, 6e4));
+            }
+        })
+    };
+    for decoder in [huge(&nano), huge(&onnx_edit::halved(&nano))] {
+        let machine = Machine::with_decoder(&decoder);
+        let painted = machine.paint();
+        let says = text(&painted.stderr);
+        assert!(painted.status.success(), "{says}");
+        assert_eq!(says.matches("warning: the VAE decoder overflows half precision").count(), 1, "{says}");
+        assert!(says.contains("--target cpu"), "{says}");
+        let png = fs::read(machine.path("dog.png")).expect("written");
+        let picture = fisec_diffusion::Image::from_png(&png).expect("a picture");
+        let (darkest, lightest) = (picture.rgb.iter().min(), picture.rgb.iter().max());
+        assert!(darkest < Some(&100) && lightest > Some(&150), "{darkest:?} to {lightest:?}");
+        assert_eq!(machine.images(), 1);
+    }
+}
+
+#[test]
+fn a_decoder_whose_weights_are_no_numbers_gives_no_picture() {
+    let Some(_) = ready() else { return };
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nano-pipeline/vae_decoder/model.onnx");
+    let decoder = onnx_edit::poisoned(&fs::read(nano).expect("reads"));
+    let machine = Machine::with_decoder(&decoder);
+    let painted = machine.paint();
+    let says = text(&painted.stderr);
+    assert_eq!(painted.status.code(), Some(1), "{says}");
+    assert!(says.contains("error: the VAE decoder returned values that are not finite"), "{says}");
+    assert_eq!(says.matches("\n\nhint: ").count(), 1, "{says}");
+    assert!(!machine.path("dog.png").exists());
+    assert_eq!(machine.images(), 0);
 }
 
 /// An operator without a kernel is computed on the host, between two parts of the graph.

@@ -67,6 +67,9 @@ pub fn halved(model: &[u8]) -> Vec<u8> {
         }
         graph.0.retain(|(number, _)| *number != field::GRAPH_VALUE_INFO);
         for node in graph.messages(field::GRAPH_NODE) {
+            if floats.contains(&node.text(field::NODE_OUTPUT)) {
+                continue;
+            }
             let is_cast = node.text(field::NODE_OP_TYPE) == "Cast";
             for attribute in node.messages(field::NODE_ATTRIBUTE) {
                 if is_cast && attribute.number(field::ATTRIBUTE_INT) == Some(FLOAT) {
@@ -80,7 +83,7 @@ pub fn halved(model: &[u8]) -> Vec<u8> {
     })
 }
 
-/// Initializers that stay floats: the scales of `Resize`.
+/// Constants that stay floats: the scales of `Resize`.
 fn kept_floats(graph: &mut Message) -> HashSet<String> {
     let mut kept = HashSet::new();
     for node in graph.messages(field::GRAPH_NODE) {
