@@ -355,7 +355,9 @@ fn a_decoder_that_overflows_on_the_device_is_run_again_in_f32() {
     let huge = |model: &[u8]| {
         onnx_edit::with_weights(model, |name, values| {
             if name.contains("conv_in") || name.contains("conv2") {
-                values.iter_mut().for_each(|value| *value = (*value * 1e5).clamp(-6e4, 6e4));
+                values
+                    .iter_mut()
+                    .for_each(|value| *value = (*value * 1e5).clamp(-6e4, 6e4));
             }
         })
     };
@@ -364,12 +366,20 @@ fn a_decoder_that_overflows_on_the_device_is_run_again_in_f32() {
         let painted = machine.paint();
         let says = text(&painted.stderr);
         assert!(painted.status.success(), "{says}");
-        assert_eq!(says.matches("warning: the VAE decoder overflows half precision").count(), 1, "{says}");
+        assert_eq!(
+            says.matches("warning: the VAE decoder overflows half precision")
+                .count(),
+            1,
+            "{says}"
+        );
         assert!(says.contains("--target cpu"), "{says}");
         let png = fs::read(machine.path("dog.png")).expect("written");
         let picture = fisec_diffusion::Image::from_png(&png).expect("a picture");
         let (darkest, lightest) = (picture.rgb.iter().min(), picture.rgb.iter().max());
-        assert!(darkest < Some(&100) && lightest > Some(&150), "{darkest:?} to {lightest:?}");
+        assert!(
+            darkest < Some(&100) && lightest > Some(&150),
+            "{darkest:?} to {lightest:?}"
+        );
         assert_eq!(machine.images(), 1);
     }
 }
@@ -383,7 +393,10 @@ fn a_decoder_whose_weights_are_no_numbers_gives_no_picture() {
     let painted = machine.paint();
     let says = text(&painted.stderr);
     assert_eq!(painted.status.code(), Some(1), "{says}");
-    assert!(says.contains("error: the VAE decoder returned values that are not finite"), "{says}");
+    assert!(
+        says.contains("error: the VAE decoder returned values that are not finite"),
+        "{says}"
+    );
     assert_eq!(says.matches("\n\nhint: ").count(), 1, "{says}");
     assert!(!machine.path("dog.png").exists());
     assert_eq!(machine.images(), 0);

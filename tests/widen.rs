@@ -9,7 +9,7 @@ use std::path::Path;
 use fisec_onnx::widened;
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_tensor::{DType, HostTensor};
-use onnx_edit::{halved, rewidened};
+use onnx_edit::{halved, rewidened, with_external_data};
 
 /// f32 in another order of additions, some forty layers deep.
 const TOLERANCE: f32 = 1e-4;
@@ -91,6 +91,25 @@ fn every_network_in_half_precision_has_an_f32_form_with_its_weights() {
         // there is nothing left to widen
         assert_eq!(widened(&file("wide.onnx")).unwrap(), None, "{network}");
     }
+}
+
+#[test]
+fn external_data_stays_where_it_is() {
+    let runtime = OnnxRuntime::load().expect("ONNX Runtime is installed");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let half = halved(&nano("vae_decoder"));
+    let (model, data) = with_external_data(&half, "model.onnx_data");
+    fs::write(file("model.onnx"), model).unwrap();
+    fs::write(file("model.onnx_data"), data).unwrap();
+    fs::write(file("reference.onnx"), rewidened(&half)).unwrap();
+    let wide = widened(&file("model.onnx"))
+        .unwrap()
+        .expect("it computes in half precision");
+    fs::write(file("wide.onnx"), wide).unwrap();
+    let inputs = inputs("vae_decoder");
+    let found = run(&runtime, &file("wide.onnx"), &inputs).to_f32_vec();
+    assert_eq!(found, run(&runtime, &file("reference.onnx"), &inputs).to_f32_vec());
 }
 
 #[test]

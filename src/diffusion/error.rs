@@ -101,10 +101,14 @@ pub enum DiffusionError {
     /// The plan's programs do not follow recorded attention.
     #[error("the plan was compiled without attention control")]
     NoControl,
-    /// A network beside the denoiser returned values that are not finite, in f32 as well where it was computed in half
-    /// precision first.
-    #[error("the {0} returned values that are not finite")]
-    NetworkNotFinite(&'static str),
+    /// A network beside the denoiser returned values that are not finite.
+    #[error("the {network} returned values that are not finite")]
+    NetworkNotFinite {
+        /// text encoder, VAE decoder or encoder
+        network: &'static str,
+        /// whether it was computed in half precision only, which may have overflowed
+        in_half: bool,
+    },
     /// The denoiser returned values that are not finite.
     #[error("the denoiser returned values that are not finite at step {0}")]
     NotFinite(usize),
@@ -136,7 +140,10 @@ impl DiffusionError {
                 "give `--guidance 1`, which is no guidance; or export the U-Net with a dynamic batch or batch 2, and compile \
                  that with `--batch 2`",
             ),
-            DiffusionError::NetworkNotFinite(_) => Some(
+            DiffusionError::NetworkNotFinite { in_half: true, .. } => {
+                Some("half precision may overflow: compile the model again, with an f32 export of that part")
+            }
+            DiffusionError::NetworkNotFinite { .. } => Some(
                 "it was computed in f32, so its weights are damaged or its values out of range: export or download that part \
                  again, then compile",
             ),

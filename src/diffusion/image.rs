@@ -33,7 +33,10 @@ impl Image {
             });
         };
         if !is_finite(tensor) {
-            return Err(DiffusionError::NetworkNotFinite("VAE decoder"));
+            return Err(DiffusionError::NetworkNotFinite {
+                network: "VAE decoder",
+                in_half: tensor.dtype() == DType::F16,
+            });
         }
         let values = tensor.to_f32_vec();
         let plane = height * width;

@@ -37,6 +37,8 @@ struct Model {
     session: Session,
     input: Outlet,
     output: String,
+    /// whether its output is in half precision
+    is_half: bool,
 }
 
 impl Network {
@@ -79,13 +81,21 @@ impl Network {
         if is_finite(&output) {
             return Ok(output);
         }
+        let mut in_half = self.model()?.is_half;
         if self.widen(false) {
-            let output = self.model()?.run(input)?;
-            if is_finite(&output) {
-                return Ok(output);
+            // an operator that has no form in f32 leaves the answer of half precision
+            if let Ok(model) = self.model() {
+                in_half = false;
+                let output = model.run(input)?;
+                if is_finite(&output) {
+                    return Ok(output);
+                }
             }
         }
-        Err(DiffusionError::NetworkNotFinite(self.kind.title()))
+        Err(DiffusionError::NetworkNotFinite {
+            network: self.kind.title(),
+            in_half,
+        })
     }
 
     /// Computes in f32 from now on; `false` where the file in use does so already.
@@ -206,6 +216,7 @@ impl Model {
         Ok(Model {
             input: input.clone(),
             output: output.name.clone(),
+            is_half: matches!(output.dtype, DType::F16 | DType::BF16),
             session,
         })
     }

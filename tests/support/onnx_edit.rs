@@ -25,6 +25,8 @@ mod field {
     pub const TENSOR_FLOATS: u32 = 4;
     pub const TENSOR_NAME: u32 = 8;
     pub const TENSOR_RAW: u32 = 9;
+    pub const TENSOR_EXTERNAL_DATA: u32 = 13;
+    pub const TENSOR_LOCATION: u32 = 14;
     pub const VALUE_TYPE: u32 = 2;
     pub const TYPE_TENSOR: u32 = 1;
     pub const TENSOR_TYPE_ELEMENT: u32 = 1;
@@ -33,6 +35,8 @@ mod field {
 /// ONNX's numbers of element types.
 const FLOAT: u64 = 1;
 const HALF: u64 = 10;
+/// ONNX's number for data in another file.
+const EXTERNAL: u64 = 1;
 
 /// The model with a value that is no number at the beginning of every float initializer.
 pub fn poisoned(model: &[u8]) -> Vec<u8> {
@@ -113,6 +117,30 @@ pub fn rewidened(model: &[u8]) -> Vec<u8> {
             }
         }
     })
+}
+
+/// The model with its float initializers as external data in a file `name`, and what that file holds.
+pub fn with_external_data(model: &[u8], name: &str) -> (Vec<u8>, Vec<u8>) {
+    let mut data = Vec::new();
+    let entry = |key: &str, value: &str| {
+        let field = |number: u32, text: &str| (number, Payload::Bytes(text.as_bytes().to_vec()));
+        Payload::Message(Message(vec![field(1, key), field(2, value)]))
+    };
+    let model = with_graph(model, |graph| {
+        for tensor in graph.messages(field::GRAPH_INITIALIZER) {
+            let Some(raw) = tensor.bytes_mut(field::TENSOR_RAW).map(std::mem::take) else {
+                continue;
+            };
+            tensor.0.retain(|(number, _)| *number != field::TENSOR_RAW);
+            let numbers = [("offset", data.len().to_string()), ("length", raw.len().to_string())];
+            let place = [("location", name.to_owned())].into_iter().chain(numbers);
+            let entries = place.map(|(key, value)| (field::TENSOR_EXTERNAL_DATA, entry(key, &value)));
+            tensor.0.extend(entries);
+            tensor.0.push((field::TENSOR_LOCATION, Payload::Varint(EXTERNAL)));
+            data.extend(raw);
+        }
+    });
+    (model, data)
 }
 
 /// Replaces int8 weights with scales along an axis, and the nodes that dequantize them, by floats.

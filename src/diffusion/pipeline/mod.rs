@@ -47,7 +47,7 @@ impl Request {
     /// Whether the negative prompt has an effect.
     pub fn is_guided(&self) -> bool {
         // what is no number is not off, but refused
-        !(self.guidance <= NO_GUIDANCE)
+        self.guidance > NO_GUIDANCE || self.guidance.is_nan()
     }
 
     /// The same request in the one form that it has without guidance, guidance 1 and no negative prompt, so that equal
