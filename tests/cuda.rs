@@ -626,3 +626,143 @@ fn an_edited_image_is_remembered() {
     });
     assert!(changed.count() > 0);
 }
+
+/// Weights that are no numbers, or that no half holds, are an error that names step and program, in every program; the sink
+/// gets nothing that could be kept.
+#[test]
+fn values_that_are_not_finite_name_step_and_program() {
+    let sound = Shape {
+        context: [5, 16],
+        ..shape(24)
+    };
+    let options = CompileOptions {
+        control_levels: None,
+        ..options(Keys::Full, Norm::Frozen, 2)
+    };
+    let Some(mut compiled) = compile(&sound, &options) else {
+        return;
+    };
+    let image = Image::random(&sound, 1);
+    let (slots, _) = compiled.record(&image);
+    // every weight is off by no number
+    let broken = Shape {
+        error: f32::NAN,
+        ..sound.clone()
+    };
+    let mut broken = compile(&broken, &options).expect("as before");
+    let mask = Mask::from_fn(sound.size[0], sound.size[1], |y, x| y < 5 && x > 4);
+    let binding = Binding::bind(broken.plan(), &mask).expect("binds");
+    broken
+        .executor
+        .set_context(&image.context)
+        .expect("computed on the device");
+    let mut kept = Kept::default();
+    let (sample, idle) = (image.values(), Control::idle(sound.context[0]));
+    let made = [
+        ("record", broken.executor.record(STEP, &sample, &mut kept)),
+        ("record", broken.executor.dense(STEP, &sample)),
+        (
+            "guide",
+            broken.executor.guide(STEP, &sample, &idle, &slots, Some(&mut kept)),
+        ),
+        (
+            "edit",
+            broken.executor.edit(STEP, &sample, &binding, &slots, Some(&mut kept)),
+        ),
+    ];
+    for (program, result) in made {
+        let error = result.expect_err(program);
+        let expected = format!("the denoiser returned values that are not finite at step {STEP} of `{program}`");
+        assert_eq!(error.to_string(), expected);
+        assert!(error.hint().is_some_and(|hint| hint.contains("--target cpu")));
+    }
+    assert_eq!(kept.0, 0, "slots of steps that failed");
+    let half = sample.len();
+    let recorded = vec![0.0; half];
+    let run = SampledSteps {
+        first: 0,
+        updates: &updates(2),
+        latents: &sample,
+        sample_scale: 1.0,
+        history: &[],
+        recorded: &[&recorded, &recorded],
+        source: &Anything(&slots),
+    };
+    let made = broken
+        .executor
+        .edit_steps(&binding, &run, None, &mut |_| ControlFlow::Continue(()));
+    let error = made.expect_err("without the host");
+    assert!(error.to_string().ends_with("at step 0 of `edit`"), "{error}");
+}
+
+/// Counts what it is given.
+#[derive(Default)]
+struct Kept(usize);
+
+impl SlotSink for Kept {
+    fn put(&mut self, _: usize, _: SlotId, _: HostTensor) -> Result<(), RuntimeError> {
+        self.0 += 1;
+        Ok(())
+    }
+}
+
+/// The slots of one step at every step.
+struct Anything<'a>(&'a MemoryCache);
+
+impl SlotSource for Anything<'_> {
+    fn slot(&self, _: usize, slot: SlotId) -> Result<HostTensor, RuntimeError> {
+        self.0.slot(STEP, slot)
+    }
+}
+
+/// Without guidance a run on the device takes the prompt's half of the prediction to the bit, whatever the other half is.
+#[test]
+fn steps_without_guidance_take_the_prompts_half() {
+    let shape = shape(25);
+    let Some(mut compiled) = compile(&shape, &options(Keys::Full, Norm::Frozen, 2)) else {
+        return;
+    };
+    let image = Image::random(&shape, 1);
+    let (slots, _) = compiled.record(&image);
+    let mask = Mask::from_fn(shape.size[0], shape.size[1], |y, x| y < 6 && x > 3);
+    let binding = Binding::bind(compiled.plan(), &mask).expect("binds");
+    let sample = image.values();
+    let recorded = vec![0.25; sample.len()];
+    let update = StepUpdate {
+        guidance: 1.0,
+        latents: 0.0,
+        prediction: 1.0,
+        history: [0.0; HISTORY],
+        kept: None,
+        sample_scale: 1.0,
+    };
+    let [height, width] = shape.size;
+    let planes = 4 * height * width;
+    // the halves in turn as the prompt's: neither is seen in the other's place
+    let halves = image.context.to_f32_vec();
+    let (first, second) = halves.split_at(halves.len() / 2);
+    for context in [halves.clone(), [second, first].concat()] {
+        let context = HostTensor::from_f32(image.context.shape().clone(), context);
+        compiled.executor.set_context(&context).expect("context");
+        let predicted = compiled
+            .executor
+            .edit(STEP, &sample, &binding, &slots, None)
+            .expect("edits");
+        let given = &predicted[planes..];
+        let run = SampledSteps {
+            first: STEP,
+            updates: &[update],
+            latents: &sample,
+            sample_scale: 1.0,
+            history: &[],
+            recorded: &[&recorded],
+            source: &slots,
+        };
+        let (made, _) = all_at_once(&mut compiled, &binding, &run, None);
+        for (at, (&value, &given)) in made[0].iter().zip(given).enumerate() {
+            let active = mask.bits()[at % mask.bits().len()];
+            let expected = if active { given } else { 0.25 };
+            assert_eq!(value.to_bits(), expected.to_bits(), "latent {at}");
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! A whole edit, words to latents to pixels, against PyTorch: records of `tools/references/emulate.py`.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -186,6 +187,7 @@ fn copy_parts(subject: Subject, writer: &mut BundleWriter) -> PipelineFiles {
         text_encoder: copy("text_encoder/model.onnx"),
         vae_decoder: copy("vae_decoder/model.onnx"),
         vae_encoder: Some(copy("vae_encoder/model.onnx")),
+        widened: BTreeMap::new(),
         tokenizer: copy("tokenizer/tokenizer.json"),
         scheduler: copy("scheduler/scheduler_config.json"),
         scaling_factor: vae["scaling_factor"].as_f64().unwrap(),

@@ -1,12 +1,15 @@
 //! The networks beside the denoiser, compiled for a CUDA device, compute what ONNX Runtime does with their files: on a
 //! GPU, or on the emulated driver (see `cuda.rs`). Skipped aloud where there is neither.
 
+#[path = "support/onnx_edit.rs"]
+mod onnx_edit;
 mod support;
 
 use std::env;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use fisec_ir::{Graph, text};
 use fisec_onnx::{Bindings, import};
@@ -245,6 +248,158 @@ fn what_half_precision_does_not_hold_is_an_error() {
         device.run(kind, &huge),
         Err(RuntimeError::Overflow("VAE decoder"))
     ));
+}
+
+/// Weights that are no numbers give nothing that could be used, of any network and of a part of an image.
+#[test]
+fn weights_that_are_no_numbers_are_an_error() {
+    let Some(runtime) = ready() else { return };
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nano-pipeline");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let ids = HostTensor::from_i64([1, 77], (0..77).collect());
+    let latents = Random(7).tensor(&[1, 4, 8, 8], 0.0, 1.5);
+    let image = Random(8).tensor(&[1, 3, 32, 32], 0.0, 1.0);
+    let networks = [
+        (NetworkKind::TextEncoder, Bindings::text_encoder(1, 77), ids),
+        (NetworkKind::VaeDecoder, Bindings::vae(1, 4, 8, 8), latents),
+        (NetworkKind::VaeEncoder, Bindings::vae(1, 3, 32, 32), image),
+    ];
+    let graphs = networks.iter().map(|(kind, bindings, _)| {
+        let model = fs::read(nano.join(kind.name()).join("model.onnx")).expect("reads");
+        let file = folder.path().join(kind.name());
+        fs::write(&file, onnx_edit::poisoned(&model)).expect("writes");
+        (*kind, raised_of(&file, bindings))
+    });
+    let device = Device::with(graphs.collect(), &runtime);
+    for (kind, _, input) in &networks {
+        match device.run(*kind, input) {
+            Err(RuntimeError::Overflow(title)) => assert_eq!(title, kind.title()),
+            Err(other) => panic!("{}: {other}", kind.name()),
+            Ok(_) => panic!("{}: values that are not finite are given", kind.name()),
+        }
+    }
+    let kind = NetworkKind::VaeDecoder;
+    let mut decoder = device.executor.network(kind).expect("opens").expect("compiled");
+    let norms = decoder.norms().expect("reads").expect("a decoder has them");
+    let area = Area {
+        top: 1,
+        left: 1,
+        height: 1,
+        width: 1,
+    };
+    let part = decoder.run_part(&networks[1].2, &area, &norms);
+    assert!(!matches!(part, Ok(Some(_))), "a part is no better");
+}
+
+/// A pipeline on a machine of its own, compiled for the device with another decoder.
+struct Machine {
+    folder: tempfile::TempDir,
+}
+
+impl Machine {
+    fn with_decoder(decoder: &[u8]) -> Self {
+        let machine = Machine {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+        };
+        let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nano-pipeline");
+        let model = machine.path("model");
+        for entry in fs::read_dir(nano).expect("lists").flatten() {
+            let part = model.join(entry.file_name());
+            if !entry.path().is_dir() {
+                fs::copy(entry.path(), part).expect("copies");
+                continue;
+            }
+            fs::create_dir_all(&part).expect("makes");
+            for file in fs::read_dir(entry.path()).expect("lists").flatten() {
+                fs::copy(file.path(), part.join(file.file_name())).expect("copies");
+            }
+        }
+        fs::write(model.join("vae_decoder/model.onnx"), decoder).expect("writes");
+        let flags = ["--size", "64", "--target", TARGET, "-o"];
+        let compiled = machine.fisec("compile", &model, &flags, "plan");
+        assert!(compiled.status.success(), "{}", text(&compiled.stderr));
+        machine
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn fisec(&self, command: &str, on: &Path, flags: &[&str], output: &str) -> Output {
+        let mut fisec = Command::new(env!("CARGO_BIN_EXE_fisec"));
+        fisec.arg(command).arg(on).args(flags).arg(self.path(output));
+        let fisec = fisec.env("FISEC_HOME", self.path("home")).env("FISEC_CUBINS", cubins());
+        fisec.output().expect("starts")
+    }
+
+    fn paint(&self) -> Output {
+        let flags = ["--prompt", "a dog on grass", "--steps", "1", "-o"];
+        self.fisec("run", &self.path("plan"), &flags, "dog.png")
+    }
+
+    fn images(&self) -> usize {
+        fs::read_dir(self.path("home/images")).map_or(0, Iterator::count)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A file in f32 and one in half precision, both with more on their residual path than a half holds.
+#[test]
+fn a_decoder_that_overflows_on_the_device_is_run_again_in_f32() {
+    let Some(_) = ready() else { return };
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nano-pipeline/vae_decoder/model.onnx");
+    let nano = fs::read(nano).expect("reads");
+    let huge = |model: &[u8]| {
+        onnx_edit::with_weights(model, |name, values| {
+            if name.contains("conv_in") || name.contains("conv2") {
+                values
+                    .iter_mut()
+                    .for_each(|value| *value = (*value * 1e5).clamp(-6e4, 6e4));
+            }
+        })
+    };
+    for decoder in [huge(&nano), huge(&onnx_edit::halved(&nano))] {
+        let machine = Machine::with_decoder(&decoder);
+        let painted = machine.paint();
+        let says = text(&painted.stderr);
+        assert!(painted.status.success(), "{says}");
+        assert_eq!(
+            says.matches("warning: the VAE decoder overflows half precision")
+                .count(),
+            1,
+            "{says}"
+        );
+        assert!(says.contains("--target cpu"), "{says}");
+        let png = fs::read(machine.path("dog.png")).expect("written");
+        let picture = fisec_diffusion::Image::from_png(&png).expect("a picture");
+        let (darkest, lightest) = (picture.rgb.iter().min(), picture.rgb.iter().max());
+        assert!(
+            darkest < Some(&100) && lightest > Some(&150),
+            "{darkest:?} to {lightest:?}"
+        );
+        assert_eq!(machine.images(), 1);
+    }
+}
+
+#[test]
+fn a_decoder_whose_weights_are_no_numbers_gives_no_picture() {
+    let Some(_) = ready() else { return };
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nano-pipeline/vae_decoder/model.onnx");
+    let decoder = onnx_edit::poisoned(&fs::read(nano).expect("reads"));
+    let machine = Machine::with_decoder(&decoder);
+    let painted = machine.paint();
+    let says = text(&painted.stderr);
+    assert_eq!(painted.status.code(), Some(1), "{says}");
+    assert!(
+        says.contains("error: the VAE decoder returned values that are not finite"),
+        "{says}"
+    );
+    assert_eq!(says.matches("\n\nhint: ").count(), 1, "{says}");
+    assert!(!machine.path("dog.png").exists());
+    assert_eq!(machine.images(), 0);
 }
 
 /// An operator without a kernel is computed on the host, between two parts of the graph.

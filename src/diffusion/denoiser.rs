@@ -10,17 +10,21 @@ use crate::mask::MapSlot;
 
 /// A denoising network in its three forms: dense, dense under control of recorded attention, and sparse.
 ///
-/// `sample` is one latent `[C, H, W]`, which both halves of guidance see; the result is `[2, C, H, W]`, unconditional
-/// first. `step` counts the calls of
-/// the schedule that [`Denoiser::set_timesteps`] gave.
+/// `sample` is one latent `[C, H, W]`, which both halves of guidance see; the result is `[N, C, H, W]` with `N` of
+/// [`Denoiser::images`], unconditional first. `step` counts the calls of the schedule that [`Denoiser::set_timesteps`] gave.
 pub trait Denoiser {
     /// Latent channels, rows and columns.
     fn latent(&self) -> [usize; 3];
 
+    /// Images of a step: 2, the halves of guidance, or 1, which sees the prompt alone.
+    fn images(&self) -> usize {
+        2
+    }
+
     /// Prepares for a schedule.
     fn set_timesteps(&mut self, timesteps: &[f32]) -> Result<(), DiffusionError>;
 
-    /// Prepares for a prompt: f32 `[2, tokens, width]`, unconditional first.
+    /// Prepares for a prompt: f32 `[N, tokens, width]`, unconditional first.
     fn set_context(&mut self, context: &HostTensor) -> Result<(), DiffusionError>;
 
     /// The dense prediction; every recorded activation that `sink` wants goes there.

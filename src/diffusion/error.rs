@@ -75,9 +75,12 @@ pub enum DiffusionError {
     /// The plan was compiled from a U-Net alone.
     #[error("the plan has no text encoder and no VAE: it was compiled from a U-Net alone")]
     NoPipeline,
-    /// The plan's batch does not hold both halves of guidance.
-    #[error("the plan was compiled for batch {0}; guidance needs 2")]
+    /// The plan computes neither one image per step nor both halves of guidance.
+    #[error("the plan was compiled for batch {0}; an image takes batch 2, or 1 without guidance")]
     Batch(usize),
+    /// The plan computes one image per step, and guidance takes two.
+    #[error("guidance {0} takes two images per step, and the plan was compiled for batch 1")]
+    GuidanceBatch(f32),
     /// A mask that is no PNG, or cannot be decoded.
     #[error("mask: {0}")]
     MaskImage(String),
@@ -114,7 +117,15 @@ pub enum DiffusionError {
     /// The plan's programs do not follow recorded attention.
     #[error("the plan was compiled without attention control")]
     NoControl,
-    /// The network returned numbers that are not finite.
+    /// A network beside the denoiser returned values that are not finite.
+    #[error("the {network} returned values that are not finite")]
+    NetworkNotFinite {
+        /// text encoder, VAE decoder or encoder
+        network: &'static str,
+        /// whether it was computed in half precision only, which may have overflowed
+        in_half: bool,
+    },
+    /// The denoiser returned values that are not finite.
     #[error("the denoiser returned values that are not finite at step {0}")]
     NotFinite(usize),
     /// The runtime failed.
@@ -151,6 +162,20 @@ impl DiffusionError {
             DiffusionError::EmptyPrompt => Some("say what to show: `--prompt \"a red barn in a field\"`"),
             DiffusionError::NoPipeline => Some("compile the pipeline folder instead of its unet/model.onnx"),
             DiffusionError::Batch(_) => Some("compile with `--batch 2`"),
+            DiffusionError::GuidanceBatch(_) => Some(
+                "give `--guidance 1`, which is no guidance; or export the U-Net with a dynamic batch or batch 2, and compile \
+                 that with `--batch 2`",
+            ),
+            DiffusionError::NetworkNotFinite { in_half: true, .. } => {
+                Some("half precision may overflow: compile the model again, with an f32 export of that part")
+            }
+            DiffusionError::NetworkNotFinite { .. } => Some(
+                "it was computed in f32, so its weights are damaged or its values out of range: export or download that part \
+                 again, then compile",
+            ),
+            DiffusionError::NotFinite(_) => {
+                Some("export or download the U-Net again, or try the default `--guidance` and `--sampler`")
+            }
             DiffusionError::MaskImage(_) => Some("give an 8-bit PNG: white where the image may change"),
             DiffusionError::MaskSize { .. } => Some("a mask may have any size of the image's aspect ratio"),
             DiffusionError::MaskEmpty => Some("paint white where the image may change"),

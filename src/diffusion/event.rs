@@ -68,10 +68,29 @@ pub enum Notice {
     },
     /// the plan has no sparse program
     NoSparseProgram,
-    /// a network overflows half precision on the plan's device; ONNX Runtime computes it from now on
-    Overflow(&'static str),
+    /// a network overflows half precision; ONNX Runtime computes it in f32 from now on
+    Overflow {
+        /// text encoder, VAE decoder or encoder
+        network: &'static str,
+        /// whether the plan's device has overflowed, not the ONNX file
+        on_device: bool,
+    },
+    /// guidance at or below 1 is none: the prompt alone is followed
+    NoGuidance {
+        /// as it was given
+        guidance: f32,
+        /// the negative prompt, which has no effect
+        negative: String,
+    },
     /// a part of the steps runs on the host although the plan is for a device; this is why
     OnHost(String),
+}
+
+impl Notice {
+    /// Whether something was not as it should be, although an image comes out.
+    pub fn is_warning(&self) -> bool {
+        matches!(self, Notice::Overflow { .. })
+    }
 }
 
 impl fmt::Display for Notice {
@@ -89,9 +108,26 @@ impl fmt::Display for Notice {
                 share * 100.0,
                 break_even * 100.0
             ),
-            Notice::Overflow(network) => write!(
+            Notice::Overflow { network, on_device } => {
+                write!(
+                    formatter,
+                    "the {network} overflows half precision; ONNX Runtime computes it again in f32, which takes longer; "
+                )?;
+                match on_device {
+                    true => write!(
+                        formatter,
+                        "a plan compiled with `--target cpu` computes it in f32 at once"
+                    ),
+                    false => write!(formatter, "an f32 export of the {network} is computed once"),
+                }
+            }
+            Notice::NoGuidance { guidance, negative } if negative.is_empty() => write!(
                 formatter,
-                "the {network} overflows half precision; ONNX Runtime computes it, which takes longer"
+                "guidance {guidance} is no guidance and counts as 1: the prompt alone is followed"
+            ),
+            Notice::NoGuidance { guidance, .. } => write!(
+                formatter,
+                "guidance {guidance} is no guidance: the prompt alone is followed, the negative prompt is ignored"
             ),
             Notice::OnHost(reason) => write!(formatter, "slow: {reason}"),
             Notice::NoSparseProgram => write!(formatter, "the plan has no sparse program; dense steps are used"),

@@ -3,6 +3,7 @@
 use std::io::Cursor;
 use std::sync::OnceLock;
 
+use fisec_runtime::is_finite;
 use fisec_tensor::{Area, DType, HostTensor, Mask};
 use half::f16;
 
@@ -20,7 +21,10 @@ pub struct Image {
 }
 
 impl Image {
-    /// From a VAE decoder's output `[1, 3, H, W]`: -1 is black, 1 full; values outside are clamped.
+    /// From a VAE decoder's output `[1, 3, H, W]`: -1 is black, 1 full; finite values outside are clamped.
+    ///
+    /// # Errors
+    /// Fails for another shape, and when a value is not finite.
     pub fn from_tensor(tensor: &HostTensor) -> Result<Self, DiffusionError> {
         let [1, 3, height, width] = **tensor.shape() else {
             return Err(DiffusionError::Network {
@@ -28,6 +32,12 @@ impl Image {
                 reason: format!("its image has shape [{}]", tensor.shape()),
             });
         };
+        if !is_finite(tensor) {
+            return Err(DiffusionError::NetworkNotFinite {
+                network: "VAE decoder",
+                in_half: tensor.dtype() == DType::F16,
+            });
+        }
         let values = tensor.to_f32_vec();
         let plane = height * width;
         let rgb = (0..plane * 3)

@@ -1,25 +1,35 @@
-//! A network beside the denoiser: computed by the plan's device, or by ONNX Runtime.
+//! A network beside the denoiser: computed by the plan's device, or by ONNX Runtime. Everything that it returns is finite.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fisec_plan::NetworkKind;
 use fisec_runtime::ort::{OnnxRuntime, Outlet, Session};
-use fisec_runtime::{Network as Native, RuntimeError};
+use fisec_runtime::{Network as Native, RuntimeError, is_finite};
 use fisec_tensor::{Area, DType, HostTensor};
 
 use crate::{DiffusionError, Image, Notice};
 
-/// One tensor in, one out.
+/// One tensor in, one out. What leaves it is finite: half precision that overflows is computed again in f32, and values
+/// that are not finite in f32 either are an error.
 pub(crate) struct Network {
     kind: NetworkKind,
     /// gone once it has overflowed
     native: Option<Native>,
     runtime: OnnxRuntime,
-    model: PathBuf,
+    files: NetworkFiles,
     /// opened when it is first needed
     session: Option<Model>,
-    overflowed: bool,
+    /// what to say of an overflow
+    notice: Option<Notice>,
+}
+
+/// Where a network's ONNX files are.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkFiles {
+    pub(crate) model: PathBuf,
+    /// the same network in f32, where `model` computes in half precision
+    pub(crate) widened: Option<PathBuf>,
 }
 
 /// The ONNX model.
@@ -27,53 +37,78 @@ struct Model {
     session: Session,
     input: Outlet,
     output: String,
+    /// whether its output is in half precision
+    is_half: bool,
 }
 
 impl Network {
-    /// The ONNX file `model`, checked.
+    /// The ONNX file `model`, checked. There is no other file for when it overflows.
     pub(crate) fn open(runtime: &OnnxRuntime, model: &Path, kind: NetworkKind) -> Result<Self, DiffusionError> {
-        let mut network = Network::native(runtime, model, kind, None);
-        network.model()?;
-        Ok(network)
+        let files = NetworkFiles {
+            model: model.to_owned(),
+            widened: None,
+        };
+        Network::of(runtime, files, kind, None)
     }
 
-    /// What the device has, else the ONNX file; `model` also takes over when the device overflows.
+    /// What the device has, else the ONNX file, checked; the files also take over when the device overflows.
     pub(crate) fn of(
         runtime: &OnnxRuntime,
-        model: &Path,
+        files: NetworkFiles,
         kind: NetworkKind,
         native: Option<Native>,
     ) -> Result<Self, DiffusionError> {
-        match native {
-            None => Network::open(runtime, model, kind),
-            native => Ok(Network::native(runtime, model, kind, native)),
-        }
-    }
-
-    fn native(runtime: &OnnxRuntime, model: &Path, kind: NetworkKind, native: Option<Native>) -> Self {
-        Network {
+        let mut network = Network {
             kind,
             native,
             runtime: runtime.clone(),
-            model: model.to_owned(),
+            files,
             session: None,
-            overflowed: false,
+            notice: None,
+        };
+        if network.native.is_none() {
+            network.model()?;
         }
+        Ok(network)
     }
 
-    /// Runs it on a map, f32, or on token ids `[1, L]`, i64; the result is f32.
+    /// Runs it on a map, f32, or on token ids `[1, L]`, i64; the result is f32, finite.
     pub(crate) fn run(&mut self, input: &HostTensor) -> Result<HostTensor, DiffusionError> {
         if let Some(output) = self.on_device(|native| native.run(input))? {
             return Ok(output);
         }
-        let Model {
-            session,
-            input: outlet,
-            output,
-        } = self.model()?;
-        let value = batched(input, outlet).cast(outlet.dtype);
-        let mut outputs = session.run(&[(&outlet.name, &value)], &[output])?;
-        Ok(outputs.swap_remove(0).cast(DType::F32))
+        let output = self.model()?.run(input)?;
+        if is_finite(&output) {
+            return Ok(output);
+        }
+        let mut in_half = self.model()?.is_half;
+        if self.widen(false) {
+            // an operator that has no form in f32 leaves the answer of half precision
+            if let Ok(model) = self.model() {
+                in_half = false;
+                let output = model.run(input)?;
+                if is_finite(&output) {
+                    return Ok(output);
+                }
+            }
+        }
+        Err(DiffusionError::NetworkNotFinite {
+            network: self.kind.title(),
+            in_half,
+        })
+    }
+
+    /// Computes in f32 from now on; `false` where the file in use does so already.
+    fn widen(&mut self, on_device: bool) -> bool {
+        let widened = self.files.widened.take();
+        if on_device || widened.is_some() {
+            let network = self.kind.title();
+            self.notice.get_or_insert(Notice::Overflow { network, on_device });
+        }
+        let Some(widened) = widened else { return false };
+        self.files.model = widened;
+        self.session = None;
+        true
     }
 
     /// The image of latents.
@@ -109,7 +144,8 @@ impl Network {
 
     /// The norms that [`Network::part`] takes, as the last whole image left them.
     pub(crate) fn norms(&self) -> Result<Option<HostTensor>, DiffusionError> {
-        Ok(self.native.as_ref().map(Native::norms).transpose()?.flatten())
+        let norms = self.native.as_ref().map(Native::norms).transpose()?.flatten();
+        Ok(norms.filter(is_finite))
     }
 
     /// What the device computes; `None` where there is none, or when it overflows: from then on there is none.
@@ -123,21 +159,21 @@ impl Network {
         match run(native) {
             Err(RuntimeError::Overflow(_)) => {
                 self.native = None;
-                self.overflowed = true;
+                self.widen(true);
                 Ok(None)
             }
             other => Ok(Some(other?)),
         }
     }
 
-    /// What to say when the device has overflowed since this was last asked.
+    /// What to say when half precision has overflowed since this was last asked.
     pub(crate) fn take_overflow(&mut self) -> Option<Notice> {
-        std::mem::take(&mut self.overflowed).then(|| Notice::Overflow(self.kind.title()))
+        self.notice.take()
     }
 
     fn model(&mut self) -> Result<&mut Model, DiffusionError> {
         if self.session.is_none() {
-            let session = self.runtime.session(&self.model, 0)?;
+            let session = self.runtime.session(&self.files.model, 0)?;
             self.session = Some(Model::checked(session, self.kind)?);
         }
         Ok(self.session.as_mut().expect("opened above"))
@@ -145,6 +181,12 @@ impl Network {
 }
 
 impl Model {
+    fn run(&mut self, input: &HostTensor) -> Result<HostTensor, RuntimeError> {
+        let value = batched(input, &self.input).cast(self.input.dtype);
+        let mut outputs = self.session.run(&[(&self.input.name, &value)], &[&self.output])?;
+        Ok(outputs.swap_remove(0).cast(DType::F32))
+    }
+
     fn checked(session: Session, kind: NetworkKind) -> Result<Self, DiffusionError> {
         let refuse = |reason: &str| DiffusionError::Network {
             network: kind.title(),
@@ -168,10 +210,11 @@ impl Model {
             .map(|output| (&output.name[..], &output.dims[..]))
             .collect();
         let output = kind.output(&outputs).map_err(|reason| refuse(&reason))?;
-        let output = session.outputs()[output].name.clone();
+        let output = &session.outputs()[output];
         Ok(Model {
             input: input.clone(),
-            output,
+            output: output.name.clone(),
+            is_half: matches!(output.dtype, DType::F16 | DType::BF16),
             session,
         })
     }

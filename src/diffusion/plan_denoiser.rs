@@ -1,14 +1,12 @@
 //! A compiled plan as a denoiser.
 
-use std::path::Path;
-
 use fisec_plan::{Bundle, NetworkKind, ProgramKind, SlotId, Stage};
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{Binding, Control, Executor, Progress, RuntimeError, SampledSteps, SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 
 use crate::mask::MapSlot;
-use crate::network::Network;
+use crate::network::{Network, NetworkFiles};
 use crate::{Denoiser, DiffusionError, Work};
 
 /// The programs of a plan.
@@ -19,10 +17,10 @@ pub struct PlanDenoiser {
 }
 
 impl PlanDenoiser {
-    /// Prepares the programs of `bundle`. Fails for another batch than 2.
+    /// Prepares the programs of `bundle`. Fails for another batch than 1, which computes without guidance, or 2.
     pub fn open(bundle: &Bundle, runtime: &OnnxRuntime) -> Result<Self, DiffusionError> {
         let plan = bundle.plan();
-        if plan.batch != 2 {
+        if !matches!(plan.batch, 1 | 2) {
             return Err(DiffusionError::Batch(plan.batch));
         }
         let steps = plan
@@ -45,14 +43,14 @@ impl PlanDenoiser {
         })
     }
 
-    /// A network of the plan's device, or its ONNX file `model`.
+    /// A network of the plan's device, or its ONNX files.
     pub(crate) fn network(
         &self,
         runtime: &OnnxRuntime,
-        model: &Path,
+        files: NetworkFiles,
         kind: NetworkKind,
     ) -> Result<Network, DiffusionError> {
-        Network::of(runtime, model, kind, self.executor.network(kind)?)
+        Network::of(runtime, files, kind, self.executor.network(kind)?)
     }
 
     /// One latent as the plan takes it: once where its halves share it.
@@ -69,6 +67,10 @@ impl PlanDenoiser {
 impl Denoiser for PlanDenoiser {
     fn latent(&self) -> [usize; 3] {
         self.executor.plan().latent
+    }
+
+    fn images(&self) -> usize {
+        self.executor.plan().batch
     }
 
     fn set_timesteps(&mut self, timesteps: &[f32]) -> Result<(), DiffusionError> {

@@ -25,6 +25,7 @@ mod proto;
 mod read;
 mod solve;
 mod tensor;
+mod widen;
 
 pub use bind::Bindings;
 pub use element::{element_type, onnx_number};
@@ -33,3 +34,4 @@ pub use export::{ExportError, Location, Ports, SinkError, WeightSink, export, ha
 pub use import::{Decide, Import, import, unknown_type};
 pub use inspect::{DeclaredPort, Inspection, inspect};
 pub use model::{Declared, DeclaredSize, Model};
+pub use widen::widened;

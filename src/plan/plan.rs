@@ -414,6 +414,9 @@ pub struct PipelineFiles {
     pub vae_decoder: String,
     /// ONNX VAE encoder, when there is one
     pub vae_encoder: Option<String>,
+    /// those networks that compute in half precision once more, in f32, for when half precision overflows
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub widened: BTreeMap<NetworkKind, String>,
     /// `tokenizer.json`, or the folder of `vocab.json` and `merges.txt`
     pub tokenizer: String,
     /// `scheduler_config.json`

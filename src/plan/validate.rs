@@ -170,7 +170,11 @@ fn check_island_files(plan: &Plan) -> Result<(), PlanError> {
 fn check_pipeline(plan: &Plan) -> Result<(), PlanError> {
     let Some(pipeline) = &plan.pipeline else { return Ok(()) };
     let files = [&pipeline.text_encoder, &pipeline.vae_decoder, &pipeline.scheduler];
-    for file in files.into_iter().chain(&pipeline.vae_encoder) {
+    for file in files
+        .into_iter()
+        .chain(&pipeline.vae_encoder)
+        .chain(pipeline.widened.values())
+    {
         if !plan.files.contains_key(file) {
             return Err(PlanError::invalid("pipeline", format!("{file} is not listed")));
         }

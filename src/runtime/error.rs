@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use fisec_plan::ProgramKind;
 use fisec_tensor::{DType, Shape, TensorError};
 use thiserror::Error;
 
@@ -141,16 +142,17 @@ pub enum RuntimeError {
     /// The device's memory is used up.
     #[error("out of device memory")]
     DeviceMemory,
-    /// A prediction with values that are no numbers.
-    #[error("step {step} of `{program}` gives values that are not finite")]
+    /// The denoiser returned values that are infinite or not a number.
+    #[error("the denoiser returned values that are not finite {place}")]
     NotFinite {
-        /// the program
-        program: &'static str,
-        /// step of the schedule
-        step: usize,
+        /// where: the step and the program, or what was computed before the steps
+        place: String,
+        /// whether it computes in half precision, which may have overflowed
+        in_half: bool,
     },
-    /// A network beside the denoiser gives values that are no numbers.
-    #[error("the {0} gives values that are not finite: it overflows half precision")]
+    /// A network beside the denoiser returned values that are infinite or not a number: on a device, which computes in half
+    /// precision.
+    #[error("the {0} returned values that are not finite: it overflows half precision")]
     Overflow(&'static str),
     /// Anything the slot store reports.
     #[error("slot store: {0}")]
@@ -177,10 +179,31 @@ impl RuntimeError {
             RuntimeError::OtherDevice { .. } => Some("compile the model for this device, see `fisec compile --help`"),
             RuntimeError::NoKernel(_) => Some("compile the kernels with `cargo xtask kernels`, then the model again"),
             RuntimeError::DeviceMemory => Some("close what else uses the device, or compile for a smaller `--size`"),
-            RuntimeError::NotFinite { .. } | RuntimeError::Overflow(_) => {
-                Some("the model overflows half precision: compile it with `--target cpu`")
-            }
+            RuntimeError::NotFinite { in_half: true, .. } | RuntimeError::Overflow(_) => Some(
+                "a GPU computes in half precision, which may overflow: compile with `--target cpu`, which computes in f32; \
+                 if that fails too, the weights are damaged",
+            ),
+            RuntimeError::NotFinite { .. } => Some(
+                "the U-Net was computed in f32, so its weights are damaged or its values out of range: export or download it \
+                 again, and try the default `--guidance` and `--sampler`",
+            ),
             _ => None,
+        }
+    }
+
+    /// A step whose prediction is not finite.
+    pub(crate) fn not_finite(step: usize, program: ProgramKind, in_half: bool) -> Self {
+        RuntimeError::NotFinite {
+            place: format!("at step {step} of `{program}`"),
+            in_half,
+        }
+    }
+
+    /// Values that depend on the prompt only are not finite.
+    pub(crate) fn prompt_not_finite(in_half: bool) -> Self {
+        RuntimeError::NotFinite {
+            place: "before the first step, in the keys and values of the prompt".into(),
+            in_half,
         }
     }
 

@@ -13,7 +13,7 @@ pub const HISTORY: usize = 3;
 /// `without + guidance * (given - without)`; `h` are entries that earlier steps have kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepUpdate {
-    /// strength of the prompt
+    /// strength of the prompt; 1 takes its half of the prediction as it is
     pub guidance: f32,
     /// factor on `x`
     pub latents: f32,

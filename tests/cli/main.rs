@@ -5,11 +5,15 @@ mod bad_input;
 mod cases;
 mod compile;
 mod edits;
+mod finite;
 mod general;
+mod guidance;
 mod inspect;
 mod kills;
 mod machine;
 mod models;
+#[path = "../support/onnx_edit.rs"]
+mod onnx_edit;
 mod onnx_file;
 mod parts;
 mod run;

@@ -61,7 +61,8 @@ class OnnxPipeline:
                 "encoder_hidden_states": context,
             }
             without, given = torch.from_numpy(self.unet.run(None, feeds)[0]).chunk(2)
-            x = self.scheduler.step(without + guidance * (given - without), t, x).prev_sample
+            guided = without + guidance * (given - without) if guidance > 1 else given
+            x = self.scheduler.step(guided, t, x).prev_sample
         return x.numpy()
 
     def decode(self, latents):

@@ -70,7 +70,8 @@ class Edit:
         path = [x]
         for step, t in list(enumerate(self.scheduler.timesteps))[first:last]:
             without, given = self.net(program, step, torch.cat([x, x]), t, context).chunk(2)
-            x = self.scheduler.step(without + self.args.guidance * (given - without), t, x).prev_sample
+            guided = without + self.args.guidance * (given - without) if self.args.guidance > 1 else given
+            x = self.scheduler.step(guided, t, x).prev_sample
             x = x if outside is None else torch.where(self.mask, x, outside[step + 1])
             path.append(x)
         return path

@@ -54,7 +54,8 @@ extern "C" __global__ void __launch_bounds__(128) latent_update(const __grid_con
     const __half* prediction = resolve<const __half>(p.prediction, slots);
     float4 negative = load4(prediction + size_t(row) * p.prediction_stride);
     float4 positive = load4(prediction + size_t(p.rows + row) * p.prediction_stride);
-    float4 e = axpy(c.guidance, axpy(-1.0f, negative, positive), negative);
+    // 1 is no guidance: the prompt's prediction, without a rounding
+    float4 e = c.guidance == 1.0f ? positive : axpy(c.guidance, axpy(-1.0f, negative, positive), negative);
     entry = axpy(c.h_x, x, axpy(c.h_e, e, zero));
     updated = axpy(c.x_x, x, axpy(c.x_e, e, zero));
 #pragma unroll

@@ -75,7 +75,7 @@ pub struct Choices {
     /// Pixels: one number for a square, or WIDTHxHEIGHT [default: the model's own]
     #[arg(long, value_parser = parse_size)]
     size: Option<ImageSize>,
-    /// Images per step: 2 with guidance
+    /// Images per step: 2 with guidance, 1 without
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     batch: u16,
     /// Latents of a step's images: one under several texts, as guidance has it, or one each [default: shared]

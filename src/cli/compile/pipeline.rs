@@ -1,5 +1,6 @@
 //! What a plan needs beside its U-Net: checked before anything is compiled, then copied.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use blake3::Hasher;
 use fisec_diffusion::Tokenizer;
 use fisec_diffusion::samplers::SamplerConfig;
-use fisec_onnx::{Inspection, inspect};
+use fisec_onnx::{Inspection, inspect, widened};
 use fisec_passes::Module;
 use fisec_plan::{BundleWriter, NetworkKind, PipelineFiles};
 
@@ -16,6 +17,12 @@ use super::parts::{Parts, TOKENIZER};
 use super::signature::{self, Fit};
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
+
+/// Name of a network's file in a plan.
+const MODEL: &str = "model.onnx";
+
+/// Name of the f32 form of a network that computes in half precision. It reads the weights of the file beside it.
+const WIDENED: &str = "fisec-f32.onnx";
 
 /// A prompt that every tokenizer has tokens for.
 const PROBE: &str = "a photo of a dog, 1girl!";
@@ -123,16 +130,23 @@ impl<'a> Checked<'a> {
         Ok(())
     }
 
-    /// Copies the parts: of each network the model and its external data, of the tokenizer what transformers reads.
+    /// Copies the parts: of each network the model and its external data, of the tokenizer what transformers reads. A network
+    /// that computes in half precision gets an f32 form beside it.
     pub fn copy(&self, writer: &mut BundleWriter) -> Result<PipelineFiles, Failure> {
+        let mut widened_files = BTreeMap::new();
         for (kind, file, inspection) in &self.networks {
             let folder = file.parent().unwrap_or(Path::new(""));
             let part = kind.name();
-            writer.copy_file(&place(part, "model.onnx"), file)?;
+            writer.copy_file(&place(part, MODEL), file)?;
             for external in &inspection.external {
                 writer.copy_file(&place(part, &relative(external)), &folder.join(external))?;
             }
             copy_where_present(writer, part, folder, "config.json")?;
+            if let Some(bytes) = widened(file, MODEL)? {
+                let place = place(part, WIDENED);
+                writer.add_file(&place, &bytes)?;
+                widened_files.insert(*kind, place);
+            }
         }
         for name in TOKENIZER {
             copy_where_present(writer, "tokenizer", &self.parts.tokenizer, name)?;
@@ -140,13 +154,14 @@ impl<'a> Checked<'a> {
         writer.copy_file(&place("scheduler", "scheduler_config.json"), &self.parts.scheduler)?;
         let has_json = self.parts.tokenizer.join("tokenizer.json").is_file();
         Ok(PipelineFiles {
-            text_encoder: place(NetworkKind::TextEncoder.name(), "model.onnx"),
-            vae_decoder: place(NetworkKind::VaeDecoder.name(), "model.onnx"),
+            text_encoder: place(NetworkKind::TextEncoder.name(), MODEL),
+            vae_decoder: place(NetworkKind::VaeDecoder.name(), MODEL),
             vae_encoder: self
                 .parts
                 .vae_encoder
                 .as_ref()
-                .map(|_| place(NetworkKind::VaeEncoder.name(), "model.onnx")),
+                .map(|_| place(NetworkKind::VaeEncoder.name(), MODEL)),
+            widened: widened_files,
             tokenizer: match has_json {
                 true => place("tokenizer", "tokenizer.json"),
                 false => "pipeline/tokenizer".into(),

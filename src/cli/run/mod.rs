@@ -55,7 +55,7 @@ pub struct Arguments {
     /// Denoising steps
     #[arg(long, default_value_t = 50)]
     steps: usize,
-    /// How strongly to follow the prompt
+    /// How strongly to follow the prompt; at or below 1 there is no guidance and no negative prompt
     #[arg(long, default_value_t = 5.0)]
     guidance: f32,
     /// ddim, euler, dpm++ or pndm [default: the model's own]
@@ -97,7 +97,10 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     if prompts.any(|prompt| prompt.trim().is_empty()) {
         return Err(DiffusionError::EmptyPrompt.into());
     }
-    let request = arguments.request();
+    let (request, notice) = arguments.request().settled();
+    if let Some(notice) = notice {
+        console.say(&notice.to_string());
+    }
     let bundle = Bundle::open(&arguments.plan)?;
     let runtime = OnnxRuntime::load()?;
     let mut studio = Studio {

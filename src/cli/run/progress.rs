@@ -26,6 +26,7 @@ impl<'a> Progress<'a> {
             Event::Step { phase, step, steps } => self.step(phase, step, steps),
             Event::Mask { share, .. } => self.say(&format!("{} of the image changes", units::percent(share))),
             Event::Decode => self.finish(),
+            Event::Notice(notice) if notice.is_warning() => self.warn(&notice.to_string()),
             Event::Notice(notice) => self.say(&notice.to_string()),
         }
         match interrupt::is_requested() {
@@ -54,6 +55,13 @@ impl<'a> Progress<'a> {
         match &self.bar {
             Some(bar) => bar.suspend(|| self.console.say(message)),
             None => self.console.say(message),
+        }
+    }
+
+    fn warn(&self, message: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| self.console.warn(message)),
+            None => self.console.warn(message),
         }
     }
 

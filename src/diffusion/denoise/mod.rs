@@ -19,14 +19,18 @@ pub use options::{Base, EditOptions, Edited, GuideSteps, MaskFrom, Outcome, Regi
 use crate::samplers::Sampler;
 use crate::{Denoiser, DiffusionError, Event, Observer, Work};
 
+/// Guidance at or below this is none.
+pub(crate) const NO_GUIDANCE: f32 = 1.0;
+
 /// What generating and editing have in common.
 #[derive(Clone, Debug)]
 pub struct Conditions {
     /// the schedule, at its start
     pub sampler: Sampler,
-    /// f32 `[2, tokens, width]`: embedding of the negative prompt, then of the prompt
+    /// f32 `[N, tokens, width]` with `N` of [`Denoiser::images`]: embedding of the negative prompt, then of the prompt
     pub context: HostTensor,
-    /// factor of classifier-free guidance: 1 follows the prompt, more exaggerates it
+    /// factor of classifier-free guidance: more than 1 exaggerates the prompt; at or below 1 there is no guidance, the
+    /// prediction is that for the prompt alone
     pub guidance: f32,
 }
 
@@ -34,6 +38,7 @@ pub struct Conditions {
 struct Run<'a> {
     denoiser: &'a mut dyn Denoiser,
     sampler: Sampler,
+    /// 1 without guidance
     guidance: f32,
     work: Work,
     /// dense calls so far
@@ -62,9 +67,13 @@ impl<'a> Run<'a> {
 
     /// The same run under other conditions, from the start.
     fn switch(&mut self, conditions: &Conditions) -> Result<(), DiffusionError> {
+        let is_guided = conditions.guidance > NO_GUIDANCE;
+        if is_guided && self.denoiser.images() < 2 {
+            return Err(DiffusionError::GuidanceBatch(conditions.guidance));
+        }
         self.sampler = conditions.sampler.clone();
         self.sampler.restart();
-        self.guidance = conditions.guidance;
+        self.guidance = if is_guided { conditions.guidance } else { NO_GUIDANCE };
         self.denoiser.set_timesteps(self.sampler.timesteps())?;
         self.denoiser.set_context(&conditions.context)
     }
@@ -87,18 +96,7 @@ impl<'a> Run<'a> {
 
     /// The latents after a call, from the network's output.
     fn advance(&mut self, call: usize, output: &[f32], latents: &[f32]) -> Result<Vec<f32>, DiffusionError> {
-        if output.len() != 2 * latents.len() {
-            let reason = format!(
-                "its prediction has {} values instead of {}",
-                output.len(),
-                2 * latents.len()
-            );
-            return Err(DiffusionError::Network {
-                network: "denoiser",
-                reason,
-            });
-        }
-        let prediction = self.guided(output);
+        let prediction = self.guided(call, output)?;
         let next = self.sampler.step(call, &prediction, latents);
         match next.iter().all(|value| value.is_finite()) {
             true => Ok(next),
@@ -106,11 +104,27 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Classifier-free guidance.
-    fn guided(&self, output: &[f32]) -> Vec<f32> {
-        let (without, given) = output.split_at(output.len() / 2);
+    /// The prediction that guidance makes of the network's output at a call: the place where everything that the network
+    /// predicts is checked.
+    fn guided(&self, call: usize, output: &[f32]) -> Result<Vec<f32>, DiffusionError> {
+        let size: usize = self.denoiser.latent().iter().product();
+        let expected = self.denoiser.images() * size;
+        if output.len() != expected {
+            let reason = format!("its prediction has {} values instead of {expected}", output.len());
+            return Err(DiffusionError::Network {
+                network: "denoiser",
+                reason,
+            });
+        }
+        if output.iter().any(|value| !value.is_finite()) {
+            return Err(DiffusionError::NotFinite(call));
+        }
+        let (without, given) = output.split_at(expected - size);
+        if self.guidance <= NO_GUIDANCE {
+            return Ok(given.to_vec());
+        }
         let guided = |(without, given): (&f32, &f32)| without + self.guidance * (given - without);
-        without.iter().zip(given).map(guided).collect()
+        Ok(without.iter().zip(given).map(guided).collect())
     }
 
     /// The guided prediction at a call, without a step.
@@ -119,6 +133,6 @@ impl<'a> Run<'a> {
         let output = self.denoiser.dense(call, &input, None)?;
         self.dense_calls += 1;
         self.work += self.denoiser.last_step();
-        Ok(self.guided(&output))
+        self.guided(call, &output)
     }
 }

@@ -36,8 +36,8 @@ impl Pipeline {
             ..request.clone()
         };
         let old_tokens = self.tokens(&of_base, &mut |_| std::ops::ControlFlow::Continue(()))?;
-        let new_conditions = self.conditions(request, &tokens)?;
-        let old_conditions = self.conditions(&of_base, &old_tokens)?;
+        let new_conditions = self.conditions(request, &tokens, observer)?;
+        let old_conditions = self.conditions(&of_base, &old_tokens, observer)?;
         let is_ddim = new_conditions.sampler.kind() == SamplerKind::Ddim;
         let inverse = is_ddim.then(|| self.backwards(request, &old_conditions)).transpose()?;
         let (options, map_calls) = self.as_published(method, options, base.map_calls, request)?;

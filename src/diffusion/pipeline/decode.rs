@@ -79,8 +79,11 @@ impl Pipeline {
         }
     }
 
-    fn tell_overflows(&mut self, observer: &mut Observer<'_>) -> Result<(), DiffusionError> {
-        for network in [self.text_encoder.network(), self.decoder.network()] {
+    /// Says which networks have overflowed since this was last called.
+    pub(super) fn tell_overflows(&mut self, observer: &mut Observer<'_>) -> Result<(), DiffusionError> {
+        let encoder = self.encoder.as_mut().map(|encoder| encoder.network());
+        let networks = [self.text_encoder.network(), self.decoder.network()].into_iter();
+        for network in networks.chain(encoder) {
             if let Some(notice) = network.take_overflow() {
                 tell(observer, Event::Notice(notice))?;
             }

@@ -13,7 +13,7 @@ use fisec_runtime::ort::OnnxRuntime;
 use fisec_runtime::{SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 
-use crate::denoise::{self, Base, Conditions, EditOptions, Edited, Outcome};
+use crate::denoise::{self, Base, Conditions, EditOptions, Edited, NO_GUIDANCE, Outcome};
 use crate::mask::fit_user_mask;
 use crate::samplers::{Sampler, SamplerConfig, SamplerKind};
 use crate::words::{Alignment, ControlOptions, Words};
@@ -22,6 +22,7 @@ use crate::{
     VaeDecoder, VaeEncoder, Work, emphasised, guidance_context, noise,
 };
 
+use crate::network::NetworkFiles;
 use decode::Ahead;
 use prompt::{Prompt, PromptTokens};
 
@@ -30,16 +31,42 @@ use prompt::{Prompt, PromptTokens};
 pub struct Request {
     /// what to see
     pub prompt: String,
-    /// what not to see; may be empty
+    /// what not to see; may be empty, and has no effect without guidance
     pub negative: String,
     /// noise: torch's CPU generator
     pub seed: u64,
     /// steps of the schedule, 1 to the model's training timesteps
     pub steps: usize,
-    /// factor of classifier-free guidance
+    /// factor of classifier-free guidance; at or below 1 there is none
     pub guidance: f32,
     /// the model's own when absent
     pub sampler: Option<SamplerKind>,
+}
+
+impl Request {
+    /// Whether the negative prompt has an effect.
+    pub fn is_guided(&self) -> bool {
+        // what is no number is not off, but refused
+        self.guidance > NO_GUIDANCE || self.guidance.is_nan()
+    }
+
+    /// The same request in the one form that it has without guidance, guidance 1 and no negative prompt, so that equal
+    /// images have equal settings; with what to say when that changes it.
+    pub fn settled(self) -> (Self, Option<Notice>) {
+        if self.is_guided() || !self.guidance.is_finite() {
+            return (self, None);
+        }
+        let settled = Request {
+            negative: String::new(),
+            guidance: NO_GUIDANCE,
+            ..self.clone()
+        };
+        let notice = (settled != self).then_some(Notice::NoGuidance {
+            guidance: self.guidance,
+            negative: self.negative,
+        });
+        (settled, notice)
+    }
 }
 
 /// A remembered image to edit.
@@ -102,12 +129,13 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Opens everything that `bundle` holds. Fails when it was compiled from a U-Net alone, or for another batch than 2.
+    /// Opens everything that `bundle` holds. Fails when it was compiled from a U-Net alone, or for another batch than 1, which
+    /// knows no guidance, or 2.
     pub fn open(bundle: &Bundle, runtime: &OnnxRuntime) -> Result<Self, DiffusionError> {
         let plan = bundle.plan();
         let files = plan.pipeline.clone().ok_or(DiffusionError::NoPipeline)?;
         let denoiser = PlanDenoiser::open(bundle, runtime)?;
-        let network = |file: &str, kind| denoiser.network(runtime, &bundle.path(file), kind);
+        let network = |file: &str, kind| denoiser.network(runtime, network_files(bundle, &files, file, kind), kind);
         let text_encoder = TextEncoder::of(network(&files.text_encoder, NetworkKind::TextEncoder)?);
         let decoder = network(&files.vae_decoder, NetworkKind::VaeDecoder)?;
         Ok(Pipeline {
@@ -164,7 +192,7 @@ impl Pipeline {
     ) -> Result<Generated, DiffusionError> {
         let started = Instant::now();
         let tokens = self.tokens(request, observer)?;
-        let conditions = self.conditions(request, &tokens)?;
+        let conditions = self.conditions(request, &tokens, observer)?;
         let text = started.elapsed();
 
         let started = Instant::now();
@@ -210,7 +238,7 @@ impl Pipeline {
                 edited: Edited::unchanged(base.trajectory),
             });
         }
-        let conditions = self.conditions(request, &tokens)?;
+        let conditions = self.conditions(request, &tokens, observer)?;
         let text = started.elapsed();
 
         let source = Base {
@@ -278,16 +306,15 @@ impl Pipeline {
             return Err(DiffusionError::Image("the plan has no VAE encoder".into()));
         };
         if self.encoder.is_none() {
-            let file = self.bundle.path(encoder);
-            let network = self.denoiser.network(&self.runtime, &file, NetworkKind::VaeEncoder)?;
+            let kind = NetworkKind::VaeEncoder;
+            let files = network_files(&self.bundle, &self.files, encoder, kind);
+            let network = self.denoiser.network(&self.runtime, files, kind)?;
             self.encoder = Some(VaeEncoder::of(network, self.files.scaling_factor));
         }
         let channels = self.plan().latent[0];
         let encoder = self.encoder.as_mut().expect("opened above");
         let latents = encoder.encode(image, channels)?;
-        if let Some(notice) = encoder.network().take_overflow() {
-            tell(observer, Event::Notice(notice))?;
-        }
+        self.tell_overflows(observer)?;
         Ok(latents)
     }
 
@@ -304,8 +331,9 @@ impl Pipeline {
             prompt: Prompt::read(&request.prompt, &self.tokenizer)?,
             negative: Prompt::read(&request.negative, &self.tokenizer)?,
         };
-        for dropped in [&tokens.prompt, &tokens.negative]
-            .into_iter()
+        let negative = request.is_guided().then_some(&tokens.negative);
+        for dropped in std::iter::once(&tokens.prompt)
+            .chain(negative)
             .filter_map(|prompt| prompt.tokens.dropped.clone())
         {
             tell(observer, Event::Notice(Notice::Truncated(dropped)))?;
@@ -313,7 +341,12 @@ impl Pipeline {
         Ok(tokens)
     }
 
-    fn conditions(&mut self, request: &Request, tokens: &PromptTokens) -> Result<Conditions, DiffusionError> {
+    fn conditions(
+        &mut self,
+        request: &Request,
+        tokens: &PromptTokens,
+        observer: &mut Observer<'_>,
+    ) -> Result<Conditions, DiffusionError> {
         if !request.guidance.is_finite() {
             return Err(DiffusionError::Option(format!(
                 "guidance {} is no number",
@@ -321,9 +354,13 @@ impl Pipeline {
             )));
         }
         let sampler = self.sampler(request)?;
-        let negative = self.negative(&request.negative, &tokens.negative)?;
         let prompt = self.embedding(&tokens.prompt)?;
-        let context = guidance_context(&negative, &prompt)?;
+        let context = match (self.plan().batch, request.is_guided()) {
+            (1, _) => prompt.clone(),
+            (_, true) => guidance_context(&self.negative(&request.negative, &tokens.negative)?, &prompt)?,
+            (_, false) => guidance_context(&prompt, &prompt)?,
+        };
+        self.tell_overflows(observer)?;
         if context.shape()[1..] != self.plan().context {
             let [tokens, width] = self.plan().context;
             let reason = format!(
@@ -380,6 +417,14 @@ impl Pipeline {
     /// Tokens of a prompt, begin and end included: what maps are recorded of.
     pub fn tokens_used(&self, prompt: &str) -> Result<usize, DiffusionError> {
         Ok(Prompt::read(prompt, &self.tokenizer)?.tokens.used)
+    }
+}
+
+/// Where the plan has a network's ONNX file `model`, and its f32 form.
+fn network_files(bundle: &Bundle, files: &PipelineFiles, model: &str, kind: NetworkKind) -> NetworkFiles {
+    NetworkFiles {
+        model: bundle.path(model),
+        widened: files.widened.get(&kind).map(|file| bundle.path(file)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use fisec_runtime::SlotSink;
 
 use super::{Generated, Pipeline, Request};
-use crate::denoise::{self, Conditions};
+use crate::denoise::{self, Conditions, NO_GUIDANCE};
 use crate::samplers::{Sampler, SamplerKind};
 use crate::{DiffusionError, Image, Observer, Timings};
 
@@ -22,7 +22,7 @@ impl Pipeline {
     ) -> Result<Generated, DiffusionError> {
         let started = Instant::now();
         let tokens = self.tokens(request, observer)?;
-        let conditions = self.conditions(request, &tokens)?;
+        let conditions = self.conditions(request, &tokens, observer)?;
         let inverse = self.backwards(request, &conditions)?;
         let latents = self.encode(picture, observer)?.to_f32_vec();
         let text = started.elapsed();
@@ -53,7 +53,7 @@ impl Pipeline {
     pub(super) fn backwards(&self, request: &Request, forwards: &Conditions) -> Result<Conditions, DiffusionError> {
         Ok(Conditions {
             sampler: Sampler::new(SamplerKind::DdimInverse, &self.scheduler, request.steps)?,
-            guidance: 1.0,
+            guidance: NO_GUIDANCE,
             ..forwards.clone()
         })
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use fisec_plan::{FileHash, SlotId, json};
-use fisec_tensor::{DType, HostTensor};
+use fisec_tensor::{DType, HostTensor, Shape};
 use memmap2::Mmap;
 use serde::Deserialize;
 
@@ -16,6 +16,7 @@ use super::lock::{self, InUse};
 use super::manifest::{DRIFT, FORMAT, Layout, NORMS, Part};
 use super::writer::checksum;
 use super::{CacheError, Manifest, StepFile};
+use crate::finite::is_finite;
 use crate::{RuntimeError, SlotSource};
 
 /// Steps that are read and checked while one is in use.
@@ -27,13 +28,16 @@ const LARGEST_MANIFEST: u64 = 64 << 20;
 /// Guided steps that an edit of most schedules takes at least.
 const FIRST_SPARSE: usize = 5;
 
+/// What is wrong with a file that no edit can start from.
+const NOT_FINITE: &str = "holds values that are not finite";
+
 /// A remembered image. Its step files are mapped, and checked when first touched; no process removes
 /// the image while one of these exists.
 #[derive(Debug)]
 pub struct Entry {
     folder: PathBuf,
     manifest: Manifest,
-    layout: Layout,
+    layout: Arc<Layout>,
     /// step files and files of maps
     calls: Arc<[Vec<Step>; 2]>,
     bytes_read: AtomicU64,
@@ -42,6 +46,8 @@ pub struct Entry {
 
 #[derive(Debug)]
 struct Step {
+    layout: Arc<Layout>,
+    part: Part,
     path: PathBuf,
     bytes: u64,
     xxh3: String,
@@ -60,14 +66,14 @@ impl Entry {
             Ok(held) => held,
         };
         let manifest = read_manifest(folder, &name)?;
-        let layout = Layout::of(&manifest.slots);
+        let layout = Arc::new(Layout::of(&manifest.slots));
         let parts = [(Part::Step, &manifest.steps), (Part::Maps, &manifest.maps)];
         let fits =
             |(part, files): &(Part, &Vec<StepFile>)| files.iter().all(|file| file.bytes == layout.length(*part) as u64);
         if !parts.iter().all(fits) {
             return Err(damaged(&name, "manifest.json contradicts itself".into()));
         }
-        let calls = parts.map(|(part, files)| Step::all(folder, part, files));
+        let calls = parts.map(|(part, files)| Step::all(folder, part, files, &layout));
         check_files(folder, &manifest)?;
         Ok(Entry {
             folder: folder.to_owned(),
@@ -97,8 +103,17 @@ impl Entry {
     /// The trajectory, f32 `[calls + 1, C, H, W]`.
     pub fn latents(&self) -> Result<HostTensor, CacheError> {
         let bytes = self.file("latents.bin")?;
-        HostTensor::new(DType::F32, self.manifest.latents.clone(), bytes.into())
-            .map_err(|error| damaged(self.id(), format!("latents.bin: {error}")))
+        self.floats("latents.bin", self.manifest.latents.clone(), bytes)
+    }
+
+    /// The values of a file, which are numbers.
+    fn floats(&self, file: &str, shape: Shape, bytes: Vec<u8>) -> Result<HostTensor, CacheError> {
+        let tensor = HostTensor::new(DType::F32, shape, bytes.into());
+        let tensor = tensor.map_err(|error| damaged(self.id(), format!("{file}: {error}")))?;
+        match is_finite(&tensor) {
+            true => Ok(tensor),
+            false => Err(damaged(self.id(), format!("{file} {NOT_FINITE}"))),
+        }
     }
 
     /// What each call misses the trajectory by, f32 `[calls, C, H, W]`, when the image is an inverted picture or an edit
@@ -112,10 +127,7 @@ impl Entry {
         dims.iter_mut()
             .take(1)
             .for_each(|calls| *calls = calls.saturating_sub(1));
-        let drift = HostTensor::new(DType::F32, dims, bytes.into());
-        drift
-            .map(Some)
-            .map_err(|error| damaged(self.id(), format!("{DRIFT}: {error}")))
+        self.floats(DRIFT, dims.into(), bytes).map(Some)
     }
 
     /// The norms that the image was decoded with, f32 `[values]`, where they are known.
@@ -124,10 +136,8 @@ impl Entry {
             return Ok(None);
         }
         let bytes = self.file(NORMS)?;
-        let norms = HostTensor::new(DType::F32, [bytes.len() / size_of::<f32>()], bytes.into());
-        norms
+        self.floats(NORMS, [bytes.len() / size_of::<f32>()].into(), bytes)
             .map(Some)
-            .map_err(|error| damaged(self.id(), format!("{NORMS}: {error}")))
     }
 
     /// The finished image, a PNG.
@@ -233,10 +243,12 @@ impl SlotSource for Entry {
 }
 
 impl Step {
-    fn all(folder: &Path, part: Part, files: &[StepFile]) -> Vec<Self> {
+    fn all(folder: &Path, part: Part, files: &[StepFile], layout: &Arc<Layout>) -> Vec<Self> {
         let calls = files.iter().enumerate();
         calls
             .map(|(call, file)| Step {
+                layout: Arc::clone(layout),
+                part,
                 path: folder.join(Manifest::file_name(part, call)),
                 bytes: file.bytes,
                 xxh3: file.xxh3.clone(),
@@ -256,6 +268,9 @@ impl Step {
         let data = map(&self.path).map_err(|error| format!("{name}: {error}"))?;
         if data.len() as u64 != self.bytes || checksum(&data) != self.xxh3 {
             return Err(format!("{name} is not as it was written"));
+        }
+        if !self.layout.is_finite(self.part, &data) {
+            return Err(format!("{name} {NOT_FINITE}"));
         }
         Ok(data)
     }
@@ -346,4 +361,84 @@ fn map(path: &Path) -> io::Result<Bytes> {
     // SAFETY: a published entry is removed or replaced by rename, never written in place, so mapped bytes do not change.
     let map = unsafe { Mmap::map(&file)? };
     Ok(Bytes::from_owner(map))
+}
+
+#[cfg(test)]
+mod tests {
+    use fisec_plan::{Slot, SlotKind};
+
+    use super::super::{ImageKey, Store};
+    use super::*;
+    use crate::SlotSink;
+
+    fn key() -> ImageKey {
+        ImageKey {
+            plan: String::new(),
+            prompt: "a".into(),
+            negative: String::new(),
+            seed: 0,
+            sampler: "ddim".into(),
+            steps: 2,
+            guidance: 1.0,
+            width: 8,
+            height: 8,
+        }
+    }
+
+    fn slot(name: &str, dtype: DType) -> Slot {
+        Slot {
+            name: name.into(),
+            kind: SlotKind::Stats,
+            dtype,
+            shape: [4].into(),
+            bytes: 4 * dtype.size() as u64,
+        }
+    }
+
+    /// A step whose file is as it was written, by a version that did not look at the values.
+    #[test]
+    fn recorded_values_that_are_not_finite_are_damaged() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(home.path())).unwrap();
+        let slots = [
+            slot("half", DType::F16),
+            slot("float", DType::F32),
+            slot("more", DType::F32),
+        ];
+        // the last value of every slot
+        let places = [
+            (6, vec![0x00, 0x7c]),
+            (20, vec![0, 0, 0xc0, 0x7f]),
+            (36, vec![0, 0, 0x80, 0xff]),
+        ];
+        for (place, bytes) in places {
+            let mut recording = store.begin(key(), None, "", &slots, 2).unwrap();
+            for (step, slot) in (0..2).flat_map(|step| (0..3).map(move |slot| (step, slot))) {
+                let value = HostTensor::from_f32([4], vec![1.0, -2.0, 3.0, 6e4]);
+                recording.put(step, SlotId(slot), value).unwrap();
+            }
+            recording.set_image(Vec::new());
+            let entry = recording.commit().unwrap();
+            entry.verify().unwrap();
+            let (folder, mut manifest) = (entry.folder.clone(), entry.manifest.clone());
+            drop(entry);
+            let path = folder.join("step-001.bin");
+            let mut file = fs::read(&path).unwrap();
+            file[place..place + bytes.len()].copy_from_slice(&bytes);
+            manifest.steps[1].xxh3 = checksum(&file);
+            fs::write(&path, file).unwrap();
+            fs::write(folder.join("manifest.json"), json::seal(&manifest)).unwrap();
+            let entry = Entry::open(&folder).unwrap();
+            assert!(entry.slot(0, SlotId(0)).is_ok());
+            for slot in 0..3 {
+                match entry.slot(1, SlotId(slot)) {
+                    Err(RuntimeError::DamagedCache { reason, .. }) => {
+                        assert_eq!(reason, "step-001.bin holds values that are not finite");
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert!(matches!(entry.verify(), Err(CacheError::Damaged { .. })));
+        }
+    }
 }

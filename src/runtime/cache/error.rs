@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use fisec_tensor::DType;
 use thiserror::Error;
 
 /// A remembered image cannot be written, read or removed.
@@ -41,6 +42,16 @@ pub enum CacheError {
     /// Not every slot of every step was recorded.
     #[error("step {0} was not recorded completely")]
     Incomplete(usize),
+    /// A recorded value is infinite or not a number in the slot's type, so no edit could start from it.
+    #[error("slot `{slot}` of step {step} does not fit {dtype}: its values are not finite")]
+    NotFinite {
+        /// name of the slot
+        slot: String,
+        /// step of the schedule
+        step: usize,
+        /// element type of the slot
+        dtype: DType,
+    },
     /// The system refused to read or write.
     #[error("{}: {source}", path.display())]
     Io {
@@ -71,6 +82,10 @@ impl CacheError {
             CacheError::Unknown(_) => Some("`fisec sessions` lists them"),
             CacheError::Ambiguous { .. } => Some("give more characters of the id"),
             CacheError::Damaged { .. } => Some("`fisec sessions remove ID`, then make the image again"),
+            CacheError::NotFinite { dtype: DType::F16, .. } => {
+                Some("compile with `--target cpu --cache-type f32`: f32 holds larger activations")
+            }
+            CacheError::NotFinite { .. } => Some("export or download the U-Net again"),
             CacheError::InUse(_) => Some("wait until the other run has ended"),
             CacheError::TooLarge { .. } => Some("raise FISEC_CACHE_LIMIT, e.g. `FISEC_CACHE_LIMIT=50G`"),
             CacheError::Io { .. } if self.is_disk_full() => {

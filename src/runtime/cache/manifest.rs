@@ -7,6 +7,7 @@ use fisec_tensor::{DType, Shape};
 use serde::{Deserialize, Serialize};
 
 use super::ImageKey;
+use crate::finite::bytes_are_finite;
 
 /// Version of the entry format; others count as not remembered.
 pub(crate) const FORMAT: u32 = 2;
@@ -100,6 +101,8 @@ pub(crate) struct Layout {
     pub(crate) offsets: Vec<usize>,
     /// length of the step file and of the file of maps
     lengths: [usize; 2],
+    /// element types in both files, and where they end
+    types: [Vec<(usize, DType)>; 2],
 }
 
 /// Size and checksum of a step file.
@@ -166,13 +169,31 @@ impl Layout {
     /// Slots of one kind stand back to back in the order of the plan.
     pub(crate) fn of(slots: &[SlotLayout]) -> Self {
         let mut lengths = [0usize; 2];
+        let mut types = [Vec::<(usize, DType)>::new(), Vec::new()];
         let mut offsets = Vec::with_capacity(slots.len());
         for slot in slots {
             let end = &mut lengths[slot.part() as usize];
             offsets.push(*end);
             *end = end.saturating_add(slot.bytes());
+            let types = &mut types[slot.part() as usize];
+            types.pop_if(|(_, dtype)| *dtype == slot.dtype);
+            types.push((*end, slot.dtype));
         }
-        Layout { offsets, lengths }
+        Layout {
+            offsets,
+            lengths,
+            types,
+        }
+    }
+
+    /// Whether all values of a file are finite.
+    pub(crate) fn is_finite(&self, part: Part, bytes: &[u8]) -> bool {
+        let mut start = 0;
+        self.types[part as usize].iter().all(|&(end, dtype)| {
+            let run = bytes.get(start..end).unwrap_or_default();
+            start = end;
+            bytes_are_finite(dtype, run)
+        })
     }
 
     /// Bytes of a file.

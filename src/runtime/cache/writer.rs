@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::manifest::{Layout, Part};
 use super::{CacheError, Kept, Manifest, SlotLayout, StepFile};
 use crate::RuntimeError;
+use crate::finite::bytes_are_finite;
 
 /// Values that may wait for each thread before the loop does.
 const QUEUE: usize = 64;
@@ -146,7 +147,15 @@ fn write_steps(
             }
         });
         let start = layout.offsets[index];
-        buffer.bytes[start..start + slot.bytes()].copy_from_slice(&encode(&fitted(&value, slot), slot.dtype));
+        let encoded = encode(&fitted(&value, slot), slot.dtype);
+        if !bytes_are_finite(slot.dtype, &encoded) {
+            return Err(CacheError::NotFinite {
+                slot: slot.name.clone(),
+                step: call,
+                dtype: slot.dtype,
+            });
+        }
+        buffer.bytes[start..start + slot.bytes()].copy_from_slice(&encoded);
         buffer.filled.insert(index);
         if buffer.filled.len() == counts[part as usize] {
             let complete = pending.remove(&(part, call)).expect("just filled");

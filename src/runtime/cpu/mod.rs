@@ -180,6 +180,10 @@ impl Backend for CpuBackend {
         }
     }
 
+    fn is_finite(&self, value: &CpuValue) -> bool {
+        value.as_slice().iter().all(|value| value.is_finite())
+    }
+
     fn recycle(&mut self, value: CpuValue) {
         self.arena.give_back(value);
     }

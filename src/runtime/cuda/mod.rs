@@ -35,6 +35,7 @@ use fisec_plan::{Bundle, ControlInput, NetworkKind, Plan, ProgramKind, SlotKind,
 use fisec_tensor::{DType, HostTensor};
 
 use crate::executor::{Prepared, StepReport, check_context};
+use crate::finite::bytes_are_finite;
 use crate::ort::OnnxRuntime;
 use crate::{Binding, RuntimeError};
 use captured::Captured;
@@ -249,6 +250,9 @@ impl Engine {
             let input = EarlyInput::Context(context);
             let values = &self.prompt_values;
             let block = values.compute(&mut self.islands.host, &self.plan, &self.prepared, &input)?;
+            if !bytes_are_finite(DType::F16, &block) {
+                return Err(RuntimeError::prompt_not_finite(true));
+            }
             self.prompt.write(0, &block)?;
         }
         self.has_prompt = true;

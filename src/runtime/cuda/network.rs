@@ -19,6 +19,7 @@ use super::islands::Islands;
 use super::slots::{half_rows_bytes, rows_of_planes};
 use crate::RuntimeError;
 use crate::executor::NodeTime;
+use crate::finite::bytes_are_finite;
 use crate::ort::OnnxRuntime;
 use part::Parts;
 
@@ -167,10 +168,7 @@ fn output(
     let bytes = &mut staging.bytes_mut()[..count * rows.stride * size_of::<f16>()];
     // SAFETY: the rows lie in the block of values.
     unsafe { shared.device.read_into(rows.address.base, bytes)? };
-    // infinities and what is no number have all bits of the exponent
-    let is_no_number = |bits: &u16| bits & 0x7c00 == 0x7c00;
-    let halves: &[u16] = bytemuck::cast_slice(bytes);
-    if halves.iter().fold(false, |any, bits| any | is_no_number(bits)) {
+    if !bytes_are_finite(DType::F16, bytes) {
         return Err(RuntimeError::Overflow(kind.title()));
     }
     if let Some(channels) = dims.last_mut() {

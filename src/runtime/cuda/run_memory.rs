@@ -123,10 +123,7 @@ impl RunMemory {
             let latents = channels_first(latents);
             match latents.iter().all(|value| value.is_finite()) {
                 true => Ok(latents),
-                false => Err(RuntimeError::NotFinite {
-                    program: ProgramKind::Edit.name(),
-                    step: run.first + index,
-                }),
+                false => Err(RuntimeError::not_finite(run.first + index, ProgramKind::Edit, true)),
             }
         });
         // the first step that is wrong, whichever thread was quicker

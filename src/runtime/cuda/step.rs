@@ -55,10 +55,7 @@ impl Engine {
         let time = started.elapsed();
         let device_time = Duration::from_secs_f64(self.around[1].since(&self.around[0])?.max(0.0));
         if result.iter().any(|value| !value.is_finite()) {
-            return Err(RuntimeError::NotFinite {
-                program: kind.name(),
-                step: input.step,
-            });
+            return Err(RuntimeError::not_finite(input.step, kind, true));
         }
         if let Some(sink) = input.sink {
             self.hand_over(input.step, addresses[table::WRITTEN], sink, maps)?;

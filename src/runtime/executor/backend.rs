@@ -44,6 +44,9 @@ pub(crate) trait Backend: Send {
     /// Opens what the node needs before its first run.
     fn prepare(&mut self, plan: &Plan, node: &Node) -> Result<(), RuntimeError>;
 
+    /// Whether no element of a value is infinite or not a number.
+    fn is_finite(&self, value: &Self::Value) -> bool;
+
     /// Takes back the memory of a value.
     fn recycle(&mut self, value: Self::Value);
 

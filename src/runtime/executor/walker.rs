@@ -104,6 +104,7 @@ impl<B: Backend> Walker<B> {
 
     pub(super) fn set_context(&mut self, context: &HostTensor) -> Result<(), RuntimeError> {
         check_context(&self.plan, context)?;
+        self.has_context = false;
         let Walker {
             plan,
             backend,
@@ -116,6 +117,9 @@ impl<B: Backend> Walker<B> {
                     backend.recycle(value);
                 }
                 stored.prompt = Walk::new(plan, *kind, prepared).stage(backend, Stage::Prompt, "context", context)?;
+                if !stored.prompt.iter().flatten().all(|value| backend.is_finite(value)) {
+                    return Err(RuntimeError::prompt_not_finite(false));
+                }
             }
             Ok::<(), RuntimeError>(())
         })?;
@@ -139,7 +143,11 @@ impl<B: Backend> Walker<B> {
         let walk = Walk::new(plan, kind, prepared);
         let measures_nodes = *measures_nodes;
         let mut report = StepReport::default();
+        let step = input.step;
         let prediction = backend.scope(|backend| walk.step(backend, stored, input, measures_nodes, &mut report))?;
+        if prediction.iter().any(|value| !value.is_finite()) {
+            return Err(RuntimeError::not_finite(step, kind, false));
+        }
         report.time = start.elapsed();
         self.report = report;
         Ok(prediction)

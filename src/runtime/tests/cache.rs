@@ -158,6 +158,66 @@ fn values_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn values_that_are_not_finite_are_not_remembered() {
+    let cases = [
+        (0, f32::NAN, "conv_in", DType::F16),
+        (0, 7e4, "conv_in", DType::F16),
+        (1, f32::NEG_INFINITY, "norm", DType::F32),
+        (2, f32::INFINITY, "keys", DType::F16),
+    ];
+    for (slot, wrong, name, dtype) in cases {
+        let (home, store) = home();
+        let mut recording = store.begin(key("a"), None, "", &slots(), STEPS).unwrap();
+        for (step, at) in (0..STEPS).flat_map(|step| (0..3).map(move |slot| (step, slot))) {
+            let good = value(step, at);
+            let mut values = good.to_f32_vec();
+            if (step, at) == (1, slot) {
+                *values.last_mut().unwrap() = wrong;
+            }
+            let value = HostTensor::from_f32(good.shape().clone(), values);
+            recording.put(step, SlotId(at as u32), value).unwrap();
+        }
+        recording.set_latents(&HostTensor::from_f32([STEPS + 1, 1, 1, 1], vec![0.0; STEPS + 1]));
+        recording.set_image(Vec::new());
+        let error = recording.commit().unwrap_err();
+        let expected = format!("slot `{name}` of step 1 does not fit {dtype}: its values are not finite");
+        assert_eq!(error.to_string(), expected);
+        assert!(error.hint().is_some());
+        assert!(store.list().unwrap().images.is_empty());
+        assert_eq!(fs::read_dir(home.path().join("images")).map_or(0, Iterator::count), 0);
+    }
+}
+
+#[test]
+fn a_trajectory_that_is_not_finite_is_damaged() {
+    let (_home, store) = home();
+    let wrong = |shape: &[usize]| {
+        let mut values = vec![0.5; shape.iter().product()];
+        values[1] = f32::NAN;
+        HostTensor::from_f32(shape.to_vec(), values)
+    };
+    let mut recording = store.begin(key("a"), None, "", &[], STEPS).unwrap();
+    recording.set_latents(&wrong(&[STEPS + 1, 1, 4, 4]));
+    recording.set_drift(&wrong(&[STEPS, 1, 4, 4]));
+    recording.set_norms(&wrong(&[6]));
+    recording.set_image(Vec::new());
+    let entry = recording.commit().unwrap();
+    let found = [
+        entry.latents().map(drop),
+        entry.drift().map(drop),
+        entry.norms().map(drop),
+    ];
+    for (result, file) in found.into_iter().zip(["latents.bin", "drift.bin", "norms.bin"]) {
+        match result {
+            Err(CacheError::Damaged { reason, .. }) => {
+                assert_eq!(reason, format!("{file} holds values that are not finite"));
+            }
+            other => panic!("{file}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn the_nearest_prompt_of_the_same_settings_is_found() {
     let (_home, store) = home();
     let base = record(&store, "a dog on grass", None).unwrap().id().to_owned();

@@ -28,7 +28,10 @@ pub struct Toy {
     pub sparse_steps: usize,
     pub controlled_steps: usize,
     pub no_sparse_program: bool,
-    pub poison: bool,
+    /// first step whose predictions hold a value that is no number
+    pub poisoned_from: Option<usize>,
+    /// one image per step, without guidance
+    pub is_single: bool,
     pub work: Work,
 }
 
@@ -71,10 +74,14 @@ impl Toy {
         };
         let hidden = self.hidden(step, sample);
         let mut prediction = self.predict(sample, &hidden);
-        if self.poison {
+        self.poison(step, &mut prediction);
+        (prediction, hidden)
+    }
+
+    fn poison(&self, step: usize, prediction: &mut [f32]) {
+        if self.poisoned_from.is_some_and(|first| step >= first) {
             prediction[3] = f32::NAN;
         }
-        (prediction, hidden)
     }
 
     fn is_active(&self, index: usize) -> bool {
@@ -86,6 +93,10 @@ impl Toy {
 impl Denoiser for Toy {
     fn latent(&self) -> [usize; 3] {
         [CHANNELS, SIZE, SIZE]
+    }
+
+    fn images(&self) -> usize {
+        if self.is_single { 1 } else { 2 }
     }
 
     fn set_timesteps(&mut self, timesteps: &[f32]) -> Result<(), DiffusionError> {
@@ -104,9 +115,14 @@ impl Denoiser for Toy {
         sample: &[f32],
         sink: Option<&mut dyn SlotSink>,
     ) -> Result<Vec<f32>, DiffusionError> {
-        let (prediction, hidden) = self.compute(step, &sample.repeat(2));
+        let images = self.images();
+        let (prediction, hidden) = self.compute(step, &sample.repeat(images));
         if let Some(sink) = sink {
-            sink.put(step, HIDDEN, HostTensor::from_f32([2, CHANNELS, SIZE, SIZE], hidden))?;
+            sink.put(
+                step,
+                HIDDEN,
+                HostTensor::from_f32([images, CHANNELS, SIZE, SIZE], hidden),
+            )?;
         }
         Ok(prediction)
     }
@@ -167,6 +183,7 @@ impl Denoiser for Toy {
         for (index, value) in prediction.iter_mut().enumerate() {
             *value = if self.is_active(index) { *value } else { 0.0 };
         }
+        self.poison(step, &mut prediction);
         if let Some(sink) = sink {
             sink.put(step, HIDDEN, HostTensor::from_f32([2, CHANNELS, SIZE, SIZE], hidden))?;
         }
