@@ -2,6 +2,9 @@
 
 mod cli;
 
+#[global_allocator]
+static MEMORY: cli::internal::Memory = cli::internal::Memory;
+
 fn main() -> std::process::ExitCode {
     cli::main()
 }

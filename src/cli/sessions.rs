@@ -69,7 +69,7 @@ fn list(store: &Store, as_json: bool, console: &Console) -> Result<(), Failure> 
     }
     if as_json {
         let images: Vec<Value> = listing.images.iter().map(summary).collect();
-        return output::print_json(&json!({ "folder": store.folder(), "images": images }));
+        return output::print_json(&json!({ "folder": output::path_json(store.folder()), "images": images }));
     }
     if listing.images.is_empty() {
         console.say("no image is remembered yet: `fisec run PLAN --prompt \"…\"` makes one");
@@ -134,7 +134,7 @@ fn show(entry: &Entry, check: bool, as_json: bool) -> Result<(), Failure> {
     let image = entry.manifest();
     if as_json {
         let mut value = summary(image);
-        value["image"] = json!(entry.image_path());
+        value["image"] = output::path_json(&entry.image_path());
         value["slots"] = json!(image.slots);
         return output::print_json(&value);
     }

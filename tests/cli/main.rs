@@ -6,4 +6,8 @@ mod edits;
 mod general;
 mod inspect;
 mod machine;
+mod names;
+mod outputs;
 mod run;
+mod signals;
+mod streams;

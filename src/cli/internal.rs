@@ -1,0 +1,108 @@
+//! Defects of fisec itself, and memory that the system refuses: one error instead of a trace.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::failure::Failure;
+use super::{console, units};
+
+/// Exit status after a defect, as of every Rust program.
+pub const STATUS: u8 = 101;
+
+/// Exit status when memory is used up: an error like any other.
+const OUT_OF_MEMORY: i32 = 1;
+
+/// The bytes that the system refused last.
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a defect was shown.
+static SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// The system's allocator, which notes what it could not give.
+pub struct Memory;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Memory {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise is passed on.
+        noted(unsafe { System.alloc(layout) }, layout.size())
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise is passed on.
+        noted(unsafe { System.alloc_zeroed(layout) }, layout.size())
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller's promise is passed on.
+        noted(unsafe { System.realloc(pointer, layout, size) }, size)
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+fn noted(pointer: *mut u8, size: usize) -> *mut u8 {
+    if pointer.is_null() {
+        REFUSED.store(size, Ordering::SeqCst);
+    }
+    pointer
+}
+
+/// Runs a command. A panic in it is shown as one error and returned as the exit status.
+pub fn guarded<T>(command: impl FnOnce() -> T) -> Result<T, u8> {
+    panic::set_hook(Box::new(show));
+    panic::catch_unwind(AssertUnwindSafe(command)).map_err(|_| STATUS)
+}
+
+/// Whether a defect was shown, in whatever thread.
+pub fn was_shown() -> bool {
+    SHOWN.load(Ordering::SeqCst)
+}
+
+/// Says why the process is aborted; the exit status.
+#[cfg_attr(not(unix), allow(dead_code, reason = "only Unix can catch it"))]
+pub fn say_aborted() -> i32 {
+    let refused = REFUSED.load(Ordering::SeqCst);
+    if refused == 0 {
+        if !SHOWN.swap(true, Ordering::SeqCst) {
+            console::fail(&defect("the process was aborted"));
+        }
+        return STATUS.into();
+    }
+    let failure = Failure::new(format!(
+        "out of memory: {} more were needed",
+        units::bytes(refused as u64)
+    ));
+    console::fail(&failure.hint("close other programs, take a smaller `--size`, or use a machine with more memory"));
+    OUT_OF_MEMORY
+}
+
+/// Only the first panic is shown: others follow from it.
+fn show(info: &PanicHookInfo<'_>) {
+    if SHOWN.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let place = info.location().map(|place| format!(" ({place})")).unwrap_or_default();
+    console::fail(&defect(&format!("{}{place}", reason(info.payload()))));
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        console::fail(&trace);
+    }
+}
+
+fn defect(reason: &str) -> Failure {
+    Failure::new(format!("internal error: {reason}"))
+        .hint("this is a defect of fisec: please report it with the command and, where possible, the model")
+}
+
+fn reason(payload: &dyn Any) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a reason")
+}
