@@ -12,8 +12,11 @@ use super::{console, units};
 /// Exit status after a defect, as of every Rust program.
 pub const STATUS: u8 = 101;
 
-/// Exit status when memory is used up: an error like any other.
-const OUT_OF_MEMORY: i32 = 1;
+/// Exit status when the system refuses memory or threads: an error like any other.
+const REFUSAL: u8 = 1;
+
+/// What the standard library says where it cannot start a thread.
+const NO_THREAD: &str = "failed to spawn thread";
 
 /// The bytes that the system refused last.
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
@@ -57,7 +60,10 @@ fn noted(pointer: *mut u8, size: usize) -> *mut u8 {
 /// Runs a command. A panic in it is shown as one error and returned as the exit status.
 pub fn guarded<T>(command: impl FnOnce() -> T) -> Result<T, u8> {
     panic::set_hook(Box::new(show));
-    panic::catch_unwind(AssertUnwindSafe(command)).map_err(|_| STATUS)
+    panic::catch_unwind(AssertUnwindSafe(command)).map_err(|payload| match is_refusal(&*payload) {
+        true => REFUSAL,
+        false => STATUS,
+    })
 }
 
 /// Whether a defect was shown, in whatever thread.
@@ -80,7 +86,7 @@ pub fn say_aborted() -> i32 {
         units::bytes(refused as u64)
     ));
     console::fail(&failure.hint("close other programs, take a smaller `--size`, or use a machine with more memory"));
-    OUT_OF_MEMORY
+    REFUSAL.into()
 }
 
 /// Only the first panic is shown: others follow from it.
@@ -89,11 +95,23 @@ fn show(info: &PanicHookInfo<'_>) {
         return;
     }
     let place = info.location().map(|place| format!(" ({place})")).unwrap_or_default();
-    console::fail(&defect(&format!("{}{place}", reason(info.payload()))));
+    let reason = reason(info.payload());
+    if is_refusal(info.payload()) {
+        let failure = Failure::new(format!("the system gives no more threads: {reason}"));
+        console::fail(
+            &failure.hint("raise the limits on processes and memory (`ulimit -u`, `ulimit -v`), or end other programs"),
+        );
+        return;
+    }
+    console::fail(&defect(&format!("{reason}{place}")));
     let trace = Backtrace::capture();
     if trace.status() == BacktraceStatus::Captured {
         console::fail(&trace);
     }
+}
+
+fn is_refusal(payload: &dyn Any) -> bool {
+    reason(payload).starts_with(NO_THREAD)
 }
 
 fn defect(reason: &str) -> Failure {
@@ -105,4 +123,16 @@ fn reason(payload: &dyn Any) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied())
         .unwrap_or("a panic without a reason")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_exit_status() {
+        assert_eq!(guarded(|| 7), Ok(7));
+        assert_eq!(guarded(|| -> u8 { panic!("a test of the last resort") }), Err(STATUS));
+        assert!(was_shown());
+    }
 }

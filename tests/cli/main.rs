@@ -5,6 +5,7 @@ mod compile;
 mod edits;
 mod general;
 mod inspect;
+mod limits;
 mod machine;
 mod names;
 mod outputs;

@@ -482,25 +482,3 @@ fn names_need_not_be_text() {
     let mut command = machine.command(&["compile", NANO, "--json", "-o"]);
     json(&command.arg(name.with_extension("plan")).output().unwrap());
 }
-
-#[test]
-fn a_limit_on_file_sizes_is_an_error_of_the_write() {
-    let machine = Machine::new();
-    let script = "ulimit -f 150; exec \"$0\" \"$@\"";
-    let output = Command::new("sh")
-        .args(["-c", script, env!("CARGO_BIN_EXE_fisec"), "run"])
-        .arg(plan())
-        .args(["--prompt", DOG, "--steps", "6", "--json", "-o"])
-        .arg(machine.path("dog.png"))
-        .env("FISEC_HOME", machine.home())
-        .output()
-        .unwrap();
-    json(&output);
-    assert!(
-        stderr(&output).contains("warning: the image is not remembered"),
-        "{}",
-        stderr(&output)
-    );
-    assert_eq!(machine.pixels("dog.png").len(), 128 * 128 * 3);
-    assert_eq!(fs::read_dir(machine.home().join("images")).unwrap().count(), 0);
-}

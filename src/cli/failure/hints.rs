@@ -1,6 +1,8 @@
 //! What a user can do about an error, where the error's own room cannot say more.
 
+use std::env;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 
 use fisec_diffusion::DiffusionError;
 use fisec_plan::PlanError;
@@ -61,7 +63,7 @@ pub(super) fn of_cache(error: &CacheError) -> String {
 }
 
 /// The store's folder, or a file in it, cannot be used.
-fn of_home(path: &std::path::Path, error: &io::Error) -> String {
+fn of_home(path: &Path, error: &io::Error) -> String {
     let home = default_home();
     let home = home.display();
     match error.kind() {
@@ -71,16 +73,23 @@ fn of_home(path: &std::path::Path, error: &io::Error) -> String {
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
             format!("{home} should be a folder: set FISEC_HOME to one, or remove the file that has its name")
         }
-        ErrorKind::NotFound if path.exists() => "run the command again: another process changed the folder".into(),
-        ErrorKind::NotFound => "`fisec sessions` shows what is remembered; run the command again".into(),
+        ErrorKind::NotFound if path.parent().is_some_and(Path::exists) => {
+            "`fisec sessions` shows what is remembered; run the command again".into()
+        }
         ErrorKind::FileTooLarge => format!("{}; images are remembered in {home}", of_io(error)),
         _ => format!("see that {home} can be written, or set FISEC_HOME to another folder"),
     }
 }
 
 pub(super) fn of_runtime(error: &RuntimeError) -> String {
-    if let RuntimeError::Bundle(error) = error {
-        return of_plan(error);
+    match error {
+        RuntimeError::Bundle(error) => return of_plan(error),
+        RuntimeError::OnnxRuntimeUnusable { .. } if env::var_os("ORT_DYLIB_PATH").is_some() => {
+            return "unset ORT_DYLIB_PATH or let it name libonnxruntime.so (1.24 or newer); where there is none, \
+                    run `cargo xtask setup`"
+                .to_owned();
+        }
+        _ => {}
     }
     if let Some(hint) = error.hint() {
         return hint.to_owned();

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libc::c_int;
-use signal_hook::consts::{SIGABRT, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGABRT, SIGHUP, SIGINT, SIGTERM, SIGXCPU, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::{flag, low_level};
 
@@ -48,7 +48,7 @@ pub(super) fn exit_now(status: i32) -> ! {
 fn taken() -> io::Result<Signals> {
     // A write beyond `ulimit -f` becomes an error of that write instead of the end of the process.
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-    let ending = [SIGINT, SIGTERM, SIGHUP]
+    let ending = [SIGINT, SIGTERM, SIGHUP, SIGXCPU]
         .into_iter()
         .filter(|signal| !is_ignored(*signal));
     let signals = Signals::new(ending.chain([SIGABRT]))?;

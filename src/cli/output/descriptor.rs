@@ -1,7 +1,7 @@
 //! Open files that the process was started with: `/dev/stdout`, `/dev/fd/3`.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 
 /// A second handle of an open file: what is written continues where the file stands.
 ///
@@ -9,6 +9,7 @@ use std::io::{self, Write};
 /// The descriptor is closed, or open for reading only.
 #[cfg(unix)]
 pub fn open(number: u32) -> io::Result<File> {
+    use std::io::Write;
     use std::os::fd::BorrowedFd;
 
     let number = i32::try_from(number).map_err(io::Error::other)?;
@@ -16,8 +17,7 @@ pub fn open(number: u32) -> io::Result<File> {
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     let mut file = File::from(borrowed.try_clone_to_owned()?);
     // Writes nothing, and fails where writing would.
-    file.write(&[])?;
-    Ok(file)
+    file.write(&[]).map(|_| file)
 }
 
 /// Elsewhere only stdout has a name, and it is reached as a handle.
