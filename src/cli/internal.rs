@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::failure::Failure;
@@ -21,7 +22,13 @@ const NO_THREAD: &str = "failed to spawn thread";
 /// The bytes that the system refused last.
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether a defect was shown.
+/// Room to end in good order when the system gives none.
+static RESERVE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// Bytes of it: paths, a message, a thread's first allocations.
+const RESERVED: usize = 1 << 20;
+
+/// Whether an error was shown: a command has one.
 static SHOWN: AtomicBool = AtomicBool::new(false);
 
 /// The system's allocator, which notes what it could not give.
@@ -66,32 +73,68 @@ pub fn guarded<T>(command: impl FnOnce() -> T) -> Result<T, u8> {
     })
 }
 
-/// Whether a defect was shown, in whatever thread.
-pub fn was_shown() -> bool {
-    SHOWN.load(Ordering::SeqCst)
+/// Sets memory aside, where there is some.
+pub fn reserve() {
+    if let Ok(mut reserve) = RESERVE.try_lock() {
+        let _ = reserve.try_reserve_exact(RESERVED);
+    }
 }
 
-/// Says why the process is aborted; the exit status.
+/// Gives back what was set aside.
+pub fn release() {
+    if let Ok(mut reserve) = RESERVE.try_lock() {
+        *reserve = Vec::new();
+    }
+}
+
+/// The exit status of a process that is aborted, or in which a thread was.
+pub fn aborted_status() -> u8 {
+    match REFUSED.load(Ordering::SeqCst) {
+        0 => STATUS,
+        _ => REFUSAL,
+    }
+}
+
+/// What is to be said of an abort when nothing could be laid out for it, without memory; `None` when it was said.
 #[cfg_attr(not(unix), allow(dead_code, reason = "only Unix can catch it"))]
-pub fn say_aborted() -> i32 {
+pub fn unsaid() -> Option<&'static str> {
+    match (is_first_error(), REFUSED.load(Ordering::SeqCst)) {
+        (false, _) => None,
+        (true, 0) => Some("error: internal error: the process was aborted\n\nhint: please report it\n"),
+        (true, _) => Some("error: out of memory\n\nhint: close other programs, or use a machine with more memory\n"),
+    }
+}
+
+/// Whether no thread has shown an error yet; the caller is the one that does.
+pub fn is_first_error() -> bool {
+    !SHOWN.swap(true, Ordering::SeqCst)
+}
+
+/// Says why the process is aborted.
+#[cfg_attr(not(unix), allow(dead_code, reason = "only Unix can catch it"))]
+pub fn say_aborted() {
     let refused = REFUSED.load(Ordering::SeqCst);
     if refused == 0 {
-        if !SHOWN.swap(true, Ordering::SeqCst) {
+        if is_first_error() {
             console::fail(&defect("the process was aborted"));
         }
-        return STATUS.into();
+        return;
     }
     let failure = Failure::new(format!(
         "out of memory: {} more were needed",
         units::bytes(refused as u64)
     ));
-    console::fail(&failure.hint("close other programs, take a smaller `--size`, or use a machine with more memory"));
-    REFUSAL.into()
+    let text = failure.hint("close other programs, take a smaller `--size`, or use a machine with more memory");
+    // Laid out first: where that takes more memory than there is, the thread that aborts says less.
+    let text = text.to_string();
+    if is_first_error() {
+        console::fail(&text);
+    }
 }
 
 /// Only the first panic is shown: others follow from it.
 fn show(info: &PanicHookInfo<'_>) {
-    if SHOWN.swap(true, Ordering::SeqCst) {
+    if !is_first_error() {
         return;
     }
     let place = info.location().map(|place| format!(" ({place})")).unwrap_or_default();
@@ -133,6 +176,6 @@ mod tests {
     fn a_panic_is_an_exit_status() {
         assert_eq!(guarded(|| 7), Ok(7));
         assert_eq!(guarded(|| -> u8 { panic!("a test of the last resort") }), Err(STATUS));
-        assert!(was_shown());
+        assert!(!is_first_error());
     }
 }

@@ -81,6 +81,7 @@ enum Command {
 
 /// Parses the arguments, runs the command, shows its error.
 pub fn main() -> ExitCode {
+    internal::reserve();
     interrupt::install();
     let ended = internal::guarded(|| match Cli::try_parse() {
         Ok(cli) => show(cli.run()),
@@ -115,7 +116,7 @@ fn show(result: Result<(), Failure>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
         // It follows from the defect, of another thread, that was shown.
-        Err(_) if internal::was_shown() => ExitCode::from(internal::STATUS),
+        Err(_) if !internal::is_first_error() => ExitCode::from(internal::aborted_status()),
         Err(failure) => {
             console::fail(&failure);
             ExitCode::FAILURE

@@ -35,6 +35,9 @@ pub(super) fn of_io(error: &io::Error) -> &'static str {
         ErrorKind::InvalidFilename => "choose a shorter name",
         ErrorKind::AlreadyExists => "something else has that name: remove it or choose another name",
         ErrorKind::BrokenPipe => "its reader went away: start the reader again",
+        ErrorKind::WouldBlock => {
+            "the system gives no more threads: raise `ulimit -u` and `ulimit -v`, or end other programs"
+        }
         ErrorKind::OutOfMemory => "close other programs, or use a machine with more memory",
         _ => "check that the file is what it should be",
     }

@@ -72,10 +72,28 @@ fn is_ignored(signal: c_int) -> bool {
 fn park_the_aborting_thread() -> io::Result<()> {
     let park = || {
         thread::sleep(ABORT_PATIENCE);
-        low_level::exit(internal::STATUS.into())
+        if let Some(text) = internal::unsaid() {
+            write_at_once(text);
+        }
+        low_level::exit(internal::aborted_status().into())
     };
-    // SAFETY: the action sleeps and exits: it takes no lock and allocates nothing.
+    // SAFETY: the action sleeps, reads numbers, polls, writes and exits: it takes no lock and allocates nothing.
     unsafe { low_level::register(SIGABRT, park) }.map(drop)
+}
+
+/// Writes to stderr unless that would wait.
+fn write_at_once(text: &str) {
+    let mut stderr = libc::pollfd {
+        fd: libc::STDERR_FILENO,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: both calls get a pointer with the length of what it points to.
+    unsafe {
+        if libc::poll(&raw mut stderr, 1, 0) == 1 && stderr.revents & libc::POLLOUT != 0 {
+            libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len());
+        }
+    }
 }
 
 fn serve(mut signals: Signals) {
@@ -92,8 +110,10 @@ fn serve(mut signals: Signals) {
 /// The first signal asks; a second one that is no hangup ends the process at once.
 fn take(signal: c_int, first: Option<Instant>) {
     if signal == SIGABRT {
+        internal::release();
         remove_unfinished();
-        exit_now(internal::say_aborted());
+        internal::say_aborted();
+        exit_now(internal::aborted_status().into());
     }
     match REQUESTED.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst) {
         Ok(_) => request(signal),
