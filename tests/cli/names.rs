@@ -81,6 +81,9 @@ fn names_of_a_model_are_shown() {
         let output = machine.run(arguments);
         assert_harmless(&format!("{arguments:?}"), &output);
         let text = stdout(&output);
+        if arguments.contains(&"json") || arguments.contains(&"--json") {
+            serde_json::from_str::<serde_json::Value>(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+        }
         seen += usize::from(text.contains("u{1b}") || text.contains("u001b"));
     }
     assert!(seen >= 8, "the names are there: {seen}");

@@ -86,6 +86,7 @@ pub fn run(arguments: &Arguments, _console: &Console) -> Result<(), Failure> {
     };
     match arguments.format {
         Format::Text | Format::Calls => write(arguments, text::print(graph).trim_end()),
+        Format::Json if arguments.output.is_none() => output::print_json(&dump.json()),
         Format::Json => write(arguments, &format!("{:#}", dump.json())),
         Format::Dot => write(arguments, &dump.dot()),
         Format::Svg => write(arguments, &dump.svg()),
