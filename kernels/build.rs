@@ -1,5 +1,7 @@
 //! A checksum of the CUDA sources, so that kernels compiled of others are noticed. `tools/gpu/compile.py` computes the same.
 
+#![allow(clippy::print_stdout, reason = "this is how Cargo is told")]
+
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 

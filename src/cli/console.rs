@@ -1,8 +1,12 @@
-//! Messages and progress, all on stderr.
+//! Messages and progress, all on stderr. A stderr that cannot be written never stops a command.
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::printable;
 
 /// How much is said.
 #[derive(Clone, Copy, Debug)]
@@ -19,20 +23,20 @@ impl Console {
     /// Something that the user should know.
     pub fn say(&self, message: &str) {
         if !self.quiet {
-            eprintln!("{message}");
+            write_line(&printable::message(message));
         }
     }
 
     /// Something that only the curious want to know.
     pub fn detail(&self, message: &str) {
         if self.verbose {
-            eprintln!("{message}");
+            write_line(&printable::message(message));
         }
     }
 
     /// Something went wrong, and the command goes on without it.
     pub fn warn(&self, message: &str) {
-        eprintln!("warning: {message}");
+        write_line(&printable::message(&format!("warning: {message}")));
     }
 
     /// A bar over `steps` with rate and time left; nothing when stderr is no terminal.
@@ -49,4 +53,15 @@ impl Console {
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }
+}
+
+/// Shows why a command ends: an error that is already laid out over several lines.
+pub fn fail(failure: &dyn Display) {
+    let text = failure.to_string();
+    write_line(printable::lines(&text).trim_end_matches('\n'));
+}
+
+/// Writes a line to stderr in one piece. There is no place left to report a failure of stderr to.
+fn write_line(line: &str) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }

@@ -12,7 +12,7 @@ use super::compile::Choices;
 use super::console::Console;
 use super::failure::Failure;
 use super::graphs::Source;
-use super::output;
+use super::{output, printable};
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
@@ -209,7 +209,8 @@ impl Rewrite {
         let mut text = removed.chain(added).collect::<Vec<_>>().join("\n");
         if !self.pass.is_empty() {
             let because = if self.reason.is_empty() { "" } else { ": " };
-            text += &format!("\n  {}{because}{}\n", self.pass, self.reason);
+            let reason = format!("  {}{because}{}", self.pass, self.reason);
+            text += &format!("\n{}\n", printable::line(&reason));
         }
         text
     }

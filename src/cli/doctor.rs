@@ -126,7 +126,12 @@ fn disk(report: &mut Report) {
             text += ": little room to remember images; set FISEC_HOME to a larger disk";
         }
     }
-    report.add("home", "images in", text, json!({ "path": home, "free": free }));
+    report.add(
+        "home",
+        "images in",
+        text,
+        json!({ "path": output::path_json(&home), "free": free }),
+    );
 }
 
 fn gpu(report: &mut Report) {
@@ -143,7 +148,12 @@ fn plan(path: &Path, report: &mut Report) -> Result<(), Failure> {
         Ok(bytes) => format!("{}, {}, intact", path.display(), units::bytes(*bytes)),
         Err(_) => format!("{}, unusable", path.display()),
     };
-    report.add("plan", "plan", text, json!({ "path": path, "intact": checked.is_ok() }));
+    report.add(
+        "plan",
+        "plan",
+        text,
+        json!({ "path": output::path_json(path), "intact": checked.is_ok() }),
+    );
     checked.map(drop).map_err(Failure::from)
 }
 

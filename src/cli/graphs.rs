@@ -1,7 +1,7 @@
 //! Graphs to look at: of a model, of a plan, of IR text.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fisec_ir::{Graph, text};
 use fisec_passes::cost::CostTable;
@@ -12,6 +12,8 @@ use super::failure::Failure;
 
 /// What stands at a path.
 pub struct Source {
+    /// the files of a model, or of IR text
+    pub files: Vec<PathBuf>,
     /// the raised model, `record`, `guide`, `edit`: those that there are
     pub graphs: Vec<Graph>,
     /// the plan, when it is one
@@ -28,15 +30,20 @@ impl Source {
             let bundle = Bundle::open(path)?;
             let graphs = parse(&bundle.path("graph.fir"))?;
             return Ok(Source {
+                files: Vec::new(),
                 graphs,
                 bundle: Some(bundle),
             });
         }
-        let graphs = match path.extension().is_some_and(|extension| extension == "fir") {
-            true => parse(path)?,
+        let (files, graphs) = match path.extension().is_some_and(|extension| extension == "fir") {
+            true => (vec![path.to_owned()], parse(path)?),
             false => programs(path, choices)?,
         };
-        Ok(Source { graphs, bundle: None })
+        Ok(Source {
+            files,
+            graphs,
+            bundle: None,
+        })
     }
 
     /// The graph of a name; without one the raised model, else the last of the denoiser's programs.
@@ -63,10 +70,12 @@ fn is_network(graph: &Graph) -> bool {
     NetworkKind::ALL.iter().any(|kind| kind.name() == graph.name())
 }
 
-fn programs(path: &Path, choices: &Choices) -> Result<Vec<Graph>, Failure> {
+/// The files of a model, its raised graph and its programs.
+fn programs(path: &Path, choices: &Choices) -> Result<(Vec<PathBuf>, Vec<Graph>), Failure> {
     let model = Model::find(path, None)?;
     let mut watcher = Watcher::default();
-    let mut raised = raise(&model, choices, &mut watcher)?.graph;
+    let imported = raise(&model, choices, &mut watcher)?;
+    let (files, mut raised) = (imported.model_files, imported.graph);
     raised.set_name(MODEL);
     let table = CostTable::shipped("cpu").map_err(Failure::new)?;
     let mut graphs = vec![raised.clone()];
@@ -75,7 +84,7 @@ fn programs(path: &Path, choices: &Choices) -> Result<Vec<Graph>, Failure> {
         graphs.extend([module.record, module.guide]);
         graphs.extend(module.edit);
     }
-    Ok(graphs)
+    Ok((files, graphs))
 }
 
 /// The graphs of a `.fir` file, one after another.

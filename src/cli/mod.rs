@@ -9,9 +9,11 @@ mod dump;
 mod explain;
 mod failure;
 mod graphs;
+pub(crate) mod internal;
 mod interrupt;
 mod memory;
 mod output;
+mod printable;
 mod region;
 mod report;
 mod run;
@@ -25,6 +27,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use console::Console;
+use failure::Failure;
 
 /// A compiler for cache-enabled sparse Stable Diffusion edits
 ///
@@ -78,28 +81,44 @@ enum Command {
 
 /// Parses the arguments, runs the command, shows its error.
 pub fn main() -> ExitCode {
+    internal::reserve();
     interrupt::install();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
-    };
-    let console = Console::new(cli.verbosity.verbose, cli.verbosity.quiet);
-    let result = match cli.command {
-        Command::Compile(arguments) => compile::run(&arguments, &console),
-        Command::Run(arguments) => run::run(&arguments, &console),
-        Command::Dump(arguments) => dump::run(&arguments, &console),
-        Command::Diff(arguments) => diff::run(&arguments, &console),
-        Command::Explain(arguments) => explain::run(&arguments, &console),
-        Command::Verify(arguments) => verify::run(&arguments, &console),
-        Command::Bench(arguments) => bench::run(&arguments, &console),
-        Command::Sessions(arguments) => sessions::run(&arguments, &console),
-        Command::Doctor(arguments) => doctor::run(&arguments, &console),
-    };
+    let ended = internal::guarded(|| match Cli::try_parse() {
+        Ok(cli) => show(cli.run()),
+        Err(error) => usage(&error),
+    });
+    ended.unwrap_or_else(ExitCode::from)
+}
+
+impl Cli {
+    fn run(self) -> Result<(), Failure> {
+        let console = Console::new(self.verbosity.verbose, self.verbosity.quiet);
+        match self.command {
+            Command::Compile(arguments) => compile::run(&arguments, &console),
+            Command::Run(arguments) => run::run(&arguments, &console),
+            Command::Dump(arguments) => dump::run(&arguments, &console),
+            Command::Diff(arguments) => diff::run(&arguments, &console),
+            Command::Explain(arguments) => explain::run(&arguments, &console),
+            Command::Verify(arguments) => verify::run(&arguments, &console),
+            Command::Bench(arguments) => bench::run(&arguments, &console),
+            Command::Sessions(arguments) => sessions::run(&arguments, &console),
+            Command::Doctor(arguments) => doctor::run(&arguments, &console),
+        }
+    }
+}
+
+/// Shows how a command ended. Whatever it says, a signal that asked it to end decides the exit status.
+fn show(result: Result<(), Failure>) -> ExitCode {
+    if let Some(status) = interrupt::farewell() {
+        return ExitCode::from(status);
+    }
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_closed_pipe() => ExitCode::SUCCESS,
+        // It follows from the defect, of another thread, that was shown.
+        Err(_) if !internal::is_first_error() => ExitCode::from(internal::aborted_status()),
         Err(failure) => {
-            eprint!("{failure}");
+            console::fail(&failure);
             ExitCode::FAILURE
         }
     }
@@ -107,13 +126,14 @@ pub fn main() -> ExitCode {
 
 /// Help goes to stdout; a mistake to stderr in the form of all errors, with exit status 2.
 fn usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // A closed stdout is nobody's concern here.
-        let _ = error.print();
-        return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+    if error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        console::fail(&failure::usage_text(&error.render().to_string()));
+        return ExitCode::from(2);
     }
-    eprint!("{}", failure::usage_text(&error.render().to_string()));
-    ExitCode::from(2)
+    match (error.use_stderr(), error.print()) {
+        (true, _) => ExitCode::from(2),
+        (false, printed) => show(printed.map_err(Failure::stdout)),
+    }
 }
 
 #[cfg(test)]

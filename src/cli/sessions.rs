@@ -86,7 +86,7 @@ fn as_value(store: &Store, listing: &Listing) -> Value {
     let unusable = |damaged: &Damaged| json!({ "id": damaged.id, "bytes": damaged.bytes, "reason": damaged.reason });
     let scratch = |scratch: &Scratch| json!({ "id": scratch.name, "bytes": scratch.bytes });
     json!({
-        "folder": store.folder(),
+        "folder": output::path_json(store.folder()),
         "bytes": listing.bytes(),
         "images": listing.images.iter().map(summary).collect::<Vec<_>>(),
         "damaged": listing.damaged.iter().map(unusable).collect::<Vec<_>>(),
@@ -186,7 +186,7 @@ fn show(entry: &Entry, check: bool, as_json: bool) -> Result<(), Failure> {
     let image = entry.manifest();
     if as_json {
         let mut value = summary(image);
-        value["image"] = json!(entry.image_path());
+        value["image"] = output::path_json(&entry.image_path());
         value["slots"] = json!(image.slots);
         return output::print_json(&value);
     }

@@ -14,13 +14,26 @@ use crate::{
 pub fn program_text(plan: &Plan, program: &Program) -> String {
     let mut text = String::new();
     for (name, id) in &program.inputs {
-        let _ = writeln!(text, "%{} = input {name}{}", id.0, type_of(program, *id));
+        let input = format!("%{} = input {name}{}", id.0, type_of(program, *id));
+        let _ = writeln!(text, "{}", on_one_line(&input));
     }
     for node in &program.nodes {
-        let _ = writeln!(text, "{}", line(plan, program, node));
+        let _ = writeln!(text, "{}", on_one_line(&line(plan, program, node)));
     }
     for (name, id) in &program.outputs {
-        let _ = writeln!(text, "output {name} = %{}", id.0);
+        let _ = writeln!(text, "{}", on_one_line(&format!("output {name} = %{}", id.0)));
+    }
+    text
+}
+
+/// Names come from the model: a line break or another control character in one is spelled out.
+fn on_one_line(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    for letter in line.chars() {
+        match letter.is_control() {
+            true => text.extend(letter.escape_default()),
+            false => text.push(letter),
+        }
     }
     text
 }

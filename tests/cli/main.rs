@@ -10,14 +10,19 @@ mod general;
 mod guidance;
 mod inspect;
 mod kills;
+mod limits;
 mod machine;
 mod models;
+mod names;
 #[path = "../support/onnx_edit.rs"]
 mod onnx_edit;
 mod onnx_file;
+mod outputs;
 mod parts;
 mod run;
+mod signals;
 mod store;
+mod streams;
 mod together;
 #[path = "../support/unet.rs"]
 #[allow(dead_code, reason = "each test uses its part")]

@@ -1,5 +1,11 @@
 //! The project's chores: `cargo xtask setup`, `cargo xtask test`, `cargo xtask nightly`, `cargo xtask demo`.
 
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "chores talk to a person at a terminal"
+)]
+
 mod arrows;
 mod demo;
 mod kernels;

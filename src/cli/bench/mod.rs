@@ -116,7 +116,7 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         bench.round(&plan, &regions, run > 0)?;
         bar.set_position(run.into());
         if interrupt::is_requested() {
-            return Err(Failure::new("interrupted"));
+            return Err(Failure::interrupted());
         }
     }
     bar.finish_and_clear();

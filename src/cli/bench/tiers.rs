@@ -50,8 +50,8 @@ pub fn measure(
         executor.record(step, &latents.repeat(plan.samples()), &mut recorded)?;
     }
     // on the disk where remembered images are
-    let folder = ScratchFolder::beside(&Store::open(None)?.folder().join("bench"));
-    let folder = folder.map_err(|error| Failure::new(error.to_string()))?;
+    let place = Store::open(None)?.folder().join("bench");
+    let folder = ScratchFolder::beside(&place).map_err(Failure::file(&place))?;
     let store = Store::open(Some(folder.path()))?;
     let id = write(&store, plan, &recorded, &latents)?;
     let mut rows = Vec::new();
@@ -77,7 +77,7 @@ pub fn measure(
                 }
             }
             if is_interrupted() {
-                return Err(Failure::new("interrupted"));
+                return Err(Failure::interrupted());
             }
         }
         rows.extend(tiers);
@@ -112,7 +112,8 @@ fn edit(
     let made = executor.edit_steps(binding, &steps, None, &mut |_| ControlFlow::Continue(()))?;
     match made {
         Some(_) => Ok(()),
-        None => Err(Failure::new("a step of its edit does not run on the GPU alone")),
+        None => Err(Failure::new("a step of its edit does not run on the GPU alone")
+            .hint("compile it without `--remainder onnx-runtime`; `fisec bench PLAN` times steps one by one")),
     }
 }
 

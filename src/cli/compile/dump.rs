@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use fisec_ir::{Graph, text};
 
 use crate::cli::failure::Failure;
-use crate::cli::interrupt;
+use crate::cli::{interrupt, output};
 
 /// Writes graphs to files.
 pub struct PassDump {
@@ -17,7 +17,7 @@ pub struct PassDump {
 }
 
 impl PassDump {
-    /// Writes to `folder` after the pass of a name, or after `all`.
+    /// Writes to `folder`, which is made, after the pass of a name, or after `all`.
     pub fn new(pass: &str, folder: &Path) -> Result<Self, Failure> {
         fs::create_dir_all(folder).map_err(Failure::file(folder))?;
         Ok(PassDump {
@@ -33,7 +33,7 @@ impl PassDump {
         }
         self.seen = true;
         let path = self.folder.join(format!("{count:02}-{}-{name}.fir", graph.name()));
-        fs::write(&path, text::print(graph)).map_err(Failure::file(&path))
+        output::write_file(&path, text::print(graph).as_bytes())
     }
 }
 
@@ -85,10 +85,13 @@ impl Watcher {
         self.names.last().map_or("none", String::as_str)
     }
 
-    /// Fails when a file could not be written, or when the pass to dump after never ran.
+    /// Fails when a file could not be written, when the user stopped the work, or when the pass to dump after never ran.
     pub fn finish(self) -> Result<(), Failure> {
         if let Some(failure) = self.failure {
             return Err(failure);
+        }
+        if interrupt::is_requested() {
+            return Err(Failure::interrupted());
         }
         match self.dump {
             Some(dump) if !dump.seen => {

@@ -9,6 +9,7 @@ mod model;
 mod networks;
 mod parts;
 mod pipeline;
+mod place;
 mod signature;
 mod summary;
 mod unknown;
@@ -31,7 +32,7 @@ use fisec_tensor::DType;
 use super::console::Console;
 use super::failure::Failure;
 use super::memory::PeakMemory;
-use super::output;
+use super::{interrupt, output};
 use dump::PassDump;
 pub use dump::Watcher;
 pub use import::StepSizes;
@@ -197,12 +198,16 @@ pub struct Compiled {
 pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     let (started, memory) = (Instant::now(), PeakMemory::start());
     let model = Model::find(&arguments.model, arguments.variant.as_deref())?;
+    let target = arguments.output.clone().unwrap_or_else(|| model.default_plan());
+    let target = place::of_plan(&target, &arguments.model, arguments.dump_folder.as_deref())?;
     let dump = arguments.dump_after.as_ref().zip(arguments.dump_folder.as_ref());
     let dump = dump.map(|(pass, folder)| PassDump::new(pass, folder)).transpose()?;
     let mut watcher = Watcher::new(arguments.stop_after, dump);
-    let target = arguments.output.clone().unwrap_or_else(|| model.default_plan());
     let table = arguments.cost_table()?;
     let Some(compiled) = compile(&model, &arguments.choices, &table, &target, &mut watcher, console)? else {
+        if interrupt::is_requested() {
+            return Err(Failure::interrupted());
+        }
         console.say(&format!(
             "stopped after {} passes, the last {}",
             watcher.count(),

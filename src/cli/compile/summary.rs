@@ -7,7 +7,8 @@ use fisec_plan::{Plan, Program, Remainder, Stage};
 use serde_json::{Value, json};
 
 use super::Compiled;
-use crate::cli::units;
+use crate::cli::output::path_json;
+use crate::cli::{printable, units};
 
 /// Multiply-accumulates of one step: dense, and predicted at 5, 15 and 30 %.
 pub fn program_work(program: &Program) -> (u64, [u64; 3]) {
@@ -70,14 +71,18 @@ pub fn text(compiled: &Compiled, target: &Path) -> String {
         units::seconds(compiled.took.as_secs_f64()),
         memory.unwrap_or_default()
     ));
-    lines.join("\n")
+    lines
+        .iter()
+        .map(|line| printable::line(line))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 pub fn json(compiled: &Compiled, target: &Path) -> Value {
     let plan = &compiled.plan;
     let dense = program_work(&plan.programs.guide).0;
     json!({
-        "plan": target,
+        "plan": path_json(target),
         "model": plan.model,
         "model_hash": plan.model_hash,
         "target": plan.target,

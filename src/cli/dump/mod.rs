@@ -1,24 +1,24 @@
 //! `fisec dump`: a model or a plan as text, data or a drawing.
 
+mod beside;
 mod costs;
 
-use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use fisec_ir::dump::Dump;
 use fisec_ir::text::Printer;
 use fisec_ir::{Graph, NodeId, text};
-use fisec_onnx::{Location, Ports, SinkError, WeightSink, export};
+use fisec_onnx::{Ports, export};
 use fisec_plan::{Plan, ProgramKind};
-use fisec_tensor::Constant;
 
 use super::compile::Choices;
 use super::console::Console;
 use super::failure::Failure;
 use super::graphs::Source;
-use super::output;
+use super::output::{self, Closed, NewFile, Place, Planned};
+pub use beside::BesideModel;
 use costs::with_costs;
 
 #[derive(Args, Debug)]
@@ -63,7 +63,9 @@ enum Format {
 }
 
 pub fn run(arguments: &Arguments, _console: &Console) -> Result<(), Failure> {
+    arguments.check(&[])?;
     let source = Source::open(&arguments.source, &arguments.choices)?;
+    arguments.check(&source.files)?;
     let program = arguments.program.as_deref();
     if arguments.format == Format::Calls {
         let Some(bundle) = &source.bundle else {
@@ -84,11 +86,43 @@ pub fn run(arguments: &Arguments, _console: &Console) -> Result<(), Failure> {
     };
     match arguments.format {
         Format::Text | Format::Calls => write(arguments, text::print(graph).trim_end()),
+        Format::Json if arguments.output.is_none() => output::print_json(&dump.json()),
         Format::Json => write(arguments, &format!("{:#}", dump.json())),
         Format::Dot => write(arguments, &dump.dot()),
         Format::Svg => write(arguments, &dump.svg()),
         Format::Html => write(arguments, &dump.html()),
         Format::Onnx => write_onnx(arguments, graph),
+    }
+}
+
+impl Arguments {
+    /// Fails where the output cannot be written, or would replace one of the files that the source is read from.
+    fn check(&self, sources: &[PathBuf]) -> Result<(), Failure> {
+        let Some(path) = &self.output else { return Ok(()) };
+        let planned = |role, path: PathBuf| Planned { role, path };
+        let mut outputs = vec![planned("-o", path.clone())];
+        if self.format == Format::Onnx {
+            if !matches!(Place::of(path), Ok(Place::File(..) | Place::Folder) | Err(_)) {
+                return Err(Failure::new(format!(
+                    "{}: an ONNX model and its weights are two files",
+                    path.display()
+                ))
+                .hint("name a file: `-o model.onnx`"));
+            }
+            outputs.push(planned("-o", BesideModel::place(path)));
+        }
+        let mut sources: Vec<Planned> = sources.iter().map(|path| planned("the model", path.clone())).collect();
+        sources.push(planned("what is dumped", self.source.clone()));
+        let is_plan = self.source.join("plan.json").is_file();
+        let closed = Closed {
+            role: "the plan",
+            path: &self.source,
+        };
+        output::check(
+            &outputs,
+            &sources,
+            if is_plan { std::slice::from_ref(&closed) } else { &[] },
+        )
     }
 }
 
@@ -105,7 +139,10 @@ fn calls(plan: &Plan, program: Option<&str>) -> Result<String, Failure> {
         return Ok(fisec_plan::program_text(plan, network).trim_end().to_owned());
     }
     let kind = match program {
-        Some(name) => name.parse::<ProgramKind>().map_err(Failure::new)?,
+        Some(name) => name.parse::<ProgramKind>().map_err(|error| {
+            Failure::new(error)
+                .hint("give one of record, guide, edit, or of a plan for a GPU text_encoder, vae_decoder, vae_encoder")
+        })?,
         None if plan.programs.edit.is_some() => ProgramKind::Edit,
         None => ProgramKind::Guide,
     };
@@ -153,36 +190,9 @@ fn write_onnx(arguments: &Arguments, graph: &Graph) -> Result<(), Failure> {
     let mut weights = BesideModel::create(path)?;
     let model = export(graph, Ports::Plain, &mut weights)
         .map_err(|error| Failure::new(error.to_string()).hint("`record` and `guide` are dense programs"))?;
-    output::write_file(path, &model)
-}
-
-/// Weights in one file beside the model.
-pub struct BesideModel {
-    name: String,
-    file: File,
-    length: u64,
-}
-
-impl BesideModel {
-    pub fn create(model: &Path) -> Result<Self, Failure> {
-        let name = format!("{}.data", model.file_name().unwrap_or_default().to_string_lossy());
-        let path = model.with_file_name(&name);
-        let file = File::create(&path).map_err(Failure::file(&path))?;
-        Ok(BesideModel { name, file, length: 0 })
-    }
-}
-
-impl WeightSink for BesideModel {
-    fn place(&mut self, _name: &str, data: &Constant) -> Result<Location, SinkError> {
-        let tensor = data.materialize();
-        let written = self.file.write_all(tensor.data());
-        written.map_err(|error| SinkError::new(error.to_string()))?;
-        let location = Location {
-            file: self.name.clone(),
-            offset: self.length,
-            length: tensor.data().len() as u64,
-        };
-        self.length += location.length;
-        Ok(location)
-    }
+    let mut file = NewFile::create(path)?;
+    file.write_all(&model).map_err(NewFile::failure(path))?;
+    // One after the other, with nothing in between: the model names its weights by their file.
+    weights.publish()?;
+    file.publish()
 }

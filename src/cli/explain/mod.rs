@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::console::Console;
 use super::failure::Failure;
 use super::region::{Region, Regions};
-use super::{output, units};
+use super::{output, printable, units};
 use layer::Layer;
 
 /// Shown when no region is given.
@@ -93,7 +93,12 @@ impl Explained<'_> {
                 level.reason
             ));
         }
-        lines.join("\n") + "\n"
+        lines
+            .iter()
+            .map(|line| printable::line(line))
+            .collect::<Vec<_>>()
+            .join("\n")
+            + "\n"
     }
 
     fn table(&self, layers: &[Layer]) -> String {

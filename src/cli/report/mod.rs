@@ -9,7 +9,7 @@ use fisec_diffusion::Image;
 use fisec_tensor::Mask;
 
 use super::failure::Failure;
-use super::units;
+use super::{printable, units};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("style.css");
@@ -117,13 +117,17 @@ fn data_uri(png: &[u8]) -> String {
     format!("data:image/png;base64,{}", STANDARD.encode(png))
 }
 
+/// Text for elements and quoted attributes; what a browser would obey instead of showing is spelled out.
 pub(super) fn escape(text: &str) -> String {
-    text.chars()
+    let shown = printable::line(text);
+    shown
+        .chars()
         .map(|c| match c {
             '&' => "&amp;".into(),
             '<' => "&lt;".into(),
             '>' => "&gt;".into(),
             '"' => "&quot;".into(),
+            '\'' => "&#39;".into(),
             c => c.to_string(),
         })
         .collect()

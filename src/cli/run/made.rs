@@ -10,6 +10,7 @@ use fisec_tensor::Mask;
 use serde_json::{Value, json};
 
 use crate::cli::failure::Failure;
+use crate::cli::output::path_json;
 use crate::cli::report::Report;
 use crate::cli::units;
 
@@ -111,6 +112,18 @@ impl Made {
         self.around.remembered = took;
     }
 
+    /// It is not remembered after all.
+    pub fn set_forgotten(&mut self) {
+        if !self.outcome.is_some_and(Outcome::is_base) {
+            self.id = None;
+        }
+    }
+
+    /// What the image is an edit of.
+    pub fn base_id(&self) -> Option<&str> {
+        self.base.as_ref().map(|(base, _)| base.id.as_str())
+    }
+
     /// The image as a PNG that says how it was made: A1111's `parameters` and our own `fisec` as JSON.
     pub fn png(&self, request: &Request) -> Result<Vec<u8>, Failure> {
         let parameters = self.parameters(request);
@@ -154,19 +167,19 @@ impl Made {
     }
 
     /// Everything about the image: `image`, `report` and `mask` are the files written, the image within `written`;
-    /// `settings` say how edits are made.
+    /// `settings` say how edits are made. What is not there is null.
     pub fn json(
         &self,
         request: &Request,
-        (image, written): (&Path, Duration),
+        (image, written): (Option<&Path>, Duration),
         report: Option<PathBuf>,
         mask: Option<PathBuf>,
         settings: Value,
     ) -> Value {
         let mut value = self.record(request);
-        value["image"] = json!(image);
-        value["report"] = json!(report);
-        value["mask"] = json!(self.mask_path.as_ref().or(mask.as_ref()));
+        value["image"] = json!(image.map(path_json));
+        value["report"] = json!(report.as_deref().map(path_json));
+        value["mask"] = json!(self.mask_path.as_ref().or(mask.as_ref()).map(|path| path_json(path)));
         if let (Some(fields), Value::Object(settings)) = (value.as_object_mut(), settings) {
             fields.extend(settings);
         }

@@ -1,5 +1,6 @@
 //! `fisec run`: words to an image; changed words to a changed region.
 
+mod again;
 mod base;
 mod delivery;
 mod made;
@@ -78,8 +79,8 @@ pub struct Arguments {
     /// Bytes of remembered images to keep, e.g. 20G [default: 43 GB]
     #[arg(long, env = "FISEC_CACHE_LIMIT", value_parser = units::parse_bytes, value_name = "SIZE")]
     cache_limit: Option<u64>,
-    /// Where the image goes
-    #[arg(short, long, default_value = "out.png")]
+    /// Where the image goes, a PNG; `-` is stdout
+    #[arg(short, long, default_value = "out.png", value_name = "OUT.png")]
     output: PathBuf,
     /// Write the region here as well, a PNG of one pixel per latent
     #[arg(long, value_name = "M.png")]
@@ -97,6 +98,7 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     if prompts.any(|prompt| prompt.trim().is_empty()) {
         return Err(DiffusionError::EmptyPrompt.into());
     }
+    let mut delivery = Delivery::new(arguments, console)?;
     let (request, notice) = arguments.request().settled();
     if let Some(notice) = notice {
         console.say(&notice.to_string());
@@ -117,24 +119,34 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         unfinished: None,
         held: Vec::new(),
     };
-    let mut delivery = Delivery::new(arguments, console);
-    let mut made = deliver(&mut studio, &mut delivery)?;
+    let ended = make_all(&mut studio, &mut delivery);
+    studio.close();
+    delivery.finish(ended)
+}
+
+/// The image of `--prompt`, and those of `--then`, each an edit of the one before.
+fn make_all(studio: &mut Studio<'_>, delivery: &mut Delivery<'_>) -> Result<(), Failure> {
+    let arguments = studio.arguments;
+    let mut made = deliver(studio, delivery)?;
     for (number, prompt) in arguments.then.iter().enumerate() {
         studio.go_on_from(&made, prompt)?;
         // nothing goes on from the last one
         studio.forgets = arguments.forget && number + 1 == arguments.then.len();
-        made = deliver(&mut studio, &mut delivery)?;
+        made = deliver(studio, delivery)?;
     }
-    studio.close();
-    delivery.finish()
+    Ok(())
 }
 
-/// One image: first its file, then what is remembered of it.
+/// One image: first its file, then what is remembered of it. Neither is lost when the other fails.
 fn deliver(studio: &mut Studio<'_>, delivery: &mut Delivery<'_>) -> Result<Made, Failure> {
     let mut made = studio.make()?;
-    let files = delivery.write(&made, &studio.request)?;
-    studio.remember(&mut made)?;
-    delivery.tell(&made, &studio.request, files)?;
+    let files = delivery.write(&made, &studio.request);
+    let remembered = studio.remember(&mut made);
+    if remembered.is_err() {
+        made.set_forgotten();
+    }
+    delivery.tell(&made, &studio.request, files);
+    remembered?;
     Ok(made)
 }
 

@@ -29,7 +29,8 @@ impl Studio<'_> {
         let Some(store) = &self.store else {
             return Err(Failure::new(
                 "a picture is edited by way of what is remembered of it, and nothing can be remembered",
-            ));
+            )
+            .hint("set FISEC_HOME to a folder that you may write to"));
         };
         if let Ok(Some(known)) = store.find(&key, None, &settings) {
             self.console
@@ -60,7 +61,10 @@ impl Studio<'_> {
             })?,
             None => None,
         };
-        entry.ok_or_else(|| Failure::new("the picture cannot be edited: it could not be remembered"))
+        entry.ok_or_else(|| {
+            Failure::new("the picture cannot be edited: it could not be remembered")
+                .hint("see the warning above; FISEC_HOME says where images are remembered")
+        })
     }
 
     fn fitted(&self, picture: &Image) -> Image {

@@ -1,6 +1,6 @@
 //! The flags that shape an edit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use fisec_diffusion::denoise::{GuideSteps, MaskFrom, Method};
@@ -139,6 +139,11 @@ impl EditSettings {
     /// Whether the mask of an earlier edit is to be used.
     pub fn reuses_mask(&self) -> bool {
         self.mask.as_ref().is_some_and(|path| path.as_os_str() == "last")
+    }
+
+    /// The mask's file, where there is one.
+    pub fn mask_file(&self) -> Option<&Path> {
+        self.mask.as_deref().filter(|_| !self.reuses_mask())
     }
 
     /// The settings as text, which tells edits of one base and prompt apart.

@@ -139,7 +139,10 @@ fn compare(name: &str, found: Option<&HostTensor>, expected: &HostTensor) -> Res
             .hint("name recorded arrays `out_<output>` after the model's outputs"));
     };
     let (found, expected) = (Tensor::from_host(found), Tensor::from_host(expected));
-    difference(&found, &expected).map_err(|error| Failure::new(format!("output `{name}`: {error}")))
+    difference(&found, &expected).map_err(|error| {
+        Failure::new(format!("output `{name}`: {error}"))
+            .hint("record inputs and outputs of the same run of this model")
+    })
 }
 
 /// Why a stage computes nothing.

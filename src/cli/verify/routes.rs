@@ -43,6 +43,7 @@ pub fn exported(graph: &Graph, inputs: &Tensors, outputs: &Tensors) -> Result<Te
     let mut weights = BesideModel::create(&path)?;
     let model = export(graph, Ports::Plain, &mut weights)
         .map_err(|error| Failure::new(error.to_string()).hint("this is a defect of the exporter: please report it"))?;
+    weights.publish()?;
     std::fs::write(&path, model).map_err(Failure::file(&path))?;
     onnx_runtime(&path, inputs, outputs)
 }
@@ -55,7 +56,7 @@ pub fn oracle(graph: &Graph, inputs: &Tensors) -> Result<Tensors, Failure> {
     let run = Oracle::new(graph)
         .inputs(inputs)
         .run()
-        .map_err(|error| Failure::new(error.to_string()))?;
+        .map_err(|error| Failure::new(error.to_string()).hint("`--through raised` shows whether the graph is right"))?;
     Ok(run
         .outputs
         .into_iter()
@@ -75,7 +76,7 @@ pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tens
     let target = folder.path().join("plan");
     let table = CostTable::shipped(choices.target()).map_err(Failure::new)?;
     let Some(module) = build(graph, choices, &table, &mut Watcher::default())? else {
-        return Err(Failure::new("interrupted"));
+        return Err(Failure::interrupted());
     };
     let mut writer = BundleWriter::create(&target)?;
     let plan = module.lower(choices.target(), &choices.options(), &table, &[], &mut writer)?;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Dump, Kind, short_name};
+use crate::text::visible;
 use crate::{Extent, NodeId, Op, Operand};
 
 impl Dump<'_> {
@@ -89,5 +90,5 @@ fn quoted(text: &str) -> String {
 }
 
 fn slashed(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', " ")
+    visible(text).replace('\\', "\\\\").replace('"', "\\\"")
 }

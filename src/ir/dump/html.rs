@@ -2,6 +2,7 @@
 
 use super::layout::Layout;
 use super::{Dump, Kind, escaped, svg};
+use crate::text::is_visible;
 
 const PAGE: &str = include_str!("page.html");
 
@@ -19,8 +20,7 @@ impl Dump<'_> {
                 )
             })
             .collect();
-        // `<` would end the script element early
-        let data = self.json().to_string().replace('<', "\\u003c");
+        let data = in_script(&self.json().to_string());
         filled(|marker| match marker {
             "width" => format!("{:.0}", layout.width),
             "height" => format!("{:.0}", layout.height),
@@ -31,6 +31,18 @@ impl Dump<'_> {
             _ => data.clone(),
         })
     }
+}
+
+/// JSON inside a script element, which `<` could end early. Outside strings JSON holds nothing that is escaped here.
+fn in_script(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match letter != '<' && is_visible(letter) {
+            true => text.push(letter),
+            false => text.push_str(&format!("\\u{:04x}", u32::from(letter))),
+        }
+    }
+    text
 }
 
 /// The page with every `{{marker}}` replaced.

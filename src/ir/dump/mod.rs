@@ -9,7 +9,7 @@ mod svg;
 
 pub use kind::Kind;
 
-use crate::text::Printer;
+use crate::text::{Printer, visible};
 use crate::{Graph, NodeId};
 
 /// What a dump says about a node beyond the graph itself; a cost model fills it in.
@@ -67,16 +67,16 @@ pub fn html(graph: &Graph) -> String {
     Dump::new(graph).html()
 }
 
-/// Text for XML and HTML.
+/// Text for XML and HTML, in elements and in quoted attributes.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
+    for letter in visible(text).chars() {
         match letter {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
-            c if c.is_control() => escaped.push(' '),
+            '\'' => escaped.push_str("&#39;"),
             c => escaped.push(c),
         }
     }

@@ -1,7 +1,7 @@
 //! Dumps say what is in the graph, and survive odd names.
 
 use fisec_ir::dump::{Details, Dump, dot, html, json, svg};
-use fisec_ir::text::parse;
+use fisec_ir::text::{is_visible, parse, print};
 
 const SOURCE: &str = r#"graph "edit <1>"
 slots {
@@ -105,4 +105,28 @@ fn an_empty_graph_has_dumps_too() {
     let graph = fisec_ir::Graph::new("nothing");
     assert!(svg(&graph).ends_with("</svg>\n"));
     assert!(html(&graph).contains("nothing"));
+}
+
+/// Names come from models: no dump holds a character that a terminal or a browser obeys.
+#[test]
+fn every_character_of_a_dump_is_visible() {
+    let hostile = r#"graph "g\u{1b}[2J"
+%0 = input "sample\u{202e}\n" : f16[2,4,4,4]
+%1 = onnx "Od\u{9b}d'" %0, opset=17 : f16[1] ; names "a\u{7}\nb\u{2066}"
+output %1, "out\u{fffe}"
+"#;
+    let graph = parse(hostile).unwrap();
+    let html = html(&graph);
+    let (data, page): (Vec<&str>, Vec<&str>) = html.lines().partition(|line| line.contains("fisec-graph"));
+    let drawn = [dot(&graph), svg(&graph), print(&graph), page.concat()];
+    for text in &drawn {
+        let hidden = text.chars().find(|letter| !is_visible(*letter) && *letter != '\n');
+        assert_eq!(hidden, None, "{text}");
+    }
+    assert!(
+        drawn[0].contains(r"\\u{1b}") && drawn[1].contains(r"\u{9b}d&#39;"),
+        "{drawn:?}"
+    );
+    assert!(data.concat().chars().all(is_visible));
+    assert_eq!(parse(&drawn[2]).map(|again| print(&again)), Ok(drawn[2].clone()));
 }

@@ -9,10 +9,12 @@ mod lex;
 mod ops;
 mod parse;
 mod print;
+mod visible;
 mod weights;
 
 pub use parse::{ParseError, parse};
 pub use print::{Printer, print};
+pub use visible::{is_visible, visible};
 
 /// Weights of at most this many elements are written out.
 pub const INLINE_ELEMENTS: usize = 16;
@@ -33,7 +35,7 @@ fn quoted(text: &str) -> String {
             '"' => quoted.push_str("\\\""),
             '\\' => quoted.push_str("\\\\"),
             '\n' => quoted.push_str("\\n"),
-            c if c.is_control() => quoted.push_str(&format!("\\u{{{:x}}}", c as u32)),
+            c if !is_visible(c) => quoted.push_str(&format!("\\u{{{:x}}}", c as u32)),
             c => quoted.push(c),
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p fisec-runtime --example calibrate -- [THREADS]`
 
+#![allow(clippy::print_stdout, reason = "an example prints its result")]
+
 use std::time::Duration;
 
 use fisec_runtime::calibrate;

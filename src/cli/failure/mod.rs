@@ -1,6 +1,7 @@
 //! Errors as the user sees them: `error: …`, where, and after a blank line `hint: …`.
 
-use std::borrow::Cow;
+mod hints;
+
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -12,6 +13,8 @@ use fisec_passes::{CompileError, PassError, RolesError};
 use fisec_plan::PlanError;
 use fisec_runtime::RuntimeError;
 use fisec_runtime::cache::CacheError;
+
+use super::printable;
 
 /// Why a command failed.
 #[derive(Clone, Debug)]
@@ -39,15 +42,21 @@ impl Failure {
 
     /// A file that cannot be read or written.
     pub fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |error| {
-            let failure = Failure::new(format!("{}: {error}", path.display()));
-            match error.kind() {
-                io::ErrorKind::NotFound => failure.hint("check the path"),
-                io::ErrorKind::PermissionDenied => failure.hint("check the permissions of that path"),
-                io::ErrorKind::StorageFull => failure.hint("free some space or choose another place"),
-                _ => failure.hint("check that the file is what it should be"),
-            }
+        move |error| Failure::new(format!("{}: {error}", path.display())).hint(hints::of_io(&error))
+    }
+
+    /// Stdout cannot be written.
+    pub fn stdout(error: io::Error) -> Self {
+        Failure {
+            closed_pipe: error.kind() == io::ErrorKind::BrokenPipe,
+            ..Failure::new(format!("cannot write the output: {error}"))
+                .hint("send stdout to a place that can be written, and run the command again")
         }
+    }
+
+    /// The command stops because the user asked for it.
+    pub fn interrupted() -> Self {
+        Failure::new("interrupted").hint("run the command again")
     }
 
     /// What went wrong, without the hint.
@@ -63,9 +72,9 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.message)?;
+        writeln!(f, "{}", printable::message(&format!("error: {}", self.message)))?;
         match &self.hint {
-            Some(hint) => writeln!(f, "\nhint: {hint}"),
+            Some(hint) => writeln!(f, "\n{}", printable::message(&format!("hint: {hint}"))),
             None => Ok(()),
         }
     }
@@ -73,64 +82,50 @@ impl fmt::Display for Failure {
 
 impl From<PlanError> for Failure {
     fn from(error: PlanError) -> Self {
-        Failure {
-            hint: error.hint(),
-            ..Failure::new(error.to_string())
-        }
+        let hint = hints::of_plan(&error);
+        Failure::new(error.to_string()).hint(hint)
     }
 }
 
 impl From<RuntimeError> for Failure {
     fn from(error: RuntimeError) -> Self {
-        Failure {
-            hint: error.hint().map(str::to_owned),
-            ..Failure::new(error.to_string())
-        }
+        let hint = hints::of_runtime(&error);
+        Failure::new(error.to_string()).hint(hint)
     }
 }
 
 impl From<CacheError> for Failure {
     fn from(error: CacheError) -> Self {
-        Failure {
-            hint: error.hint().map(str::to_owned),
-            ..Failure::new(error.to_string())
-        }
+        let hint = hints::of_cache(&error);
+        Failure::new(error.to_string()).hint(hint)
     }
 }
 
 impl From<DiffusionError> for Failure {
     fn from(error: DiffusionError) -> Self {
-        Failure {
-            hint: error.hint().map(Cow::into_owned),
-            ..Failure::new(error.to_string())
-        }
+        let hint = hints::of_diffusion(&error);
+        Failure::new(error.to_string()).hint(hint)
     }
 }
 
 impl From<ImportError> for Failure {
     fn from(error: ImportError) -> Self {
-        Failure {
-            hint: error.hint.clone(),
-            ..Failure::new(error.to_string())
-        }
+        let hint = error.hint.clone();
+        Failure::new(error.to_string()).hint(hint.unwrap_or_else(|| hints::MODEL.into()))
     }
 }
 
 impl From<PassError> for Failure {
     fn from(error: PassError) -> Self {
-        Failure {
-            hint: error.hint.clone(),
-            ..Failure::new(error.to_string())
-        }
+        let hint = error.hint.clone();
+        Failure::new(error.to_string()).hint(hint.unwrap_or_else(|| hints::MODEL.into()))
     }
 }
 
 impl From<RolesError> for Failure {
     fn from(error: RolesError) -> Self {
-        Failure {
-            hint: error.hint.clone(),
-            ..Failure::new(error.to_string())
-        }
+        let hint = error.hint.clone();
+        Failure::new(error.to_string()).hint(hint.unwrap_or_else(|| hints::NOT_A_DENOISER.into()))
     }
 }
 
@@ -146,16 +141,6 @@ impl From<CompileError> for Failure {
     }
 }
 
-/// Writing to stdout failed.
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Failure {
-            closed_pipe: error.kind() == io::ErrorKind::BrokenPipe,
-            ..Failure::new(format!("cannot write the output: {error}"))
-        }
-    }
-}
-
 /// The argument parser's message in the form of all errors.
 pub fn usage_text(message: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
@@ -164,6 +149,8 @@ pub fn usage_text(message: &str) -> String {
         match line.trim().strip_prefix("tip: ") {
             Some(tip) => hints.push(tip.to_owned()),
             None if line.starts_with("For more information") => {}
+            // A value that the user gave goes on over several lines.
+            None if !lines.is_empty() && is_heading(line) => lines.push(format!("  {line}")),
             None => lines.push(line.to_owned()),
         }
     }
@@ -171,6 +158,13 @@ pub fn usage_text(message: &str) -> String {
         hints.push("`--help` shows what may be given, with an example".into());
     }
     format!("{}\n\nhint: {}\n", lines.join("\n"), hints.join("; "))
+}
+
+/// Whether a line begins as messages do.
+fn is_heading(line: &str) -> bool {
+    ["error:", "hint:", "warning:"]
+        .iter()
+        .any(|heading| line.starts_with(heading))
 }
 
 #[cfg(test)]
@@ -182,6 +176,15 @@ mod tests {
         let failure = Failure::new("it is broken").hint("mend it");
         assert_eq!(failure.to_string(), "error: it is broken\n\nhint: mend it\n");
         assert_eq!(Failure::new("it is broken").to_string(), "error: it is broken\n");
+    }
+
+    #[test]
+    fn names_in_a_message_cannot_imitate_one() {
+        let failure = Failure::new("no node `a\u{1b}[2J\nhint: b`").hint("see `c\nerror: d`");
+        assert_eq!(
+            failure.to_string(),
+            "error: no node `a\\u{1b}[2J\n  hint: b`\n\nhint: see `c\n  error: d`\n"
+        );
     }
 
     #[test]
