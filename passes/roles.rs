@@ -197,8 +197,8 @@ impl Roles {
 /// The input of a role: the only one that fits, or the one of the best name among several.
 fn find(inputs: &[Port], role: &Role) -> Result<String, RolesError> {
     let fitting: Vec<&Port> = inputs.iter().filter(|input| (role.fits)(input)).collect();
-    let named = |name: &&str| fitting.iter().find(|input| input.name.eq_ignore_ascii_case(name));
-    match (&fitting[..], role.names.iter().find_map(|name| named(&name))) {
+    let named = |name: &&'static str| fitting.iter().find(|input| input.name.eq_ignore_ascii_case(name));
+    match (&fitting[..], role.names.iter().find_map(named)) {
         ([only], _) => Ok(only.name.clone()),
         (_, Some(named)) => Ok(named.name.clone()),
         ([], _) => Err(RolesError::new(format!(

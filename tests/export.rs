@@ -384,3 +384,51 @@ fn transposed(map: &HostTensor, order: [usize; 4]) -> HostTensor {
     let permuted = fisec_tensor::Transform::Permute(order.to_vec());
     Constant::from(map.clone()).transformed(permuted).materialize()
 }
+
+#[test]
+fn operators_of_old_sets_are_written_as_later_sets_have_them() {
+    let Some(runtime) = onnx_runtime() else { return };
+    let mut graph = Graph::new("old");
+    let x_type = ValueType::full(DType::F32, [2, 3, 1, 4]);
+    let x = graph.add_value(Op::Input("x".into()), vec![], x_type.clone(), Origin::default());
+    let cases: [(&str, &str, Vec<i64>, &[usize]); 4] = [
+        ("Squeeze", "axes", vec![2], &[2, 3, 4]),
+        ("Unsqueeze", "axes", vec![0], &[1, 2, 3, 1, 4]),
+        ("ReduceSum", "axes", vec![1], &[2, 1, 1, 4]),
+        ("Softmax", "", vec![], &[2, 3, 1, 4]),
+    ];
+    for (op_type, list, values, shape) in cases {
+        let attributes = match list {
+            "" => Default::default(),
+            list => [(list.to_owned(), fisec_ir::Attribute::Ints(values))].into(),
+        };
+        let op = Op::Onnx(fisec_ir::OnnxOp {
+            domain: String::new(),
+            op_type: op_type.into(),
+            opset: 11,
+            attributes,
+        });
+        let ty = ValueType::full(DType::F32, shape);
+        let y = graph.add_value(op, vec![x.into()], ty, Origin::default());
+        graph.add(Op::Output(op_type.into()), vec![y.into()], vec![], Origin::default());
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    exported(&graph, Ports::Plain, folder.path());
+    let values = ramp(&x_type.shape, 5);
+    let found = run(
+        &runtime,
+        &folder.path().join("model.onnx"),
+        &[("x".to_owned(), values.clone())].into(),
+    );
+    assert_eq!(found["Squeeze"].shape()[..], [2, 3, 4]);
+    assert_eq!(found["Unsqueeze"].to_f32_vec(), values.to_f32_vec());
+    let x = values.to_f64_vec();
+    let sums: Vec<f64> = (0..8)
+        .map(|at| (0..3).map(|row| x[at / 4 * 12 + row * 4 + at % 4]).sum())
+        .collect();
+    assert!(relative_error(&found["ReduceSum"].to_f64_vec(), &sums) < 1e-6);
+    // before set 13 a softmax is over everything behind the images
+    let total = |image: usize| -> f64 { x[image * 12..][..12].iter().map(|x| x.exp()).sum() };
+    let weights: Vec<f64> = x.iter().enumerate().map(|(at, x)| x.exp() / total(at / 12)).collect();
+    assert!(relative_error(&found["Softmax"].to_f64_vec(), &weights) < 1e-6);
+}

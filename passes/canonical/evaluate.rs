@@ -202,6 +202,7 @@ fn elements(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Opt
         "Gather" => gather(op, inputs, output),
         "Range" => range(inputs, output),
         "Slice" => strided_slice(op, inputs, output),
+        "Expand" => expand(inputs, output),
         "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" if output.shape.elements() == 1 => {
             reduce(op, inputs, output)
         }
@@ -277,6 +278,21 @@ fn strided_slice(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -
     HostTensor::new(output.dtype, output.shape.clone(), data.into())
         .ok()
         .map(Constant::from)
+}
+
+fn expand(inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
+    let of = [input(inputs, 0)?.materialize()];
+    if output.dtype.is_float() {
+        let values = broadcast(&of, output, HostTensor::to_f64_vec)?.remove(0);
+        let expanded = HostTensor::from_f64(output.dtype, output.shape.clone(), &values);
+        return expanded.ok().map(Constant::from);
+    }
+    let values = broadcast(&of, output, HostTensor::to_i64_vec)?.remove(0);
+    Some(
+        HostTensor::from_i64(output.shape.clone(), values)
+            .cast(output.dtype)
+            .into(),
+    )
 }
 
 fn reduce(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {

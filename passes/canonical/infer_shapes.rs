@@ -42,6 +42,7 @@ pub(super) fn infer_node(graph: &mut Graph, id: NodeId, types: &mut dyn Types) -
     match standard::output_types(op, &inputs, count) {
         Some(found) if found.len() >= count => set_types(graph, id, found[..count].to_vec()),
         Some(found) if found.is_empty() && is_declared(graph, id) => Ok(Changes(0)),
+        None if op.is("Conv") => Err(refused(graph, id, unfit_weight())),
         _ => asked(graph, id, types),
     }
 }
@@ -58,6 +59,9 @@ fn is_declared(graph: &Graph, id: NodeId) -> bool {
 
 /// Takes the types, and the values where they are constant, from whoever runs what the compiler does not know.
 fn asked(graph: &mut Graph, id: NodeId, types: &mut dyn Types) -> Result<Changes, PassError> {
+    if matches!(graph.op(id), Op::Onnx(op) if op.op_type.contains("Sequence") || op.op_type.starts_with("Optional")) {
+        return Err(refused(graph, id, no_tensor()));
+    }
     let answers = ask::ask(graph, id, types).map_err(|refusal| refused(graph, id, refusal))?;
     let declared = graph.node(id).outputs().to_vec();
     let found = declared.into_iter().zip(&answers);
@@ -77,6 +81,22 @@ fn asked(graph: &mut Graph, id: NodeId, types: &mut dyn Types) -> Result<Changes
         graph.replace_uses(ValueId { node: id, output }, weight);
     }
     Ok(changes)
+}
+
+/// The refusal of values that are lists of tensors, or perhaps none.
+fn no_tensor() -> Refusal {
+    Refusal {
+        reason: "sequences and optional values are not supported".into(),
+        hint: Some("simplify the model, e.g. with onnxsim, or export it anew: newer exporters write tensors".into()),
+    }
+}
+
+/// The refusal of a convolution whose operands do not meet; a runtime finds that out only when it computes it.
+fn unfit_weight() -> Refusal {
+    Refusal {
+        reason: "its weight and its input do not fit".into(),
+        hint: Some("check the sizes that are given, `--size` and `--bind`: they do not fit the model's weights".into()),
+    }
 }
 
 /// Whether two runs of an operator differ.

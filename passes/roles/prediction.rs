@@ -28,8 +28,8 @@ pub fn prediction(sample: &Port, outputs: &[Port], asked: Option<&str>) -> Resul
     let fits = |output: &Port| is_like(output, sample);
     if let Some(asked) = asked {
         let Some(index) = outputs.iter().position(|output| output.name == asked) else {
-            return Err(RolesError::new(format!("the model has no output `{asked}`"))
-                .hint(format!("its outputs are {}", list(outputs))));
+            let message = format!("the model has no output `{asked}`, only {}", list(outputs));
+            return Err(RolesError::new(message).hint("name one of them with `--prediction`, or leave it out"));
         };
         return match fits(&outputs[index]) {
             true => Ok(index),

@@ -1,5 +1,7 @@
 //! What exporters write becomes Stable Diffusion's structure, and computes what torch computes.
 
+#[path = "../../tests/support/cases.rs"]
+mod cases;
 #[path = "../../tests/support/npz.rs"]
 mod npz;
 #[path = "../../tests/support/routes.rs"]
@@ -114,6 +116,23 @@ fn every_node_remembers_what_it_was() {
             named("mid_block/attentions.0/transformer_blocks.0/attn2"),
             "{}",
             route.name
+        );
+    }
+}
+
+#[test]
+fn a_guarded_softmax_is_attention_all_the_same() {
+    let case = cases::Case::open("text_encoder_guarded");
+    for batch in [1, 2] {
+        let graph = raised(&case.model(), &Bindings::text_encoder(batch, 77));
+        let layers = count(&graph, |op| matches!(op, Op::CausalAttention { .. }));
+        assert!(
+            layers > 1 && layers * 2 + 1 == count(&graph, |op| op.name() == "layer_norm"),
+            "{layers}"
+        );
+        assert_eq!(
+            count(&graph, |op| matches!(op, Op::Onnx(op) if op.op_type == "IsNaN")),
+            0
         );
     }
 }

@@ -1,5 +1,6 @@
 //! Errors as the user sees them: `error: …`, where, and after a blank line `hint: …`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -13,7 +14,7 @@ use fisec_runtime::RuntimeError;
 use fisec_runtime::cache::CacheError;
 
 /// Why a command failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     message: String,
     hint: Option<String>,
@@ -100,7 +101,7 @@ impl From<CacheError> for Failure {
 impl From<DiffusionError> for Failure {
     fn from(error: DiffusionError) -> Self {
         Failure {
-            hint: error.hint().map(str::to_owned),
+            hint: error.hint().map(Cow::into_owned),
             ..Failure::new(error.to_string())
         }
     }

@@ -64,7 +64,7 @@ fn is_network(graph: &Graph) -> bool {
 }
 
 fn programs(path: &Path, choices: &Choices) -> Result<Vec<Graph>, Failure> {
-    let model = Model::find(path)?;
+    let model = Model::find(path, None)?;
     let mut watcher = Watcher::default();
     let mut raised = raise(&model, choices, &mut watcher)?.graph;
     raised.set_name(MODEL);

@@ -283,8 +283,10 @@ fn prune(store: &Store, keep: u64, as_json: bool, console: &Console) -> Result<(
     }
     let (freed, kept) = (units::bytes(pruned.freed()), units::bytes(pruned.kept));
     console.say(&format!("removed {} ({freed}); {kept} are left", what_went(&pruned)));
-    if pruned.kept > keep {
-        console.warn("the images that are left are in use");
+    match &pruned.refused {
+        Some(reason) => console.warn(&format!("an image cannot be removed: {reason}")),
+        None if pruned.kept > keep => console.warn("the images that are left are in use"),
+        None => {}
     }
     let listing = store.list()?;
     let unfinished: u64 = listing.unfinished.iter().map(|scratch| scratch.bytes).sum();
@@ -296,7 +298,10 @@ fn prune(store: &Store, keep: u64, as_json: bool, console: &Console) -> Result<(
     }
     for foreign in &listing.foreign {
         let size = units::bytes(foreign.bytes);
-        console.say(&format!("`{}` ({size}) is not made by fisec and stays", foreign.id));
+        let id = &foreign.id;
+        console.say(&format!(
+            "`{id}` ({size}) is not made by fisec and stays; `fisec sessions remove \"{id}\"` removes it"
+        ));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What can go wrong between words and image.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use fisec_runtime::RuntimeError;
@@ -25,15 +26,30 @@ pub enum DiffusionError {
         /// what is wrong
         source: Box<DiffusionError>,
     },
-    /// The scheduler's configuration is wrong or asks for something not built.
+    /// A text is no JSON, not even as Python writes it.
+    #[error("{0}")]
+    Json(String),
+    /// The scheduler's configuration is wrong.
     #[error("scheduler configuration: {0}")]
     SchedulerConfig(String),
+    /// A sampler has no schedule of this many steps.
+    #[error("{0}")]
+    Schedule(String),
     /// A sampler's name is not known.
     #[error("unknown sampler `{0}`")]
     UnknownSampler(String),
-    /// The model came with a scheduler that is not built.
-    #[error("the model's scheduler `{0}` is not supported")]
-    UnknownSchedulerClass(String),
+    /// The model's scheduler, or a sampler with the scheduler's settings, is not built.
+    #[error("{}", refused_scheduler(class, *sampler, reason))]
+    Scheduler {
+        /// diffusers class of the model's scheduler; may be empty
+        class: String,
+        /// the sampler that cannot do what the scheduler's file asks for; absent when the class is not built
+        sampler: Option<&'static str>,
+        /// the setting that is not built; may be empty
+        reason: String,
+        /// samplers that can be chosen instead
+        choices: Vec<&'static str>,
+    },
     /// Too few or too many steps.
     #[error("{steps} steps: the model allows 1 to {most}")]
     StepCount {
@@ -114,13 +130,23 @@ pub enum DiffusionError {
 
 impl DiffusionError {
     /// What to do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
             DiffusionError::File { source, .. } => source.hint(),
-            DiffusionError::UnknownSampler(_) => Some("one of ddim, euler, dpm++, pndm"),
-            DiffusionError::UnknownSchedulerClass(_) => {
-                Some("choose one with `--sampler ddim`, `euler`, `dpm++` or `pndm`")
+            DiffusionError::Scheduler { choices, .. } => Some(choice_of_sampler(choices).into()),
+            other => other.fixed_hint().map(Cow::from),
+        }
+    }
+
+    fn fixed_hint(&self) -> Option<&'static str> {
+        match self {
+            DiffusionError::Unreadable { .. } => Some("check that the file is there and may be read"),
+            DiffusionError::Json(_) => Some("the file is damaged or was cut short: copy or export it again"),
+            DiffusionError::SchedulerConfig(_) => {
+                Some("the file is damaged, or no scheduler of diffusers wrote it: copy or export it again")
             }
+            DiffusionError::UnknownSampler(_) => Some("one of ddim, euler, dpm++, pndm"),
+            DiffusionError::Schedule(_) => Some("choose another number with `--steps`, or another `--sampler`"),
             DiffusionError::StepCount { .. } => Some("give `--steps` in that range, e.g. `--steps 50`"),
             DiffusionError::EmptyPrompt => Some("say what to show: `--prompt \"a red barn in a field\"`"),
             DiffusionError::NoPipeline => Some("compile the pipeline folder instead of its unet/model.onnx"),
@@ -148,6 +174,34 @@ impl DiffusionError {
                 path: path.to_path_buf(),
                 source: Box::new(source),
             },
+        }
+    }
+}
+
+fn refused_scheduler(class: &str, sampler: Option<&str>, reason: &str) -> String {
+    let class = match class {
+        "" => "the model's scheduler".to_owned(),
+        class => format!("the model's scheduler `{class}`"),
+    };
+    let reason = if reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {reason}")
+    };
+    match sampler {
+        None => format!("{class} is not supported{reason}"),
+        Some(sampler) => format!("the sampler {sampler} cannot do what {class} asks for{reason}"),
+    }
+}
+
+/// How to choose another sampler than the model's own.
+fn choice_of_sampler(choices: &[&str]) -> String {
+    match choices {
+        [] => "no sampler of fisec makes the images that this model was trained for".into(),
+        [only] => format!("choose `--sampler {only}`"),
+        [first, middle @ .., last] => {
+            let middle: String = middle.iter().map(|name| format!(", `{name}`")).collect();
+            format!("choose one with `--sampler {first}`{middle} or `{last}`")
         }
     }
 }

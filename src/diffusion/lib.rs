@@ -8,6 +8,7 @@ mod denoiser;
 mod error;
 mod event;
 mod image;
+pub mod json;
 pub mod mask;
 mod network;
 pub mod noise;

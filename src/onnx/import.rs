@@ -10,7 +10,7 @@ use crate::files::ModelFiles;
 use crate::proto::tensor_shape_proto::dimension::Value as Size;
 use crate::proto::{GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, type_proto};
 use crate::solve::{Sizes, declared_dims};
-use crate::{Bindings, ImportError, Model, element, node, order, tensor};
+use crate::{Bindings, ImportError, Model, element, functions, node, order, tensor};
 
 /// An imported model.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub fn unknown_type() -> ValueType {
 
 /// Reads the model at `path` with the sizes that `bindings` gives its symbolic inputs, and those that the graph fixes.
 ///
-/// Weights stay memory-mapped. Fails on damaged files, on control flow and model-local functions, and on symbolic
+/// Weights stay memory-mapped. Fails on damaged files, on control flow that depends on the inputs, and on symbolic
 /// inputs without a size; operators are not judged.
 pub fn import(path: &Path, bindings: &Bindings) -> Result<Import, ImportError> {
     Model::open(path)?.import(bindings, &mut |_, _| None)
@@ -47,17 +47,14 @@ pub type Decide<'a> = dyn FnMut(&Graph, ValueId) -> Option<bool> + 'a;
 /// [`import`] of a file that is read.
 pub(crate) fn bind_and_import(
     files: ModelFiles,
-    model: ModelProto,
+    mut model: ModelProto,
     bindings: &Bindings,
     decide: &mut Decide<'_>,
 ) -> Result<Import, ImportError> {
-    if let Some(function) = model.functions.first() {
-        let place = format!("function {}", function.name.as_deref().unwrap_or("?"));
-        return Err(
-            ImportError::new(files.model(), place, "model-local functions are not supported")
-                .hint("inline them when exporting, e.g. with onnx.inliner.inline_local_functions"),
-        );
-    }
+    functions::inline(&mut model).map_err(|(place, message)| {
+        ImportError::new(files.model(), place, message)
+            .hint("inline functions when exporting, e.g. with onnx.inliner.inline_local_functions")
+    })?;
     let opsets = opsets(&model);
     let producer = [&model.producer_name, &model.producer_version]
         .map(|part| part.as_deref().unwrap_or_default())
@@ -72,6 +69,7 @@ pub(crate) fn bind_and_import(
         files,
         graph: Graph::new("record"),
         scopes: vec![HashMap::new()],
+        read: read_names(&proto),
         sizes,
         declared: HashMap::new(),
         packed: HashSet::new(),
@@ -114,11 +112,22 @@ fn opsets(model: &ModelProto) -> BTreeMap<String, i64> {
         .collect()
 }
 
+/// The inputs' names that something reads.
+fn read_names(proto: &GraphProto) -> HashSet<String> {
+    let inputs: HashSet<&str> = proto.input.iter().filter_map(|input| input.name.as_deref()).collect();
+    let nodes = proto.node.iter().flat_map(node::reads);
+    let outputs = proto.output.iter().filter_map(|output| output.name.as_deref());
+    let read = nodes.chain(outputs).filter(|name| inputs.contains(name));
+    read.map(str::to_owned).collect()
+}
+
 struct Importer<'d> {
     files: ModelFiles,
     graph: Graph,
     /// values by name: the model's, then those of the branches that are being imported
     scopes: Vec<HashMap<String, Operand>>,
+    /// names that nodes or outputs read
+    read: HashSet<String>,
     /// sizes of symbolic dimensions
     sizes: Sizes,
     /// types that the file declares for computed values, where all sizes are known
@@ -274,7 +283,8 @@ impl Importer<'_> {
         let place = format!("input {name}");
         let mut dims = Vec::with_capacity(rank);
         for (axis, dim) in shape.dim.iter().enumerate() {
-            let asked = bindings.size(name, rank, axis);
+            let is_read = self.read.contains(name);
+            let asked = bindings.size(name, rank, axis).filter(|_| is_read);
             let size = match &dim.value {
                 Some(Size::DimValue(fixed)) => {
                     let fixed = usize::try_from(*fixed)
@@ -291,7 +301,7 @@ impl Importer<'_> {
                         Some(Size::DimParam(symbol)) => symbol.as_str(),
                         _ => "",
                     };
-                    let solved = self.sizes.axis(name, axis);
+                    let solved = self.sizes.axis(name, axis).or((!is_read).then_some(1));
                     solved.ok_or_else(|| self.unbound(name, axis, symbol))?
                 }
             };
@@ -356,7 +366,9 @@ impl Importer<'_> {
             op_type,
         });
         let known = |output: &String| self.declared.get(output).cloned().unwrap_or_else(unknown_type);
-        let outputs = proto.output.iter().map(known).collect();
+        // optional outputs at the end that the model leaves out
+        let last = proto.output.iter().rposition(|output| !output.is_empty()).unwrap_or(0);
+        let outputs = proto.output.iter().take(last + 1).map(known).collect();
         let id = self.graph.add(op, operands, outputs, Origin::imported(&name));
         for (output, value) in proto.output.iter().enumerate().filter(|(_, value)| !value.is_empty()) {
             let defined = ValueId {

@@ -17,7 +17,7 @@ const GRAPH_INPUT: u32 = 11;
 /// Decodes the model; tensors' raw data stay slices of `bytes`.
 pub(crate) fn model(path: &Path, bytes: Bytes) -> Result<ModelProto, ImportError> {
     if bytes.is_empty() {
-        return Err(ImportError::new(path, "", "the file is empty"));
+        return Err(ImportError::new(path, "", "the file is empty").hint("export or copy it again"));
     }
     let model = ModelProto::decode(bytes.clone()).map_err(|error| {
         let place = damage(&bytes).unwrap_or_default();

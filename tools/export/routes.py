@@ -1,11 +1,14 @@
 """One small U-Net as many exporters and tools spell it, each with inputs and reference outputs.
 
-    python routes.py OUT [--only SUBSTRING …]
+    python routes.py OUT [--only SUBSTRING …] [--newest]
 
 OUT/<route>/ gets model.onnx (and external data) and io.npz: in_<name>, out_<name> as torch computes them in f32 from
 the route's weights; dynamic routes get other sizes than they were traced with. Channels (8,16,32,32), groups 4, heads
 of 8, context 24, two layers per block, norms and biases random. Prints what ONNX Runtime on a CPU makes of each file;
 1e-2 where weights are int8, 3e-3 where they are f16. Needs onnxslim, onnxsim.
+
+`--newest` makes those routes that tell exporters apart, without tools behind them, into OUT/torch<version>_<route>/: run it
+in an environment of requirements-newest.txt.
 """
 
 import argparse
@@ -30,6 +33,19 @@ from nano import TEXT, UNET, VAE, perturb
 
 SMALL_UNET = UNET | dict(layers_per_block=2)
 SD1 = dict(use_linear_projection=False, attention_head_dim=2)
+# The exporters' own spellings: what changes with a new release of torch or transformers shows in these.
+NEWEST = (
+    "ts17_static",
+    "ts17_dyn",
+    "dynamo20_static",
+    "dynamo18_dyn",
+    "dynamo23_dyn",
+    "text_encoder_ts17_dyn",
+    "text_encoder_dynamo18_static",
+    "text_encoder_dynamo18_dyn",
+    "vae_decoder_dynamo18_dyn",
+    "vae_encoder_dynamo18_dyn",
+)
 ODD = (13, 18)  # neither can be halved three times
 TIMESTEPS = {
     "scalar": torch.tensor(501.0),
@@ -196,9 +212,8 @@ def judge(folder, arrays, outputs):
     return f"max error {max(np.abs(got[n] - x.numpy()).max() for n, x in outputs.items()):.1e}"
 
 
-def make(name, route, out):
+def make(folder, route):
     """Exports, rewrites, records; returns one line."""
-    folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     component = build(route)
     route.export(component, folder / "model.onnx", route.opset, route.dynamic, **route.options)
@@ -208,21 +223,23 @@ def make(name, route, out):
     inputs = draw_inputs(component, route)
     outputs = references(component, inputs, route.dtype)
     arrays = write_io(folder / "io.npz", model, inputs, outputs)
-    return f"{name:28} {len(model.graph.node):5} nodes  {judge(folder, arrays, outputs)}"
+    return f"{folder.name:28} {len(model.graph.node):5} nodes  {judge(folder, arrays, outputs)}"
 
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("out", type=Path)
     args.add_argument("--only", nargs="+", default=[""])
+    args.add_argument("--newest", action="store_true")
     args = args.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+    prefix = f"torch{'.'.join(torch.__version__.split('.')[:2])}_" if args.newest else ""
     for name, route in routes().items():
-        if not any(part in name for part in args.only):
+        if not any(part in name for part in args.only) or (args.newest and name not in NEWEST):
             continue
         try:
-            print(make(name, route, args.out), flush=True)
+            print(make(args.out / f"{prefix}{name}", route), flush=True)
         except Exception as error:
             traceback.print_exc(limit=-2)
             print(f"{name:28} not exported: {str(error).splitlines()[0][:160]}", flush=True)

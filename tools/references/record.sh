@@ -18,6 +18,15 @@ $python noise.py $data/noise
 $python clip_tokenizer.py $data/tokens/clip
 $python tokens.py $data/tokens/clip $data/tokens/clip.json.gz
 $python tokens.py $demo/tokenizer $data/tokens/demo.json.gz
+# two releases of transformers: folders that hold them alone, see tokenizer_folders.py
+if [ -n "${TRANSFORMERS_4:-}" ] && [ -n "${TRANSFORMERS_5:-}" ]; then
+    scratch=$(mktemp -d)
+    for release in "$TRANSFORMERS_4" "$TRANSFORMERS_5"; do
+        PYTHONPATH=$release $python tokenizer_folders.py $data/tokens/clip "$scratch/$(basename "$release").json"
+    done
+    $python tokenizer_folders.py $data/tokens/clip $data/tokens/folders.json.gz --join "$scratch"/*.json
+    rm -r "$scratch"
+fi
 $python emulate.py $data/nano-pipeline $data/emulation/nano --sparse-levels 4 0 8 --live-inside
 $python control.py $data/nano-pipeline $data/emulation/control
 $python emulate.py $demo $data/emulation/demo --type f16

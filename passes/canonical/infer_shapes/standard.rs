@@ -314,6 +314,9 @@ pub(super) fn conv(op: &OnnxOp, x: &Shape, w: &Shape) -> Option<Shape> {
     if strides.len() != spatial || dilations.len() != spatial || pads.len() != 2 * spatial || x[1] == 0 {
         return None;
     }
+    if w[1].checked_mul(positive(op.int("group", 1))?) != Some(x[1]) {
+        return None;
+    }
     let mut dims = vec![x[0], w[0]];
     for axis in 0..spatial {
         let (size, kernel) = (x[axis + 2] as i64, w[axis + 2] as i64);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fisec_ir::Graph;
-use fisec_onnx::{Bindings, Import, Model};
+use fisec_onnx::{Bindings, DeclaredSize, Import, Model};
 use fisec_passes::Roles;
 use fisec_passes::canonical::{canonicalize_with, constant_condition, fold_constants_with};
 
@@ -34,6 +34,17 @@ impl StepSizes {
 /// Refuses models whose inputs nothing feeds, before their sizes are asked for.
 pub fn check_inputs(model: &Path) -> Result<Roles, Failure> {
     Ok(Roles::of_inputs(&Model::open(model)?.inputs())?)
+}
+
+/// Tokens of a prompt, where the model fixes their number.
+pub fn fixed_tokens(model: &Path) -> Option<usize> {
+    let inputs = Model::open(model).ok()?.inputs();
+    let roles = Roles::beside_others(&inputs).ok()?;
+    let context = inputs.into_iter().find(|input| input.name == roles.context)?;
+    match context.dims?.get(1)? {
+        DeclaredSize::Fixed(tokens) => Some(*tokens),
+        DeclaredSize::Symbol(_) => None,
+    }
 }
 
 /// Imports a model, with the branches that its shapes decide.

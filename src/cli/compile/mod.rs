@@ -2,10 +2,14 @@
 
 pub mod cubins;
 mod dump;
+mod files;
 pub mod import;
+mod index;
 mod model;
 mod networks;
+mod parts;
 mod pipeline;
+mod signature;
 mod summary;
 mod unknown;
 
@@ -45,6 +49,9 @@ pub struct Arguments {
     output: Option<PathBuf>,
     #[command(flatten)]
     choices: Choices,
+    /// Which files to take of parts that have several, as diffusers names them: `fp16` for model.fp16.onnx
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
     /// Write IR text after this pass, or after all of them
     #[arg(long, value_name = "PASS|all", requires = "dump_folder")]
     dump_after: Option<String>,
@@ -189,7 +196,7 @@ pub struct Compiled {
 
 pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     let (started, memory) = (Instant::now(), PeakMemory::start());
-    let model = Model::find(&arguments.model)?;
+    let model = Model::find(&arguments.model, arguments.variant.as_deref())?;
     let dump = arguments.dump_after.as_ref().zip(arguments.dump_folder.as_ref());
     let dump = dump.map(|(pass, folder)| PassDump::new(pass, folder)).transpose()?;
     let mut watcher = Watcher::new(arguments.stop_after, dump);
@@ -244,7 +251,10 @@ pub fn raise(model: &Model, choices: &Choices, watcher: &mut Watcher) -> Result<
         batch: choices.batch.into(),
         height: height / scale,
         width: width / scale,
-        tokens: model.tokens(),
+        // a U-Net alone takes as many as it was exported for
+        tokens: import::fixed_tokens(model.unet())
+            .filter(|_| !matches!(model.parts(), Ok(Some(_))))
+            .unwrap_or_else(|| model.tokens()),
     };
     let mut imported = import::import(model.unet(), &sizes.bindings(choices))?;
     import::raise_graph(&mut imported.graph, watcher)?;
@@ -266,6 +276,7 @@ fn compile(
     if !leftovers.is_empty() {
         console.say(&output::removed_leftovers(leftovers));
     }
+    let pipeline = pipeline::open(model, console)?;
     let imported = raise(model, choices, watcher)?;
     console.detail(&format!(
         "{} nodes, written by {}",
@@ -281,7 +292,10 @@ fn compile(
     let Some(module) = build(imported.graph, choices, table, watcher)? else {
         return Ok(None);
     };
-    let networks = networks::build(model, &choices.target, module.latent(), watcher, console)?;
+    if let Some(pipeline) = &pipeline {
+        pipeline.check_fit(&module)?;
+    }
+    let networks = networks::build(pipeline.as_ref(), &choices.target, module.latent(), watcher, console)?;
     if watcher.is_stopped() {
         return Ok(None);
     }
@@ -292,7 +306,7 @@ fn compile(
         model: model.name(),
         modules,
         model_hash: model_hash.join().expect("hashing does not panic")?,
-        pipeline: pipeline::copy(model, &mut writer)?,
+        pipeline: pipeline.map(|pipeline| pipeline.copy(&mut writer)).transpose()?,
         ..plan
     };
     Ok(Some(Compiled {

@@ -8,7 +8,7 @@ use fisec_onnx::Bindings;
 use fisec_passes::{Network, Pipeline};
 use fisec_plan::NetworkKind;
 
-use super::model::Model;
+use super::pipeline::Checked;
 use super::{Watcher, import};
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
@@ -19,29 +19,28 @@ const RGB: usize = 3;
 /// The networks of a pipeline for latents `[channels, height, width]`, of which the target has kernels; none for the CPU.
 /// What cannot be read or is of another form stays with ONNX Runtime, which says why when it cannot run it either.
 pub fn build(
-    model: &Model,
+    pipeline: Option<&Checked<'_>>,
     target: &str,
     latent: [usize; 3],
     watcher: &mut Watcher,
     console: &Console,
 ) -> Result<Vec<Network>, Failure> {
-    let Some(folder) = model.folder().filter(|_| target.starts_with("cuda:")) else {
+    let Some(pipeline) = pipeline.filter(|_| target.starts_with("cuda:")) else {
         return Ok(Vec::new());
     };
     let [channels, height, width] = latent;
-    let scale = model.vae_scale();
+    let scale = pipeline.vae_scale();
     let mut networks = Vec::new();
-    for kind in NetworkKind::ALL {
-        let file = folder.join(kind.name()).join("model.onnx");
+    for (kind, file) in pipeline.parts().networks() {
         let bindings = match kind {
-            NetworkKind::TextEncoder => Bindings::text_encoder(1, model.tokens()),
+            NetworkKind::TextEncoder => Bindings::text_encoder(1, pipeline.tokens()),
             NetworkKind::VaeDecoder => Bindings::vae(1, channels, height, width),
             NetworkKind::VaeEncoder => Bindings::vae(1, RGB, height * scale, width * scale),
         };
-        if !file.is_file() || watcher.is_stopped() {
+        if watcher.is_stopped() {
             continue;
         }
-        match one(kind, &file, &bindings, watcher)? {
+        match one(kind, file, &bindings, watcher)? {
             Some(network) => networks.push(network),
             None => console.detail(&format!("the {} runs in ONNX Runtime", kind.title())),
         }

@@ -137,7 +137,11 @@ impl Pipeline {
 
     /// The sampler of a request: its own, else the model's.
     pub fn sampler_kind(&self, request: &Request) -> Result<SamplerKind, DiffusionError> {
-        request.sampler.map_or_else(|| self.scheduler.default_kind(), Ok)
+        let Some(kind) = request.sampler else {
+            return self.scheduler.default_kind();
+        };
+        self.scheduler.check(kind)?;
+        Ok(kind)
     }
 
     /// Calls of the network that a request takes: what a recording of it holds. PNDM calls once more than it has steps.

@@ -33,7 +33,7 @@ pub(super) fn calls(config: &SamplerConfig, steps: usize) -> Vec<Call> {
 pub(super) fn inverse_calls(config: &SamplerConfig, steps: usize) -> Result<Vec<Call>, DiffusionError> {
     let spacing = config.timestep_spacing.unwrap_or(Spacing::Leading);
     if spacing == Spacing::Linspace {
-        return Err(DiffusionError::SchedulerConfig(
+        return Err(DiffusionError::Schedule(
             "DDIM inversion needs leading or trailing spacing".into(),
         ));
     }

@@ -13,6 +13,7 @@ mod dpm;
 mod euler;
 mod pndm;
 mod schedule;
+mod supported;
 
 pub use config::{BetaSchedule, FinalSigma, PredictionType, SamplerConfig, SamplerKind, SolverType, Spacing};
 
@@ -107,6 +108,7 @@ impl Sampler {
         if !(1..=most).contains(&steps) {
             return Err(DiffusionError::StepCount { steps, most });
         }
+        config.check(kind)?;
         let (calls, initial_scale) = match kind {
             SamplerKind::Ddim => (ddim::calls(config, steps), 1.0),
             SamplerKind::DdimInverse => (ddim::inverse_calls(config, steps)?, 1.0),
@@ -122,7 +124,7 @@ impl Sampler {
                 .all(|weight| weight.is_finite())
         };
         if !calls.iter().all(finite) {
-            return Err(DiffusionError::SchedulerConfig(format!(
+            return Err(DiffusionError::Schedule(format!(
                 "no finite {} schedule of {steps} steps",
                 kind.name()
             )));

@@ -16,7 +16,7 @@ const COMBINATIONS: [[f64; ORDER]; 5] = [
 
 pub(super) fn calls(config: &SamplerConfig, steps: usize) -> Result<Vec<Call>, DiffusionError> {
     if steps < 2 {
-        return Err(DiffusionError::SchedulerConfig("pndm needs 2 steps or more".into()));
+        return Err(DiffusionError::Schedule("pndm needs 2 steps or more".into()));
     }
     let levels = NoiseLevels::new(config);
     let stride = (config.num_train_timesteps / steps) as i64;

@@ -207,33 +207,110 @@ proptest! {
     }
 }
 
+/// Samplers that a configuration allows.
+fn choices(json: &str) -> Vec<&'static str> {
+    let config = SamplerConfig::parse(json).unwrap();
+    let choices: Vec<SamplerKind> = config.choices();
+    for kind in SamplerKind::ALL {
+        let made = Sampler::new(kind, &config, 10);
+        assert_eq!(made.is_ok(), choices.contains(&kind), "{json}: {}", kind.name());
+        if let Err(error) = made {
+            assert!(error.hint().is_some(), "{json}: {error}");
+        }
+    }
+    choices.into_iter().map(SamplerKind::name).collect()
+}
+
 #[test]
-fn unsupported_configurations_are_refused() {
+fn settings_that_are_not_built_are_refused_by_the_samplers_that_read_them() {
+    let all = vec!["ddim", "euler", "dpm++", "pndm"];
+    let without = |kinds: &[&str]| -> Vec<&'static str> {
+        let kept = all.iter().filter(|kind| !kinds.contains(kind));
+        kept.copied().collect()
+    };
+    let refused: [(&str, &[&str]); 20] = [
+        (r#"{"clip_sample": true}"#, &["ddim"]),
+        (r#"{"thresholding": true}"#, &["ddim", "dpm++"]),
+        (r#"{"use_beta_sigmas": true}"#, &["euler", "dpm++"]),
+        (r#"{"use_exponential_sigmas": 1}"#, &["euler", "dpm++"]),
+        (r#"{"use_lu_lambdas": true}"#, &["dpm++"]),
+        (r#"{"use_flow_sigmas": true}"#, &["dpm++"]),
+        (r#"{"algorithm_type": "sde-dpmsolver++"}"#, &["dpm++"]),
+        (r#"{"solver_type": "magic"}"#, &["dpm++"]),
+        (r#"{"solver_order": 3}"#, &["dpm++"]),
+        (r#"{"variance_type": "learned_range"}"#, &["dpm++"]),
+        (r#"{"lambda_min_clipped": -1.0}"#, &["dpm++"]),
+        (r#"{"lambda_min_clipped": NaN}"#, &["dpm++"]),
+        (r#"{"final_sigmas_type": "some"}"#, &["euler", "dpm++"]),
+        (r#"{"interpolation_type": "log_linear"}"#, &["euler"]),
+        (r#"{"timestep_type": "continuous"}"#, &["euler"]),
+        (r#"{"sigma_max": 80.0}"#, &["euler"]),
+        (r#"{"skip_prk_steps": false}"#, &["pndm"]),
+        (r#"{"prediction_type": "sample"}"#, &["ddim", "euler", "dpm++", "pndm"]),
+        (
+            r#"{"beta_schedule": "squaredcos_cap_v2"}"#,
+            &["ddim", "euler", "dpm++", "pndm"],
+        ),
+        (r#"{"trained_betas": [0.1]}"#, &["ddim", "euler", "dpm++", "pndm"]),
+    ];
+    for (json, kinds) in refused {
+        assert_eq!(choices(json), without(kinds), "{json}");
+    }
+    let allowed = [
+        r#"{"lambda_min_clipped": -Infinity, "flow_shift": NaN, "sample_max_value": Infinity, "anything": {"a": [1]}}"#,
+        r#"{"lambda_min_clipped": -1000.0}"#,
+        r#"{"lambda_min_clipped": null, "trained_betas": null, "timestep_spacing": null, "prediction_type": null}"#,
+        r#"{"solver_type": "bh2", "solver_p": null, "disable_corrector": [], "predict_x0": true}"#,
+        r#"{"algorithm_type": "deis", "solver_type": "logrho"}"#,
+        r#"{"num_train_timesteps": "1000", "steps_offset": 1.0, "beta_end": "0.012", "solver_order": 2.0}"#,
+        r#"{"skip_prk_steps": true, "clip_sample": null, "thresholding": 0}"#,
+    ];
+    for json in allowed {
+        assert_eq!(choices(json), all, "{json}");
+    }
+    assert_eq!(
+        choices(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#),
+        Vec::<&str>::new()
+    );
+}
+
+/// What a field of another spelling means is what the usual spelling means.
+#[test]
+fn numbers_and_flags_are_read_as_python_reads_them() {
+    let usual = r#"{"num_train_timesteps": 800, "steps_offset": 1, "beta_end": 0.012, "set_alpha_to_one": false}"#;
+    let python =
+        r#"{"num_train_timesteps": 800.0, "steps_offset": "1", "beta_end": "0.012", "set_alpha_to_one": null}"#;
+    let [usual, python] = [usual, python].map(|json| SamplerConfig::parse(json).unwrap());
+    for kind in SamplerKind::ALL {
+        let made = [&usual, &python].map(|config| Sampler::new(kind, config, 7).unwrap());
+        let runs = made.map(|mut sampler| run(&mut sampler, 1));
+        assert_eq!(runs[0], runs[1], "{}", kind.name());
+    }
+}
+
+#[test]
+fn files_that_no_sampler_can_read_are_refused() {
     let refused = [
-        r#"{"clip_sample": true}"#,
-        r#"{"use_beta_sigmas": true}"#,
-        r#"{"algorithm_type": "sde-dpmsolver++"}"#,
-        r#"{"prediction_type": "sample"}"#,
-        r#"{"beta_schedule": "squaredcos_cap_v2"}"#,
-        r#"{"trained_betas": [0.1]}"#,
-        r#"{"solver_order": 3}"#,
         r#"{"beta_end": 2}"#,
+        r#"{"beta_start": NaN}"#,
+        r#"{"beta_end": -Infinity}"#,
+        r#"{"beta_end": [0.1]}"#,
         r#"{"num_train_timesteps": 0}"#,
+        r#"{"num_train_timesteps": 1e300}"#,
+        r#"{"num_train_timesteps": 10.5}"#,
+        r#"{"steps_offset": Infinity}"#,
+        r#"{"steps_offset": 9007199254740992}"#,
+        "[]",
         "not json",
+        "",
     ];
     for json in refused {
         let error = SamplerConfig::parse(json).unwrap_err().to_string();
         assert!(error.starts_with("scheduler configuration: "), "{json}: {error}");
     }
-    let unknown = SamplerConfig::parse(r#"{"_class_name": "UniPCMultistepScheduler"}"#).unwrap();
-    assert!(
-        unknown
-            .default_kind()
-            .unwrap_err()
-            .hint()
-            .unwrap()
-            .contains("--sampler")
-    );
+    let unknown = SamplerConfig::parse(r#"{"_class_name": "UniPCMultistepScheduler", "clip_sample": true}"#).unwrap();
+    let hint = unknown.default_kind().unwrap_err().hint().unwrap();
+    assert_eq!(hint, "choose one with `--sampler euler`, `dpm++` or `pndm`");
     assert!(
         "heun"
             .parse::<SamplerKind>()
@@ -242,8 +319,8 @@ fn unsupported_configurations_are_refused() {
             .unwrap()
             .contains("ddim")
     );
-    assert!(Sampler::new(SamplerKind::Ddim, &unknown, 0).is_err());
-    assert!(Sampler::new(SamplerKind::Ddim, &unknown, 1001).is_err());
+    assert!(Sampler::new(SamplerKind::Euler, &unknown, 0).is_err());
+    assert!(Sampler::new(SamplerKind::Euler, &unknown, 1001).is_err());
 }
 
 /// With the true noise as prediction every sampler goes from one noised picture to the next, wherever it begins.

@@ -7,6 +7,7 @@ mod attention;
 mod attributes;
 mod builder;
 mod norms;
+mod older;
 mod operators;
 mod ports;
 

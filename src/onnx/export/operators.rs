@@ -8,7 +8,7 @@ use super::attributes::attribute;
 use super::builder::{Builder, NodeParts};
 use super::norms::{activate, affine, group_norm, group_norm_stats, norm_coefficients};
 use super::ports::{NCHW_TO_NHWC, NHWC_TO_NCHW};
-use super::{ExportError, Ports, has_onnx_form, ports};
+use super::{ExportError, Ports, has_onnx_form, older, ports};
 
 pub const MICROSOFT: &str = "com.microsoft";
 
@@ -121,8 +121,13 @@ fn has_optional_outputs(onnx: &OnnxOp) -> bool {
 }
 
 fn opaque(builder: &mut Builder<'_>, id: NodeId, onnx: &OnnxOp) {
+    if let Some(result) = older::flattened(builder, id, onnx) {
+        builder.bind(ValueId { node: id, output: 0 }, result);
+        return;
+    }
     let count = builder.graph.operands(id).len();
-    let inputs = (0..count).map(|position| builder.operand(id, position)).collect();
+    let mut inputs: Vec<String> = (0..count).map(|position| builder.operand(id, position)).collect();
+    let attributes = older::renewed(builder, onnx, &mut inputs);
     let mut outputs = Vec::new();
     for output in 0..builder.graph.node(id).outputs().len() as u32 {
         let value = ValueId { node: id, output };
@@ -135,11 +140,7 @@ fn opaque(builder: &mut Builder<'_>, id: NodeId, onnx: &OnnxOp) {
     while outputs.last().is_some_and(String::is_empty) {
         outputs.pop();
     }
-    let attributes = onnx
-        .attributes
-        .iter()
-        .map(|(name, value)| attribute(name, value))
-        .collect();
+    let attributes = attributes.iter().map(|(name, value)| attribute(name, value)).collect();
     builder.node(NodeParts {
         domain: &onnx.domain,
         op_type: &onnx.op_type,

@@ -72,10 +72,11 @@ pub fn remove_leftover(place: &Path) -> io::Result<bool> {
 pub fn restore_replaced(folder: &Path) {
     let Ok(places) = places(folder) else { return };
     for (place, _) in places {
-        if stands_aside(&place).is_some() {
-            if let Ok(Some(_owner)) = owner::claim(&place) {
-                let _ = restore(&place);
-            }
+        if stands_aside(&place).is_none() {
+            continue;
+        }
+        if let Ok(Some(_owner)) = owner::claim(&place) {
+            let _ = restore(&place);
         }
     }
 }

@@ -76,10 +76,21 @@ impl CacheError {
             CacheError::Io { .. } if self.is_disk_full() => {
                 Some("free space with `fisec sessions prune --keep SIZE`, or set FISEC_HOME to another disk")
             }
-            CacheError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            CacheError::Io { source, .. } if is_no_place(source.kind()) => {
                 Some("set FISEC_HOME to a folder that you may write to")
             }
             _ => None,
         }
     }
+}
+
+/// Whether nothing can be written there.
+fn is_no_place(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::AlreadyExists
+    )
 }

@@ -36,8 +36,13 @@ pub(crate) enum Claim {
 pub(crate) fn of_store(images: &Path) -> StoreLock {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    let file = options.open(images.with_extension("lock"));
-    StoreLock(file.and_then(|file| file.lock().map(|()| file)).ok())
+    let file = options.open(images.with_extension("lock")).ok();
+    StoreLock(file.inspect(|file| wait_for(|| file.lock())))
+}
+
+/// Waits for a lock. On a file system without locks the answer comes at once, and nothing is locked.
+fn wait_for(lock: impl Fn() -> io::Result<()>) {
+    while lock().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
 }
 
 /// Creates the lock file of a new entry.
@@ -50,11 +55,7 @@ pub(crate) fn create(folder: &Path) -> io::Result<()> {
 pub(crate) fn hold(folder: &Path) -> io::Result<InUse> {
     for _ in 0..ATTEMPTS {
         let file = open(folder)?;
-        match file.lock_shared() {
-            // no locks on this file system
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
-            other => other?,
-        }
+        wait_for(|| file.lock_shared());
         if is_at(&file, &folder.join(NAME)) {
             let _ = file.set_modified(SystemTime::now());
             return Ok(InUse(file));
@@ -78,7 +79,7 @@ pub(crate) fn claim(folder: &Path) -> io::Result<Claim> {
     };
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Ok(Claim::Used),
-        Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Unsupported => Err(error),
+        // also where the file system has no locks
         _ => Ok(Claim::Free(Some(file))),
     }
 }

@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use fisec_plan::{Scratch, ScratchFolder, remove_leftovers};
+use fisec_plan::{Scratch, ScratchFolder, list_scratch, remove_leftovers};
 
 use super::lock::{self, Claim};
 use super::{CacheError, Damaged, Manifest, Store};
+
+/// How long a prune waits for processes that have been killed.
+const DYING: Duration = Duration::from_millis(500);
 
 /// What was removed to make room.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +26,8 @@ pub struct Pruned {
     pub leftovers: Vec<Scratch>,
     /// bytes still kept, damaged images and leftovers that could not be removed included
     pub kept: u64,
+    /// why an image that should have gone is still there, when it is not in use
+    pub refused: Option<String>,
 }
 
 impl Pruned {
@@ -42,6 +48,7 @@ impl Pruned {
         self.damaged.extend(other.damaged);
         self.leftovers.extend(other.leftovers);
         self.kept = other.kept;
+        self.refused = other.refused;
     }
 }
 
@@ -50,8 +57,18 @@ impl Store {
     /// those that are quickly made again for the room that they take, and long unused. Images in use stay, and those that
     /// they are edits of go last. Waits for other processes that prune.
     pub fn prune(&self, keep: u64) -> Result<Pruned, CacheError> {
+        self.wait_for_the_dying();
         let _store = lock::of_store(&self.images);
         self.evict(keep, None)
+    }
+
+    /// A process that was just killed takes a moment to free its memory and its locks, and looks alive until then.
+    fn wait_for_the_dying(&self) {
+        let started = Instant::now();
+        let is_alive = || list_scratch(&self.images).is_ok_and(|found| found.iter().any(|scratch| scratch.is_alive));
+        while is_alive() && started.elapsed() < DYING {
+            thread::sleep(DYING / 20);
+        }
     }
 
     /// Keeps to the limit: for a process that has closed its images.
@@ -84,21 +101,31 @@ impl Store {
         }
         let listing = self.list()?;
         let mut bin = Bin::new(self);
-        let mut left = pruned.kept;
-        for damaged in listing.damaged {
-            if left > keep && bin.take(&damaged.path)? == Taken::Yes {
-                left = left.saturating_sub(damaged.bytes);
-                pruned.damaged.push(damaged);
+        let (mut left, mut refused) = (pruned.kept, None);
+        let mut takes = |path: &Path, bytes: u64| {
+            let taken = match left > keep {
+                true => bin.take(path),
+                false => Ok(Taken::Used),
+            };
+            // One that cannot be removed, as another user's in a shared home, does not keep the others.
+            let taken = taken.unwrap_or_else(|error| {
+                refused.get_or_insert(error.to_string());
+                Taken::Used
+            });
+            if taken == Taken::Yes {
+                left = left.saturating_sub(bytes);
             }
-        }
-        for image in self.in_order(listing.images, parent) {
-            if left > keep && bin.take(&self.images.join(&image.id))? == Taken::Yes {
-                left = left.saturating_sub(image.bytes());
-                pruned.removed.push(image);
-            }
-        }
+            taken == Taken::Yes
+        };
+        pruned.damaged = listing.damaged;
+        pruned.damaged.retain(|damaged| takes(&damaged.path, damaged.bytes));
+        pruned.removed = self.in_order(listing.images, parent);
+        pruned
+            .removed
+            .retain(|image| takes(&self.images.join(&image.id), image.bytes()));
         drop(bin);
         pruned.kept = self.bytes()?;
+        pruned.refused = refused;
         Ok(pruned)
     }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use fisec_plan::{ScratchFolder, Slot, list_scratch, remove_leftover, restore_replaced};
 
+use super::entry::read_manifest;
 use super::listing::{is_entry, is_hidden};
 use super::lock::{self, Claim};
 use super::manifest::{Layout, Part};
@@ -102,9 +103,11 @@ impl Store {
 
     /// The image that differs from `key` in the prompt only, and there the least, when it is near enough to edit.
     pub fn find_nearest(&self, key: &ImageKey) -> Result<Option<Nearest>, CacheError> {
-        let mut images = self.list()?.images;
-        images.retain(|image| image.key.is_neighbour(key));
-        Ok(nearest(images, &key.prompt))
+        let names = self.names()?.into_iter();
+        // Whether its files are there shows when it is opened, and is then said.
+        let images = names.filter_map(|name| read_manifest(&self.images.join(&name), &name.to_string_lossy()).ok());
+        let neighbours = images.filter(|image| image.key.is_neighbour(key));
+        Ok(nearest(neighbours.collect(), &key.prompt))
     }
 
     /// Removes an image, damaged ones included, or anything else that [`Store::list`] names. Returns its whole name.

@@ -177,5 +177,6 @@ fn reason(error: &::ort::Error) -> String {
         .find(|line| !line.trim().is_empty())
         .unwrap_or("no reason given");
     let line: String = line.chars().filter(|c| !c.is_control()).take(300).collect();
+    let line = line.trim_start_matches("Fatal error: ");
     format!("ONNX Runtime refuses it: {}", line.trim().trim_end_matches('.'))
 }
