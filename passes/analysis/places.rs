@@ -80,7 +80,7 @@ impl Places {
         self.0
             .get(&value)
             .and_then(|axes| axes.first())
-            .is_some_and(|axis| is_images(axis))
+            .is_some_and(is_images)
     }
 
     fn output(&self, graph: &Graph, roles: &Roles, levels: &Levels, id: NodeId, output: usize) -> Vec<Axis> {
