@@ -73,6 +73,10 @@ fn embedding(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     if count != 1 && count != shape[0] {
         return None;
     }
+    let timesteps = match graph.value_type(timesteps).shape.len() {
+        0 | 1 => timesteps,
+        _ => rewriter.reshaped(timesteps, &vec![count].into(), &[id]),
+    };
     rewriter.replace(result(id), op, vec![timesteps.into()], &[angle.node, cos, sin, id]);
     Some(())
 }

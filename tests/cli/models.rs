@@ -120,8 +120,10 @@ fn inputs_that_nothing_feeds_are_refused_with_what_they_are_for() {
             parts.iter().for_each(|part| assert_fails(output, 1, part));
         }
         assert!(!machine.path("p.plan").exists());
-        let imported = verify(&machine, &case.model(), &case.io(), &["--through", "import"]);
-        assert!(imported.status.success(), "{name}: {}", stderr(&imported));
+        for stage in ["import", "raised", "oracle"] {
+            let computed = verify(&machine, &case.model(), &case.io(), &["--through", stage]);
+            assert!(computed.status.success(), "{name} {stage}: {}", stderr(&computed));
+        }
     }
 }
 
