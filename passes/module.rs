@@ -1,6 +1,6 @@
 //! The compiler's middle: a dense graph in, three programs out, and their lowering to a plan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot};
 use fisec_plan::{
@@ -16,7 +16,7 @@ use crate::cost::{CostTable, Predictor, pooled_masks};
 use crate::fuse::{fold_upsample, fuse_conv_epilogue, fuse_conv_prologue, fuse_linear, sink_views};
 use crate::lower::{
     DenseLevels, LowerError, PlanBuilder, ProgramLowering, WeightTarget, lower_network, lower_program, lower_prompt,
-    slot_demand,
+    slot_demands,
 };
 use crate::native::{record_coefficients, spell_norms};
 use crate::programs::{edit, guide, record};
@@ -282,23 +282,23 @@ impl Module {
         levels.len()
     }
 
-    fn slot_kind(&self, id: IrSlot, level: Option<LevelId>) -> SlotKind {
-        if let Some(maps) = self.controlled.iter().find(|each| each.slot == id) {
-            return SlotKind::Maps { level: maps.level.0 };
-        }
-        let demand = self.edit.as_ref().map_or(Demand::Full, |edit| slot_demand(edit, id));
-        match (level, demand) {
-            (None, _) => SlotKind::Stats,
-            (Some(LevelId(level)), Demand::Halo(radius)) => SlotKind::Halo { level, radius },
-            (Some(LevelId(level)), Demand::Full) => SlotKind::Full { level },
-        }
-    }
-
     fn slots(&self, cache_dtype: DType) -> Vec<Slot> {
+        let demands = self.edit.as_ref().map(slot_demands).unwrap_or_default();
+        let maps: HashMap<IrSlot, LevelId> = self.controlled.iter().map(|each| (each.slot, each.level)).collect();
+        let kind = |id: IrSlot, level: Option<LevelId>| {
+            if let Some(LevelId(level)) = maps.get(&id).copied() {
+                return SlotKind::Maps { level };
+            }
+            match (level, demands.get(&id)) {
+                (None, _) => SlotKind::Stats,
+                (Some(LevelId(level)), Some(&Demand::Halo(radius))) => SlotKind::Halo { level, radius },
+                (Some(LevelId(level)), _) => SlotKind::Full { level },
+            }
+        };
         let slots = self.record.slots().iter().enumerate();
         slots
             .map(|(index, slot)| {
-                let kind = self.slot_kind(IrSlot(index as u32), slot.level);
+                let kind = kind(IrSlot(index as u32), slot.level);
                 // statistics are few and feed a division: they stay exact
                 let dtype = if slot.level.is_none() { DType::F32 } else { cache_dtype };
                 let shape = slot.value_type.shape.channels_last();

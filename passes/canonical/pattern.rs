@@ -103,10 +103,14 @@ pub(super) fn exact(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-/// The value before a `Cast` between floating-point types, or the value itself.
+/// Operators that a chain of casts or factors is followed through: exporters write one or two.
+pub(super) const REACH: usize = 16;
+
+/// The value before a `Cast` between floating-point types, or the value itself; through [`REACH`] casts at most.
 pub(super) fn before_casts(graph: &Graph, mut value: ValueId) -> ValueId {
-    while is(graph, value, "Cast") && graph.value_type(value).dtype.is_float() {
-        match value_at(graph, value.node, 0) {
+    for _ in 0..REACH {
+        let is_cast = is(graph, value, "Cast") && graph.value_type(value).dtype.is_float();
+        match value_at(graph, value.node, 0).filter(|_| is_cast) {
             Some(source) if graph.value_type(source).dtype.is_float() => value = source,
             _ => break,
         }

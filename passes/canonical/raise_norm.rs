@@ -246,7 +246,7 @@ fn layer_norm_operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let ty = graph.value_type(x).clone();
     let axis = op.int("axis", -1);
     let statistics_used =
-        (1..graph.node(id).outputs().len() as u32).any(|output| !graph.users(ValueId { node: id, output }).is_empty());
+        (1..graph.node(id).outputs().len() as u32).any(|output| graph.is_used(ValueId { node: id, output }));
     if !(axis == -1 || axis == ty.shape.len() as i64 - 1) || statistics_used {
         return None;
     }

@@ -10,7 +10,7 @@ mod values;
 mod weights;
 
 pub use islands::DenseLevels;
-pub use kernels::slot_demand;
+pub use kernels::slot_demands;
 pub use network::{lower_network, lower_prompt};
 pub use program::{ProgramLowering, lower_program};
 pub use weights::{PlanBuilder, WeightTarget};

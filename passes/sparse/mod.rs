@@ -60,8 +60,9 @@ impl Sparsity {
             Recorded::Value(_) => self.levels.level_of(&value_type),
             Recorded::Stats { .. } => None,
         };
+        let name = graph.unique_slot_name(name);
         let slot = graph.add_slot(SlotInfo {
-            name: unique_name(graph, name),
+            name,
             value_type,
             level,
         });
@@ -89,14 +90,4 @@ impl Sparsity {
         self.recorded = recorded.collect();
         graph.set_slots(kept);
     }
-}
-
-/// `name`, numbered when another slot has it: exporters give layers of one kind one name.
-pub(crate) fn unique_name(graph: &Graph, name: &str) -> String {
-    let taken = |name: &str| graph.slots().iter().any(|slot| slot.name == name);
-    let numbered = (2..).map(|copy| format!("{name}#{copy}"));
-    std::iter::once(name.to_owned())
-        .chain(numbered)
-        .find(|name| !taken(name))
-        .expect("numbers do not end")
 }

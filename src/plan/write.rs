@@ -25,6 +25,8 @@ pub struct BundleWriter {
     data: WeightsFile,
     placed: HashMap<blake3::Hash, u64>,
     weights: Vec<Weight>,
+    /// weights of one name and place: more than one when they have another shape or order
+    known: HashMap<(String, u64), Vec<u32>>,
     files: BTreeMap<String, FileHash>,
 }
 
@@ -56,6 +58,7 @@ impl BundleWriter {
             data,
             placed: HashMap::new(),
             weights: Vec::new(),
+            known: HashMap::new(),
             files: BTreeMap::new(),
         })
     }
@@ -83,14 +86,14 @@ impl BundleWriter {
             bytes: at.length,
             hash: at.hash.to_hex().to_string(),
         };
-        let index = match self.weights.iter().position(|known| *known == weight) {
-            Some(index) => index,
-            None => {
-                self.weights.push(weight);
-                self.weights.len() - 1
-            }
-        };
-        WeightId(index as u32)
+        let known = self.known.entry((name.to_owned(), at.offset)).or_default();
+        if let Some(&index) = known.iter().find(|&&index| self.weights[index as usize] == weight) {
+            return WeightId(index);
+        }
+        let index = self.weights.len() as u32;
+        known.push(index);
+        self.weights.push(weight);
+        WeightId(index)
     }
 
     /// Stores an island's initializer. Equal bytes are stored once, weights included.

@@ -1,5 +1,6 @@
 //! Constants that may be large: a memory map plus transformations that happen only when the values are needed.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -128,6 +129,52 @@ impl Constant {
         }
     }
 
+    /// Equal for all constants that [`Constant::is_same`] takes for one, and hardly ever for others.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash_source(&mut hasher);
+        hasher.finish()
+    }
+
+    fn hash_source(&self, hasher: &mut DefaultHasher) {
+        (self.dtype, &self.shape).hash(hasher);
+        match &self.source {
+            Source::Host(data) => (data.as_ptr().addr(), data.len()).hash(hasher),
+            Source::Fill(value) => value.to_bits().hash(hasher),
+            Source::Derived(of, transform) => {
+                match transform {
+                    Transform::Reshape(_) | Transform::Cast(_) => {} // seen in shape and type
+                    Transform::Permute(order) => order.hash(hasher),
+                    Transform::Slice { axis, start, .. } => (axis, start).hash(hasher),
+                    Transform::Dequantize { axis, .. } => axis.hash(hasher),
+                }
+                of.hash_source(hasher);
+            }
+        }
+    }
+
+    /// Number of transformations that wait to be applied.
+    pub fn pending(&self) -> usize {
+        match &self.source {
+            Source::Derived(of, _) => 1 + of.pending(),
+            Source::Host(_) | Source::Fill(_) => 0,
+        }
+    }
+
+    /// Bytes that the values take once they are materialised; saturates.
+    pub fn bytes(&self) -> usize {
+        self.shape.elements().saturating_mul(self.dtype.size())
+    }
+
+    /// Bytes of memory, or of a memory map, that the values are made of. None for a fill.
+    pub fn source_bytes(&self) -> usize {
+        match &self.source {
+            Source::Host(data) => data.len(),
+            Source::Fill(_) => 0,
+            Source::Derived(of, _) => of.source_bytes(),
+        }
+    }
+
     /// The first byte of the values in memory, the same for all constants that [`Constant::is_same`] takes for one.
     pub fn address(&self) -> usize {
         match &self.source {
@@ -177,17 +224,45 @@ impl Constant {
             return self.clone();
         }
         if let (Source::Fill(value), false) = (&self.source, matches!(transform, Transform::Dequantize { .. })) {
+            let element = fill(self.dtype, &Shape::scalar(), *value).cast(dtype);
             return Constant {
                 dtype,
                 shape,
-                source: Source::Fill(*value),
+                source: Source::Fill(element.to_f64_vec()[0]),
             };
         }
+        let (of, transform) = self.joined(transform);
         Constant {
             dtype,
             shape,
-            source: Source::Derived(Arc::new(self.clone()), transform),
+            source: Source::Derived(of, transform),
         }
+    }
+
+    /// What `transform` applies to, and `transform` itself; one transformation where the last pending one is of its kind.
+    fn joined(&self, transform: Transform) -> (Arc<Self>, Transform) {
+        if let Source::Derived(of, last) = &self.source {
+            let both = match (last, &transform) {
+                (Transform::Reshape(_), Transform::Reshape(_)) => Some(transform.clone()),
+                (Transform::Permute(first), Transform::Permute(second)) => {
+                    Some(Transform::Permute(second.iter().map(|&axis| first[axis]).collect()))
+                }
+                (&Transform::Slice { axis, start, .. }, &Transform::Slice { axis: again, start: further, length })
+                    if axis == again =>
+                {
+                    Some(Transform::Slice {
+                        axis,
+                        start: start + further,
+                        length,
+                    })
+                }
+                _ => None,
+            };
+            if let Some(both) = both {
+                return (Arc::clone(of), both);
+            }
+        }
+        (Arc::new(self.clone()), transform)
     }
 
     /// The values, with every pending transformation applied. Shares the bytes when there is none.
