@@ -5,6 +5,7 @@
 //! reason for each place.
 
 pub mod analysis;
+mod budget;
 pub mod canonical;
 pub mod control;
 pub mod cost;
@@ -21,6 +22,7 @@ mod share_halves;
 pub mod sparse;
 mod widen_floats;
 
+pub use budget::Budget;
 pub use module::{CompileError, Module};
 pub use network::Network;
 pub use pass::{Changes, PassError};

@@ -24,7 +24,7 @@ use crate::roles::{Roles, RolesError};
 use crate::share_halves::share_halves;
 use crate::sparse::{Sparsity, compute_rings};
 use crate::widen_floats::widen_floats;
-use crate::{Network, PassError, Pipeline};
+use crate::{Budget, Network, PassError, Pipeline};
 
 /// Latents that three levels can halve without a remainder.
 const EVEN: usize = 8;
@@ -192,7 +192,12 @@ impl Module {
             levels: self.sparsity.levels.sizes().len(),
             rings: &self.rings(),
         };
-        let mut builder = PlanBuilder::new(writer, context.target);
+        let budget = Budget::of(
+            [&self.record]
+                .into_iter()
+                .chain(networks.iter().map(|network| &network.graph)),
+        );
+        let mut builder = PlanBuilder::new(writer, context.target, budget);
         let programs = Programs {
             record: lower_program(&self.record, &context, &mut builder)?,
             guide: lower_program(&self.guide, &context, &mut builder)?,

@@ -44,7 +44,10 @@ impl Failure {
                 io::ErrorKind::NotFound => failure.hint("check the path"),
                 io::ErrorKind::PermissionDenied => failure.hint("check the permissions of that path"),
                 io::ErrorKind::StorageFull => failure.hint("free some space or choose another place"),
-                _ => failure.hint("check that the file is what it should be"),
+                _ => match fisec_files::refused(&error) {
+                    Some(refused) => failure.hint(refused.hint()),
+                    None => failure.hint("check that the file is what it should be"),
+                },
             }
         }
     }
@@ -132,6 +135,9 @@ impl From<CompileError> for Failure {
                 Failure::new(error.to_string()).hint("give the U-Net of a text-to-image pipeline")
             }
             CompileError::Lower(LowerError::Plan(error)) => error.into(),
+            CompileError::Lower(LowerError::TooMuch { .. }) => Failure::new(error.to_string()).hint(
+                "such a model was not made by an exporter; compute the constant in the model, or store it in its files",
+            ),
             CompileError::Graph(_) | CompileError::Lower(_) => Failure::new(error.to_string())
                 .hint("this is a defect of the compiler: please report it with the model"),
         }

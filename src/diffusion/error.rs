@@ -6,6 +6,8 @@ use fisec_runtime::RuntimeError;
 use fisec_tensor::TensorError;
 use thiserror::Error;
 
+use crate::png_rows::PngError;
+
 /// Why no image came out. [`DiffusionError::hint`] says what to do about it, where that is known.
 #[derive(Debug, Error)]
 pub enum DiffusionError {
@@ -16,6 +18,8 @@ pub enum DiffusionError {
         path: PathBuf,
         /// what the system says
         reason: String,
+        /// what to do about it, where that is known
+        hint: Option<&'static str>,
     },
     /// A file was read and is wrong.
     #[error("`{path}`: {source}")]
@@ -64,8 +68,11 @@ pub enum DiffusionError {
     Batch(usize),
     /// A mask that is no PNG, or cannot be decoded.
     #[error("mask: {0}")]
-    MaskImage(String),
-    /// An image that is no PNG, or cannot be written as one.
+    MaskImage(#[source] PngError),
+    /// A picture that is no PNG, or cannot be decoded.
+    #[error("picture: {0}")]
+    Picture(#[source] PngError),
+    /// An image that cannot be written as a PNG, or is too large for the memory.
     #[error("image: {0}")]
     Image(String),
     /// A mask of another aspect ratio than the image.
@@ -116,6 +123,7 @@ impl DiffusionError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            DiffusionError::Unreadable { hint, .. } => *hint,
             DiffusionError::File { source, .. } => source.hint(),
             DiffusionError::UnknownSampler(_) => Some("one of ddim, euler, dpm++, pndm"),
             DiffusionError::UnknownSchedulerClass(_) => {
@@ -125,7 +133,10 @@ impl DiffusionError {
             DiffusionError::EmptyPrompt => Some("say what to show: `--prompt \"a red barn in a field\"`"),
             DiffusionError::NoPipeline => Some("compile the pipeline folder instead of its unet/model.onnx"),
             DiffusionError::Batch(_) => Some("compile with `--batch 2`"),
-            DiffusionError::MaskImage(_) => Some("give an 8-bit PNG: white where the image may change"),
+            DiffusionError::MaskImage(error) => error
+                .hint()
+                .or(Some("give an 8-bit PNG: white where the image may change")),
+            DiffusionError::Picture(error) => error.hint().or(Some("check that the file is a whole PNG")),
             DiffusionError::MaskSize { .. } => Some("a mask may have any size of the image's aspect ratio"),
             DiffusionError::MaskEmpty => Some("paint white where the image may change"),
             DiffusionError::InversionSampler(_) => Some("use `--sampler ddim`"),
@@ -153,8 +164,9 @@ impl DiffusionError {
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String, DiffusionError> {
-    std::fs::read_to_string(path).map_err(|error| DiffusionError::Unreadable {
+    fisec_files::read_text(path).map_err(|error| DiffusionError::Unreadable {
         path: path.to_path_buf(),
         reason: error.to_string(),
+        hint: fisec_files::refused(&error).map(|refused| refused.hint()),
     })
 }

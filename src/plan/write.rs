@@ -118,7 +118,7 @@ impl BundleWriter {
     /// Copies a file, streaming.
     pub fn copy_file(&mut self, relative: &str, from: &Path) -> Result<(), PlanError> {
         let path = self.path_for(relative)?;
-        let mut source = File::open(from).map_err(PlanError::io(from))?;
+        let mut source = fisec_files::open(from).map_err(PlanError::io(from))?;
         let mut copy = File::create(&path).map_err(PlanError::io(&path))?;
         let hash = copy_hashed(&mut source, &mut copy).map_err(PlanError::io(&path))?;
         self.files.insert(relative.to_owned(), hash);
@@ -128,7 +128,7 @@ impl BundleWriter {
     /// Registers a file that already stands in [`BundleWriter::folder`].
     pub fn adopt_file(&mut self, relative: &str) -> Result<(), PlanError> {
         let path = self.path_for(relative)?;
-        let mut file = File::open(&path).map_err(PlanError::io(&path))?;
+        let mut file = fisec_files::open(&path).map_err(PlanError::io(&path))?;
         let hash = copy_hashed(&mut file, &mut io::sink()).map_err(PlanError::io(&path))?;
         self.files.insert(relative.to_owned(), hash);
         Ok(())

@@ -166,6 +166,23 @@ impl Constant {
         self.shape.elements().saturating_mul(self.dtype.size())
     }
 
+    /// Bytes that materialising touches: what every pending transformation reads, converts and writes. Nothing for values
+    /// that exist as bytes already; saturates.
+    pub fn work(&self) -> usize {
+        let own = match &self.source {
+            Source::Host(_) | Source::Derived(_, Transform::Reshape(_)) => 0,
+            Source::Fill(_) | Source::Derived(_, Transform::Permute(_) | Transform::Slice { .. }) => self.bytes(),
+            // most conversions go by way of f64
+            Source::Derived(_, Transform::Cast(_) | Transform::Dequantize { .. }) => self
+                .bytes()
+                .saturating_add(self.shape.elements().saturating_mul(size_of::<f64>())),
+        };
+        match &self.source {
+            Source::Derived(of, _) => own.saturating_add(of.work()),
+            Source::Host(_) | Source::Fill(_) => own,
+        }
+    }
+
     /// Bytes of memory, or of a memory map, that the values are made of. None for a fill.
     pub fn source_bytes(&self) -> usize {
         match &self.source {
@@ -247,15 +264,18 @@ impl Constant {
                 (Transform::Permute(first), Transform::Permute(second)) => {
                     Some(Transform::Permute(second.iter().map(|&axis| first[axis]).collect()))
                 }
-                (&Transform::Slice { axis, start, .. }, &Transform::Slice { axis: again, start: further, length })
-                    if axis == again =>
-                {
-                    Some(Transform::Slice {
-                        axis,
-                        start: start + further,
+                (
+                    &Transform::Slice { axis, start, .. },
+                    &Transform::Slice {
+                        axis: again,
+                        start: further,
                         length,
-                    })
-                }
+                    },
+                ) if axis == again => Some(Transform::Slice {
+                    axis,
+                    start: start + further,
+                    length,
+                }),
                 _ => None,
             };
             if let Some(both) = both {

@@ -8,7 +8,6 @@ mod pipeline;
 mod summary;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -211,7 +210,7 @@ impl Arguments {
         let shipped = CostTable::shipped(&self.choices.target)
             .map_err(|error| Failure::new(error).hint("compile with `--target cpu`"))?;
         let Some(path) = &self.costs else { return Ok(shipped) };
-        let text = fs::read_to_string(path).map_err(Failure::file(path))?;
+        let text = fisec_files::read_text(path).map_err(Failure::file(path))?;
         CostTable::parse(&text).map_err(|error| {
             Failure::new(format!("{}: {error}", path.display())).hint("`fisec bench PLAN --calibrate` writes one")
         })

@@ -1,6 +1,5 @@
 //! The files of a model: one U-Net, and the rest of its pipeline where there is one.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -22,14 +21,14 @@ impl Model {
     pub fn find(path: &Path) -> Result<Self, Failure> {
         if path.is_dir() {
             let unet = path.join(UNET);
-            if !unet.is_file() {
+            if !unet.exists() {
                 return Err(Failure::new(format!("{} has no {UNET}", path.display()))
                     .hint("give a pipeline folder as diffusers and optimum export it, or a U-Net's .onnx file"));
             }
             let folder = Some(path.to_owned());
             return Ok(Model { unet, folder });
         }
-        if !path.is_file() {
+        if !path.exists() {
             return Err(Failure::new(format!("{} does not exist", path.display())).hint("check the path"));
         }
         let parent = path.parent().and_then(Path::parent).map(Path::to_owned);
@@ -109,6 +108,6 @@ impl Model {
 
 /// A configuration that is missing or unreadable says nothing.
 fn config(path: &Path) -> Value {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let text = fisec_files::read_text(path).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or(Value::Null)
 }

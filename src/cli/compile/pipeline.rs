@@ -1,6 +1,6 @@
 //! The parts of a pipeline beside the U-Net: copied into the plan as they are.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,7 @@ fn copy_part(folder: &Path, part: &str, writer: &mut BundleWriter) -> Result<(),
 pub fn hash(files: &[PathBuf]) -> Result<String, Failure> {
     let mut hasher = Hasher::new();
     for file in files {
-        let opened = File::open(file).map_err(Failure::file(file))?;
+        let opened = fisec_files::open(file).map_err(Failure::file(file))?;
         io::copy(&mut io::BufReader::with_capacity(1 << 20, opened), &mut hasher).map_err(Failure::file(file))?;
     }
     Ok(hasher.finalize().to_hex().to_string())

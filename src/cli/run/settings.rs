@@ -144,12 +144,13 @@ impl EditSettings {
     /// The settings as text, which tells edits of one base and prompt apart.
     pub fn text(&self) -> String {
         let mask = self.mask.as_ref().map(|path| {
-            // What cannot be read fails later, with a message.
-            let bytes = std::fs::read(path).unwrap_or_default();
-            match self.reuses_mask() {
-                true => "last".to_owned(),
-                false => blake3::hash(&bytes).to_hex()[..16].to_owned(),
+            if self.reuses_mask() {
+                return "last".to_owned();
             }
+            let mut hasher = blake3::Hasher::new();
+            // What cannot be read fails later, with a message.
+            let _ = fisec_files::open(path).and_then(|file| hasher.update_reader(file).map(drop));
+            hasher.finalize().to_hex()[..16].to_owned()
         });
         let mut fields = self.described();
         fields["mask"] = json!(mask);

@@ -1,6 +1,6 @@
 //! A remembered image, opened.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -200,7 +200,8 @@ impl Entry {
             Some(hash) => hash,
             None => return Err(damaged(self.id(), format!("{name}: missing"))),
         };
-        let bytes = fs::read(&path).map_err(|error| damaged(self.id(), format!("{name}: {error}")))?;
+        let bytes =
+            fisec_files::read(&path, expected.bytes).map_err(|error| damaged(self.id(), format!("{name}: {error}")))?;
         if json::file_hash(&bytes) != *expected {
             return Err(damaged(self.id(), format!("{name} is not as it was written")));
         }
@@ -268,7 +269,7 @@ impl Step {
 pub(crate) fn read_manifest(folder: &Path, name: &str) -> Result<Manifest, CacheError> {
     let path = folder.join("manifest.json");
     let fail = |reason: String| damaged(name, format!("manifest.json: {reason}"));
-    let text = fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    let text = fisec_files::read_text(&path).map_err(|error| fail(error.to_string()))?;
     if !json::is_intact(&text) {
         return Err(fail("not as it was written".into()));
     }
@@ -301,7 +302,7 @@ fn damaged(id: &str, reason: String) -> CacheError {
 }
 
 fn map(path: &Path) -> io::Result<Bytes> {
-    let file = File::open(path)?;
+    let file = fisec_files::open(path)?;
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }

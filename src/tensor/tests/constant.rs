@@ -129,9 +129,22 @@ proptest! {
 fn constants_that_are_the_same_have_one_fingerprint() {
     let (a, equal) = (counting(DType::F32, &[4, 6]), counting(DType::F32, &[4, 6]));
     let turn = || Transform::Permute(vec![1, 0]);
-    let cut = |start: usize| Transform::Slice { axis: 0, start, length: 2 };
-    assert_eq!(a.transformed(turn()).fingerprint(), a.clone().transformed(turn()).fingerprint());
-    let distinct = [a.clone(), equal, a.transformed(turn()), a.transformed(cut(0)), a.transformed(cut(1))];
+    let cut = |start: usize| Transform::Slice {
+        axis: 0,
+        start,
+        length: 2,
+    };
+    assert_eq!(
+        a.transformed(turn()).fingerprint(),
+        a.clone().transformed(turn()).fingerprint()
+    );
+    let distinct = [
+        a.clone(),
+        equal,
+        a.transformed(turn()),
+        a.transformed(cut(0)),
+        a.transformed(cut(1)),
+    ];
     let prints: std::collections::HashSet<u64> = distinct.iter().map(Constant::fingerprint).collect();
     assert_eq!(prints.len(), distinct.len());
 }
@@ -153,5 +166,16 @@ fn constants_know_their_bytes() {
     let halves = counting(DType::F16, &[4, 6]);
     let wide = halves.transformed(Transform::Cast(DType::F32));
     assert_eq!((halves.bytes(), wide.bytes(), wide.source_bytes()), (48, 96, 48));
+    assert_eq!((halves.work(), wide.work()), (0, 96 + 24 * 8));
+    let part = Transform::Slice {
+        axis: 0,
+        start: 0,
+        length: 1,
+    };
+    assert_eq!(
+        wide.transformed(part).work(),
+        24 + 96 + 24 * 8,
+        "the whole is converted for a part"
+    );
     assert_eq!(Constant::filled(DType::F32, [usize::MAX, 2], 0.0).bytes(), usize::MAX);
 }
