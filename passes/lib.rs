@@ -23,7 +23,7 @@ pub mod sparse;
 mod widen_floats;
 
 pub use budget::Budget;
-pub use module::{CompileError, Module};
+pub use module::{CompileError, LARGEST_LATENTS, Module};
 pub use network::Network;
 pub use pass::{Changes, PassError};
 pub use pipeline::{Listener, PassRun, Pipeline};

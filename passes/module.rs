@@ -26,6 +26,9 @@ use crate::sparse::{Sparsity, compute_rings};
 use crate::widen_floats::widen_floats;
 use crate::{Budget, Network, PassError, Pipeline};
 
+/// Latents of one image, at most: 8192×8192 pixels of Stable Diffusion. Masks and index tables have an entry for each.
+pub const LARGEST_LATENTS: usize = 1 << 20;
+
 /// Latents that three levels can halve without a remainder.
 const EVEN: usize = 8;
 
@@ -78,6 +81,7 @@ impl Module {
         table: &CostTable,
         pipeline: &mut Pipeline<'_>,
     ) -> Result<Option<Module>, CompileError> {
+        has_plausible_size(&dense)?;
         fits_its_size(&dense)?;
         dense.set_name("guide");
         pipeline.run("widen_floats", &mut dense, widen_floats)?;
@@ -338,6 +342,24 @@ fn reasons(levels: &Levels, sparse_levels: usize, asked: bool, times: &[f64]) ->
             }
         })
         .collect()
+}
+
+/// Refuses more latents than [`LARGEST_LATENTS`], before a mask of them is made.
+fn has_plausible_size(dense: &Graph) -> Result<(), PassError> {
+    let sample = Roles::of(dense).ok().and_then(|roles| dense.input(&roles.sample));
+    let Some((value, &[_, _, height, width])) = sample.map(|value| (value, &dense.value_type(value).shape[..])) else {
+        return Ok(());
+    };
+    let latents = height.saturating_mul(width);
+    if latents <= LARGEST_LATENTS {
+        return Ok(());
+    }
+    Err(PassError {
+        pass: "import",
+        node: dense.origin(value.node).label().to_owned(),
+        message: format!("the model takes {width}x{height} latents, {latents} of them; a plan has at most {LARGEST_LATENTS}"),
+        hint: Some("export it for a smaller image, or with dynamic axes".into()),
+    })
 }
 
 /// Refuses sizes at which the maps of the model do not meet: exporters that saw even sizes write upsampling by a factor.

@@ -11,6 +11,7 @@ mod failure;
 mod graphs;
 mod interrupt;
 mod memory;
+mod numbers;
 mod output;
 mod region;
 mod report;

@@ -19,7 +19,7 @@ pub struct Regions {
     #[arg(long, value_name = "M.png")]
     mask: Vec<PathBuf>,
     /// A typical region of this share of the image: 0.1 or 10%
-    #[arg(long, value_name = "Q", value_parser = parse_share)]
+    #[arg(long, value_name = "Q", allow_negative_numbers = true, value_parser = parse_share)]
     edit_size: Vec<f64>,
 }
 

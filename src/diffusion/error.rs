@@ -49,6 +49,14 @@ pub enum DiffusionError {
     /// The tokenizer cannot be read or used.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A part of a prompt counts for more than makes sense.
+    #[error("`{words}` weighs {weight} in the prompt; a weight is a number from -100 to 100")]
+    Weight {
+        /// the beginning of the part
+        words: String,
+        /// its weight
+        weight: f32,
+    },
     /// The prompt has no words.
     #[error("the prompt is empty")]
     EmptyPrompt,
@@ -131,6 +139,7 @@ impl DiffusionError {
             }
             DiffusionError::StepCount { .. } => Some("give `--steps` in that range, e.g. `--steps 50`"),
             DiffusionError::EmptyPrompt => Some("say what to show: `--prompt \"a red barn in a field\"`"),
+            DiffusionError::Weight { .. } => Some("write it like `(word:1.4)`; nested brackets multiply"),
             DiffusionError::NoPipeline => Some("compile the pipeline folder instead of its unet/model.onnx"),
             DiffusionError::Batch(_) => Some("compile with `--batch 2`"),
             DiffusionError::MaskImage(error) => error

@@ -4,6 +4,11 @@ mod bad_input;
 mod compile;
 mod edits;
 mod general;
+mod hostile;
 mod inspect;
 mod machine;
+mod numbers;
+#[path = "../support/onnx.rs"]
+mod onnx;
 mod run;
+mod special_files;

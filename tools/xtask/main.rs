@@ -3,6 +3,7 @@
 mod arrows;
 mod demo;
 mod kernels;
+mod opens;
 mod setup;
 mod shell;
 mod size;

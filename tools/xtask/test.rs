@@ -4,13 +4,15 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::shell::{cargo, root, step};
-use crate::{Failure, arrows, setup, size};
+use crate::{Failure, arrows, opens, setup, size};
 
 /// Runs all checks in order of their price and stops at the first that fails.
 pub fn run() -> Result<(), Failure> {
     let started = Instant::now();
     println!("==> arrows between crates");
     arrows::run()?;
+    println!("==> files are opened in one place");
+    opens::run()?;
     println!("==> size of the repository");
     size::run()?;
     step("formatting", cargo().args(["fmt", "--all", "--check"]))?;

@@ -18,14 +18,14 @@ use fisec_ir::{Graph, Op, text};
 use fisec_onnx::{Bindings, Import, import};
 use fisec_passes::canonical::canonicalize;
 use fisec_passes::cost::CostTable;
-use fisec_passes::{Module, Network, Pipeline};
+use fisec_passes::{LARGEST_LATENTS, Module, Network, Pipeline};
 use fisec_plan::{BundleWriter, CompileOptions, Halos, Keys, Norm, Plan, Remainder, Samples};
 use fisec_tensor::DType;
 
 use super::console::Console;
 use super::failure::Failure;
 use super::memory::PeakMemory;
-use super::output;
+use super::{numbers, output};
 use dump::PassDump;
 pub use dump::Watcher;
 pub use model::Model;
@@ -63,10 +63,10 @@ pub struct Arguments {
 #[derive(Args, Clone, Debug)]
 pub struct Choices {
     /// Pixels: one number for a square, or WIDTHxHEIGHT [default: the model's own]
-    #[arg(long, value_parser = parse_size)]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_size)]
     size: Option<ImageSize>,
     /// Images per step: 2 with guidance
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, default_value_t = 2, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     batch: u16,
     /// Latents of a step's images: one under several texts, as guidance has it, or one each [default: shared]
     #[arg(long, value_enum)]
@@ -85,11 +85,11 @@ pub struct Choices {
     #[arg(long, value_enum)]
     norm: Option<NormChoice>,
     /// How many of the finest resolutions are sparse: auto, or a number [default: auto]
-    #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_levels, value_name = "auto|N")]
     sparse_levels: Option<Levels>,
     /// How many of the coarsest resolutions let an edit follow the base's cross-attention: auto (all), or a number
     /// [default: auto]
-    #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_levels, value_name = "auto|N")]
     control_levels: Option<Levels>,
     /// What computes the levels that are dense: the target's own kernels, or ONNX Runtime (always, on the CPU)
     #[arg(long, value_enum, default_value_t = RemainderChoice::Native)]
@@ -230,10 +230,23 @@ pub fn raise(model: &Model, choices: &Choices, watcher: &mut Watcher) -> Result<
                 .hint(format!("give multiples of {}, e.g. `--size 512`", scale * 8)),
         );
     }
+    let latents = (height / scale).saturating_mul(width / scale);
+    if latents > LARGEST_LATENTS {
+        return Err(too_many_latents(width, height, latents, scale));
+    }
     let bindings = Bindings::unet(choices.batch.into(), height / scale, width / scale, model.tokens());
     let mut imported = import(model.unet(), &bindings)?;
     canonicalize(&mut imported.graph, &mut |name, graph| watcher.after(name, graph))?;
     Ok(imported)
+}
+
+fn too_many_latents(width: usize, height: usize, latents: usize, scale: usize) -> Failure {
+    let most = LARGEST_LATENTS.isqrt() * scale;
+    Failure::new(format!(
+        "{width}x{height} pixels are {latents} latents, and a plan has at most {LARGEST_LATENTS}: masks, index tables and \
+         activations have an entry for each"
+    ))
+    .hint(format!("the largest square is `--size {most}`"))
 }
 
 /// Compiles to `target`; `None` when the watcher stopped it.
@@ -394,9 +407,10 @@ impl Choices {
 
 fn parse_size(text: &str) -> Result<ImageSize, String> {
     let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
-    match (width.parse(), height.parse()) {
-        (Ok(width), Ok(height)) if width > 0 && height > 0 => Ok(ImageSize { width, height }),
-        _ => Err("write a size like 512 or 768x512".into()),
+    let side = numbers::whole(1..=*numbers::PIXELS.end());
+    match (side(width), side(height)) {
+        (Ok(width), Ok(height)) => Ok(ImageSize { width, height }),
+        (Err(message), _) | (_, Err(message)) => Err(format!("write a size like 512 or 768x512; a side: {message}")),
     }
 }
 
@@ -410,15 +424,7 @@ fn parse_target(text: &str) -> Result<String, String> {
 }
 
 fn parse_levels(text: &str) -> Result<Levels, String> {
-    match text {
-        "auto" => Ok(Levels(None)),
-        number => {
-            let levels = number
-                .parse()
-                .map_err(|_| "write auto or a number of levels".to_owned())?;
-            Ok(Levels(Some(levels)))
-        }
-    }
+    numbers::auto_or_whole(numbers::LEVELS)(text).map(Levels)
 }
 
 fn parse_cache_type(text: &str) -> Result<DType, String> {

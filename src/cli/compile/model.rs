@@ -74,7 +74,8 @@ impl Model {
             return Err(Failure::new("the model does not say for which size it was trained")
                 .hint("give the size to compile for, e.g. `--size 768`"));
         };
-        Ok((width as usize * self.vae_scale(), height as usize * self.vae_scale()))
+        let pixels = |latents: u64| (latents as usize).saturating_mul(self.vae_scale());
+        Ok((pixels(width), pixels(height)))
     }
 
     /// Pixels per latent along one axis: the decoder doubles between its blocks.
