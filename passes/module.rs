@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot};
+use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot, ValueType};
 use fisec_plan::{
     BundleWriter, CompileOptions, FORMAT, Halos, Level, Norm, Plan, Programs, Remainder, Samples, Slot, SlotKind,
 };
@@ -28,6 +28,9 @@ use crate::{Budget, Network, PassError, Pipeline};
 
 /// Latents of one image, at most: 8192×8192 pixels of Stable Diffusion. Masks and index tables have an entry for each.
 pub const LARGEST_LATENTS: usize = 1 << 20;
+
+/// Bytes of the largest value: no machine that a plan is for holds a larger one beside everything else.
+const LARGEST_VALUE: usize = 64 << 30;
 
 /// Latents that three levels can halve without a remainder.
 const EVEN: usize = 8;
@@ -82,6 +85,7 @@ impl Module {
         pipeline: &mut Pipeline<'_>,
     ) -> Result<Option<Module>, CompileError> {
         has_plausible_size(&dense)?;
+        has_plausible_values(&dense)?;
         fits_its_size(&dense)?;
         dense.set_name("guide");
         pipeline.run("widen_floats", &mut dense, widen_floats)?;
@@ -360,6 +364,28 @@ fn has_plausible_size(dense: &Graph) -> Result<(), PassError> {
         message: format!("the model takes {width}x{height} latents, {latents} of them; a plan has at most {LARGEST_LATENTS}"),
         hint: Some("export it for a smaller image, or with dynamic axes".into()),
     })
+}
+
+/// Refuses values of more than [`LARGEST_VALUE`], whatever computes them.
+fn has_plausible_values(dense: &Graph) -> Result<(), PassError> {
+    let bytes = |value: &ValueType| value.shape.elements().saturating_mul(value.dtype.size());
+    for id in dense.ids() {
+        let node = dense.node(id);
+        let Some(large) = node.outputs().iter().find(|value| bytes(value) > LARGEST_VALUE) else {
+            continue;
+        };
+        return Err(PassError {
+            pass: "import",
+            node: node.origin().label().to_owned(),
+            message: format!(
+                "a result is {large}: {} GB, and the largest value of a plan has {}",
+                bytes(large) / 1_000_000_000,
+                LARGEST_VALUE / 1_000_000_000
+            ),
+            hint: Some("compile for a smaller size, or export a model that does not expand its values that far".into()),
+        });
+    }
+    Ok(())
 }
 
 /// Refuses sizes at which the maps of the model do not meet: exporters that saw even sizes write upsampling by a factor.

@@ -4,6 +4,7 @@
 //! to the number of nodes, also where one value has a hundred thousand users or one node as many operands.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -84,10 +85,10 @@ pub struct Graph {
     slot_copies: HashMap<String, usize>,
 }
 
-/// A node with the uses of its outputs.
+/// A node with the uses of its outputs. Programs of one model are clones of each other: they share what they have in common.
 #[derive(Clone, Debug)]
 struct Entry {
-    node: Node,
+    node: Arc<Node>,
     users: Users,
 }
 
@@ -133,6 +134,10 @@ impl Graph {
         self.nodes[id.index()].as_mut().expect("the node was not removed")
     }
 
+    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        Arc::make_mut(&mut self.entry_mut(id).node)
+    }
+
     /// Adds a node behind its operands.
     pub fn add(&mut self, op: Op, operands: Vec<Operand>, outputs: Vec<ValueType>, origin: Origin) -> NodeId {
         let node = Node {
@@ -142,7 +147,7 @@ impl Graph {
             origin,
         };
         let entry = Some(Entry {
-            node,
+            node: Arc::new(node),
             users: Users::default(),
         });
         let id = match self.free.pop() {
@@ -182,7 +187,7 @@ impl Graph {
 
     /// Replaces the operator of a node; operands and outputs stay.
     pub fn set_op(&mut self, id: NodeId, op: Op) {
-        self.entry_mut(id).node.op = op;
+        self.node_mut(id).op = op;
     }
 
     /// Operands of a node.
@@ -192,7 +197,7 @@ impl Graph {
 
     /// Replaces all operands of a node.
     pub fn set_operands(&mut self, id: NodeId, operands: Vec<Operand>) {
-        let old = std::mem::replace(&mut self.entry_mut(id).node.operands, operands);
+        let old = std::mem::replace(&mut self.node_mut(id).operands, operands);
         for (position, operand) in old.into_iter().enumerate() {
             self.end_use(operand, id, position);
         }
@@ -203,7 +208,7 @@ impl Graph {
 
     /// Replaces one operand of a node.
     pub fn set_operand(&mut self, id: NodeId, position: usize, operand: Operand) {
-        let old = std::mem::replace(&mut self.entry_mut(id).node.operands[position], operand);
+        let old = std::mem::replace(&mut self.node_mut(id).operands[position], operand);
         self.end_use(old, id, position);
         self.begin_use(operand, id, position);
     }
@@ -225,7 +230,7 @@ impl Graph {
 
     /// Replaces the output types of a node.
     pub fn set_outputs(&mut self, id: NodeId, outputs: Vec<ValueType>) {
-        self.entry_mut(id).node.outputs = outputs;
+        self.node_mut(id).outputs = outputs;
     }
 
     /// Provenance of a node.
@@ -235,7 +240,7 @@ impl Graph {
 
     /// Replaces the provenance of a node.
     pub fn set_origin(&mut self, id: NodeId, origin: Origin) {
-        self.entry_mut(id).node.origin = origin;
+        self.node_mut(id).origin = origin;
     }
 
     /// Type of a value.
@@ -296,8 +301,11 @@ impl Graph {
 
     /// Takes a node out, whoever reads it.
     fn take(&mut self, id: NodeId) {
-        self.set_operands(id, Vec::new());
-        self.nodes[id.index()] = None;
+        let taken = self.nodes[id.index()].take();
+        let operands = taken.iter().flat_map(|entry| &entry.node.operands);
+        for (position, operand) in operands.enumerate() {
+            self.end_use(*operand, id, position);
+        }
         self.free.push(id.0);
     }
 

@@ -27,7 +27,9 @@ fn numbers_of_run_have_ranges() {
         ("--seed", "18446744073709551616", "0 to 18446744073709551615"),
     ];
     for (flag, value, mentions) in refused {
-        assert_fails(&machine.paint(DOG, "x.png", &[flag, value]), 2, mentions);
+        let mut command = machine.command(&["run"]);
+        let output = command.arg(plan()).args(["--prompt", DOG, flag, value, "-o"]).arg(machine.path("x.png")).output();
+        assert_fails(&output.unwrap(), 2, mentions);
     }
     assert!(!machine.path("x.png").exists());
 }
