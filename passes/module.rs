@@ -361,7 +361,9 @@ fn has_plausible_size(dense: &Graph) -> Result<(), PassError> {
     Err(PassError {
         pass: "import",
         node: dense.origin(value.node).label().to_owned(),
-        message: format!("the model takes {width}x{height} latents, {latents} of them; a plan has at most {LARGEST_LATENTS}"),
+        message: format!(
+            "the model takes {width}x{height} latents, {latents} of them; a plan has at most {LARGEST_LATENTS}"
+        ),
         hint: Some("export it for a smaller image, or with dynamic axes".into()),
     })
 }

@@ -66,11 +66,28 @@ mod tests {
     fn numbers_outside_their_range_are_refused_with_it() {
         let pixels = whole(PIXELS);
         assert_eq!((pixels("0"), pixels("16384")), (Ok(0), Ok(16384)));
-        for wrong in ["16385", "1000000000", "18446744073709551615", "1e3", "-1", "nan", "", "8px", "99999999999999999999"] {
-            assert_eq!(pixels(wrong), Err("it is a whole number from 0 to 16384".into()), "{wrong}");
+        for wrong in [
+            "16385",
+            "1000000000",
+            "18446744073709551615",
+            "1e3",
+            "-1",
+            "nan",
+            "",
+            "8px",
+            "99999999999999999999",
+        ] {
+            assert_eq!(
+                pixels(wrong),
+                Err("it is a whole number from 0 to 16384".into()),
+                "{wrong}"
+            );
         }
         let guidance = decimal(GUIDANCE);
-        assert_eq!((guidance("0"), guidance("7.5"), guidance("1e2")), (Ok(0.0), Ok(7.5), Ok(100.0)));
+        assert_eq!(
+            (guidance("0"), guidance("7.5"), guidance("1e2")),
+            (Ok(0.0), Ok(7.5), Ok(100.0))
+        );
         for wrong in ["nan", "inf", "-inf", "infinity", "-0.1", "100.1", "1e400", "much"] {
             assert_eq!(guidance(wrong), Err("it is a number from 0 to 100".into()), "{wrong}");
         }

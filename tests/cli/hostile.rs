@@ -21,7 +21,13 @@ fn compile(machine: &Machine, model: &Model, more: &[&str]) -> Output {
     let (file, plan) = (machine.path("hostile.onnx"), machine.path("hostile.plan"));
     fs::write(&file, model.encode()).unwrap();
     let child = Command::new("sh")
-        .args(["-c", "ulimit -v \"$0\" && exec \"$@\"", MEMORY, env!("CARGO_BIN_EXE_fisec"), "compile"])
+        .args([
+            "-c",
+            "ulimit -v \"$0\" && exec \"$@\"",
+            MEMORY,
+            env!("CARGO_BIN_EXE_fisec"),
+            "compile",
+        ])
         .arg(&file)
         .args(["--size", "128", "-o"])
         .arg(&plan)
@@ -174,7 +180,12 @@ fn long_chains_of_layouts_do_not_exhaust_the_stack() {
     model.ints("square", &[2], &[80, 80]);
     const LINKS: usize = 5000;
     for index in 0..LINKS {
-        let [of, turned, flat, to] = [format!("t{index}"), format!("x{index}"), format!("y{index}"), format!("t{}", index + 1)];
+        let [of, turned, flat, to] = [
+            format!("t{index}"),
+            format!("x{index}"),
+            format!("y{index}"),
+            format!("t{}", index + 1),
+        ];
         model.node("Transpose", &[&of], &[&turned], &[("perm", Value::Ints(vec![1, 0]))]);
         model.node("Reshape", &[&turned, "flat"], &[&flat], &[]);
         model.node("Reshape", &[&flat, "square"], &[&to], &[]);
@@ -233,7 +244,9 @@ fn chains_of_any_operator_compile_in_time_proportional_to_their_length() {
     let convs = wired(|model| {
         model.floats("w", &[4, 4, 3, 3], &[0.1; 144]);
         let pads = || Value::Ints(vec![1; 4]);
-        chain(model, |model, from, to, _| model.node("Conv", &[from, "w"], &[to], &[("pads", pads())]))
+        chain(model, |model, from, to, _| {
+            model.node("Conv", &[from, "w"], &[to], &[("pads", pads())])
+        })
     });
     let products = wired(|model| {
         model.floats("c", &[], &[1.5]);
@@ -241,7 +254,9 @@ fn chains_of_any_operator_compile_in_time_proportional_to_their_length() {
     });
     let casts = wired(|model| {
         let to_type = |index: usize| Value::Int(if index.is_multiple_of(2) { 10 } else { FLOAT });
-        chain(model, |model, from, to, index| model.node("Cast", &[from], &[to], &[("to", to_type(index))]))
+        chain(model, |model, from, to, index| {
+            model.node("Cast", &[from], &[to], &[("to", to_type(index))])
+        })
     });
     let gates = wired(|model| {
         chain(model, |model, from, to, index| {
@@ -264,7 +279,9 @@ fn wide_graphs_compile_in_time_proportional_to_their_width() {
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     let slope = |index: usize| [("alpha", Value::Float(index as f32))];
     let users = wired(|model| {
-        all.iter().enumerate().for_each(|(index, to)| model.node("LeakyRelu", &["sample"], &[to], &slope(index)));
+        all.iter()
+            .enumerate()
+            .for_each(|(index, to)| model.node("LeakyRelu", &["sample"], &[to], &slope(index)));
         model.node("Sum", &all, &["sum"], &[]);
         "sum".into()
     });
@@ -274,7 +291,9 @@ fn wide_graphs_compile_in_time_proportional_to_their_width() {
         "sum".into()
     });
     let joined = wired(|model| {
-        all.iter().enumerate().for_each(|(index, to)| model.node("LeakyRelu", &["sample"], &[to], &slope(index)));
+        all.iter()
+            .enumerate()
+            .for_each(|(index, to)| model.node("LeakyRelu", &["sample"], &[to], &slope(index)));
         model.node("Concat", &all, &["joined"], &[("axis", Value::Int(1))]);
         model.node("ReduceMean", &["joined"], &["mean"], &[("axes", Value::Ints(vec![1]))]);
         model.node("Add", &["sample", "mean"], &["sum"], &[]);

@@ -28,7 +28,11 @@ fn numbers_of_run_have_ranges() {
     ];
     for (flag, value, mentions) in refused {
         let mut command = machine.command(&["run"]);
-        let output = command.arg(plan()).args(["--prompt", DOG, flag, value, "-o"]).arg(machine.path("x.png")).output();
+        let output = command
+            .arg(plan())
+            .args(["--prompt", DOG, flag, value, "-o"])
+            .arg(machine.path("x.png"))
+            .output();
         assert_fails(&output.unwrap(), 2, mentions);
     }
     assert!(!machine.path("x.png").exists());
@@ -51,7 +55,10 @@ fn numbers_of_other_commands_have_ranges() {
         (&["compile", nano, "--size", "512x0"], "1 to 16384"),
         (&["compile", nano, "--batch", "65"], "1..=64"),
         (&["compile", nano, "--batch", "-2"], "1..=64"),
-        (&["compile", nano, "--sparse-levels", "99999999999999999999"], "0 to 16, or auto"),
+        (
+            &["compile", nano, "--sparse-levels", "99999999999999999999"],
+            "0 to 16, or auto",
+        ),
         (&["compile", nano, "--control-levels", "-1"], "0 to 16, or auto"),
         (&["bench", plan, "--threads", "0"], "1 to 1024"),
         (&["bench", plan, "--runs", "4000000000"], "1..=100000"),
@@ -61,7 +68,11 @@ fn numbers_of_other_commands_have_ranges() {
         assert_fails(&machine.run(arguments), 2, mentions);
     }
     let target = machine.path("large.plan");
-    let large = machine.command(&["compile", nano, "--size", "16384", "-o"]).arg(&target).output().unwrap();
+    let large = machine
+        .command(&["compile", nano, "--size", "16384", "-o"])
+        .arg(&target)
+        .output()
+        .unwrap();
     assert_fails(&large, 1, "the largest square is");
     assert!(!target.exists());
 }

@@ -57,17 +57,31 @@ fn a_pipe_as_external_data() {
     model.output("result", &SAMPLE);
     fs::write(machine.path("model.onnx"), model.encode()).unwrap();
     pipe(&machine.path("weights.data"));
-    let output = ended(machine.command(&["compile", "--size", "128"]).arg(machine.path("model.onnx")));
+    let output = ended(
+        machine
+            .command(&["compile", "--size", "128"])
+            .arg(machine.path("model.onnx")),
+    );
     assert_fails(&output, 1, PIPE);
 }
 
 #[test]
 fn pipes_in_a_plan() {
-    for file in ["plan.json", "weights.bin", "pipeline/scheduler/scheduler_config.json", "pipeline/text_encoder/model.onnx"] {
+    for file in [
+        "plan.json",
+        "weights.bin",
+        "pipeline/scheduler/scheduler_config.json",
+        "pipeline/text_encoder/model.onnx",
+    ] {
         let machine = Machine::new();
         let plan = machine.copied_plan();
         pipe(&plan.join(file));
-        let output = ended(machine.command(&["run"]).arg(&plan).args(["--prompt", DOG, "--steps", "2"]));
+        let output = ended(
+            machine
+                .command(&["run"])
+                .arg(&plan)
+                .args(["--prompt", DOG, "--steps", "2"]),
+        );
         assert_fails(&output, 1, PIPE);
     }
 }
@@ -81,7 +95,13 @@ fn pipes_and_devices_as_pictures_and_masks() {
     let given = pipe_path.to_str().unwrap();
     let run = |more: &[&str]| {
         let mut command = machine.command(&["run"]);
-        ended(command.arg(plan()).args(["--prompt", CAT, "--steps", "6", "-o"]).arg(machine.path("cat.png")).args(more))
+        ended(
+            command
+                .arg(plan())
+                .args(["--prompt", CAT, "--steps", "6", "-o"])
+                .arg(machine.path("cat.png"))
+                .args(more),
+        )
     };
     assert_fails(&run(&["--mask", given]), 1, PIPE);
     assert_fails(&run(&["--image", given, "--source-prompt", DOG]), 1, PIPE);
@@ -97,6 +117,10 @@ fn pipes_as_recorded_tensors_costs_and_text() {
     pipe(&path);
     let model = "tests/data/nano-pipeline/unet/model.onnx";
     assert_fails(&ended(machine.command(&["verify", model, "--io"]).arg(&path)), 1, PIPE);
-    assert_fails(&ended(machine.command(&["compile", NANO, "--costs"]).arg(&path)), 1, PIPE);
+    assert_fails(
+        &ended(machine.command(&["compile", NANO, "--costs"]).arg(&path)),
+        1,
+        PIPE,
+    );
     assert_fails(&ended(machine.command(&["dump"]).arg(&path)), 1, PIPE);
 }

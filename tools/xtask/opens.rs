@@ -30,7 +30,11 @@ pub fn run() -> Result<(), Failure> {
     }
     let mut wrong = Vec::new();
     for source in sources {
-        let name = source.strip_prefix(&root).unwrap_or(&source).to_string_lossy().into_owned();
+        let name = source
+            .strip_prefix(&root)
+            .unwrap_or(&source)
+            .to_string_lossy()
+            .into_owned();
         let text = fs::read_to_string(&source).map_err(|error| format!("{name}: {error}"))?;
         wrong.extend(opens(&name, &text));
     }
@@ -63,9 +67,15 @@ fn opens(name: &str, text: &str) -> Vec<String> {
         return Vec::new();
     }
     let product = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
-    let calls = |line: &&str| CALLS.iter().any(|call| line.contains(call) && !line.contains("fisec_files::"));
+    let calls = |line: &&str| {
+        CALLS
+            .iter()
+            .any(|call| line.contains(call) && !line.contains("fisec_files::"))
+    };
     let found = product.enumerate().filter(|(_, line)| calls(line));
-    found.map(|(number, line)| format!("{name}:{}: {}", number + 1, line.trim())).collect()
+    found
+        .map(|(number, line)| format!("{name}:{}: {}", number + 1, line.trim()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -74,8 +84,12 @@ mod tests {
 
     #[test]
     fn calls_outside_of_tests_are_found() {
-        let text = "fn a() {\n    let bytes = fs::read(path)?;\n}\n#[cfg(test)]\nmod tests { fn b() { fs::read(path); } }\n";
-        assert_eq!(opens("src/cli/a.rs", text), ["src/cli/a.rs:2: let bytes = fs::read(path)?;"]);
+        let text =
+            "fn a() {\n    let bytes = fs::read(path)?;\n}\n#[cfg(test)]\nmod tests { fn b() { fs::read(path); } }\n";
+        assert_eq!(
+            opens("src/cli/a.rs", text),
+            ["src/cli/a.rs:2: let bytes = fs::read(path)?;"]
+        );
         assert!(opens("src/files/lib.rs", text).is_empty());
         assert!(opens("src/cli/a.rs", "let bytes = fisec_files::read(path, 10)?;").is_empty());
     }

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 
 use super::console::Console;
 use super::failure::Failure;
-use super::{interrupt, numbers};
 use super::region::{Region, Regions};
+use super::{interrupt, numbers};
 use super::{output, units};
 use timing::Timing;
 

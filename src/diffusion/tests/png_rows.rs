@@ -42,7 +42,11 @@ fn crc(bytes: &[u8]) -> u32 {
     for byte in bytes {
         crc ^= u32::from(*byte);
         for _ in 0..8 {
-            crc = if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                0xedb8_8320 ^ (crc >> 1)
+            } else {
+                crc >> 1
+            };
         }
     }
     !crc
@@ -61,7 +65,15 @@ fn unfiltered(pixels: &[u8], line: usize) -> Vec<u8> {
 
 /// The pixels of a grey picture in the order of Adam7.
 fn interlaced(pixels: &[u8], width: usize, height: usize) -> Vec<u8> {
-    const PASSES: [[usize; 4]; 7] = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]];
+    const PASSES: [[usize; 4]; 7] = [
+        [0, 0, 8, 8],
+        [4, 0, 8, 8],
+        [0, 4, 4, 8],
+        [2, 0, 4, 4],
+        [0, 2, 2, 4],
+        [1, 0, 2, 2],
+        [0, 1, 1, 2],
+    ];
     let mut bytes = Vec::new();
     for [left, top, across, down] in PASSES.into_iter().filter(|[left, ..]| *left < width) {
         for row in (top..height).step_by(down) {
@@ -152,7 +164,9 @@ fn every_colour_type_and_depth_is_read() {
         Raw::new(8, 8, 16, 0, false).pixels(&unfiltered(&sixteen, 16)),
         Raw::new(8, 8, 8, 4, false).pixels(&unfiltered(&alpha, 16)),
         Raw::new(8, 8, 8, 6, false).pixels(&unfiltered(&rgba, 32)),
-        Raw::new(8, 8, 8, 3, false).chunk(b"PLTE", &palette).pixels(&unfiltered(&indices, 8)),
+        Raw::new(8, 8, 8, 3, false)
+            .chunk(b"PLTE", &palette)
+            .pixels(&unfiltered(&indices, 8)),
         Raw::new(8, 8, 8, 0, true).pixels(&interlaced(&grey, 8, 8)),
     ];
     for png in pngs {
@@ -163,11 +177,20 @@ fn every_colour_type_and_depth_is_read() {
 
 #[test]
 fn the_header_bounds_what_is_read() {
-    for (width, height) in [(20_000, 20_000), (18_000, 18_000), (1 << 30, 1 << 30), (i32::MAX as u32, 1), (1 << 17, 1)] {
+    for (width, height) in [
+        (20_000, 20_000),
+        (18_000, 18_000),
+        (1 << 30, 1 << 30),
+        (i32::MAX as u32, 1),
+        (1 << 17, 1),
+    ] {
         for color in [0, 2, 6] {
             let png = Raw::new(width, height, 8, color, false).pixels(&[0]);
             assert_eq!(refused(&png), PngError::TooLarge { width, height });
-            assert!(matches!(mask_from_png(&png), Err(DiffusionError::MaskImage(PngError::TooLarge { .. }))));
+            assert!(matches!(
+                mask_from_png(&png),
+                Err(DiffusionError::MaskImage(PngError::TooLarge { .. }))
+            ));
         }
     }
     let interlaced = Raw::new(10_000, 10_000, 8, 0, true).pixels(&[0]);
@@ -197,7 +220,11 @@ fn headers_that_lie_and_files_that_end_are_refused() {
         Vec::new(),
     ];
     for png in cases {
-        assert!(matches!(refused(&png), PngError::Damaged(_)), "{:?}", &png[..png.len().min(40)]);
+        assert!(
+            matches!(refused(&png), PngError::Damaged(_)),
+            "{:?}",
+            &png[..png.len().min(40)]
+        );
     }
 }
 
@@ -205,8 +232,14 @@ fn headers_that_lie_and_files_that_end_are_refused() {
 fn texts_and_profiles_are_not_unpacked() {
     let bomb = packed(&vec![0u8; 1 << 26]);
     let rows = unfiltered(&[255; 64], 8);
-    for (kind, head) in [(b"zTXt", b"k\0\0".as_slice()), (b"iCCP", b"k\0\0"), (b"iTXt", b"k\0\x01\0\0\0")] {
-        let png = Raw::new(8, 8, 8, 0, false).chunk(kind, &[head, &bomb].concat()).pixels(&rows);
+    for (kind, head) in [
+        (b"zTXt", b"k\0\0".as_slice()),
+        (b"iCCP", b"k\0\0"),
+        (b"iTXt", b"k\0\x01\0\0\0"),
+    ] {
+        let png = Raw::new(8, 8, 8, 0, false)
+            .chunk(kind, &[head, &bomb].concat())
+            .pixels(&rows);
         assert_eq!(fitted(&png, 8, 8).unwrap().rgb, [255; 192]);
         assert!(read_user_mask(Cursor::new(&png), (8, 8), (64, 64)).is_ok());
     }

@@ -1,7 +1,7 @@
 //! Words: emphasis, alignment, and the tables of attention control.
 
-use fisec_diffusion::{DiffusionError, Tokens};
 use fisec_diffusion::words::{Alignment, ControlOptions, Emphasis, Source, Steering, Words};
+use fisec_diffusion::{DiffusionError, Tokens};
 use fisec_plan::ControlInput;
 use proptest::prelude::*;
 
@@ -274,7 +274,12 @@ proptest! {
 #[test]
 fn weights_have_a_range() {
     let nested = format!("{}a dog{}", "(".repeat(400), ")".repeat(400));
-    for prompt in ["(dog:101)", "a (dog:99999999999999999999999999999999999999999) on grass", "((dog:60):2)", &nested] {
+    for prompt in [
+        "(dog:101)",
+        "a (dog:99999999999999999999999999999999999999999) on grass",
+        "((dog:60):2)",
+        &nested,
+    ] {
         let error = Emphasis::parse(prompt).unwrap_err();
         let message = error.to_string();
         assert!(message.contains("dog") && message.contains("-100 to 100"), "{message}");

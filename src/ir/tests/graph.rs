@@ -36,7 +36,10 @@ fn value(node: NodeId) -> ValueId {
 /// Nodes with a result, in the order in which they may read each other.
 fn values(graph: &Graph) -> Vec<NodeId> {
     let order = graph.ordered().expect("no cycle");
-    order.into_iter().filter(|&id| !graph.node(id).outputs().is_empty()).collect()
+    order
+        .into_iter()
+        .filter(|&id| !graph.node(id).outputs().is_empty())
+        .collect()
 }
 
 fn apply(graph: &mut Graph, change: Change) {
@@ -60,7 +63,12 @@ fn apply(graph: &mut Graph, change: Change) {
             }
         }
         Change::Output(number) => {
-            graph.add(Op::Output("result".into()), vec![value(pick(number)).into()], vec![], Origin::default());
+            graph.add(
+                Op::Output("result".into()),
+                vec![value(pick(number)).into()],
+                vec![],
+                Origin::default(),
+            );
         }
         Change::Prune => {
             graph.prune();
@@ -108,7 +116,10 @@ fn names_that_are_taken_get_the_first_free_number() {
     let mut graph = Graph::new("record");
     let mut add = |name: &str| {
         let data = Constant::filled(DType::F32, [1], 0.0);
-        let id = graph.add_weight(WeightInfo { name: name.into(), data });
+        let id = graph.add_weight(WeightInfo {
+            name: name.into(),
+            data,
+        });
         graph.weight(id).name.clone()
     };
     let names = ["w", "w", "w#3", "w", "w", "w#3", "v"].map(|name| add(name));
@@ -125,7 +136,11 @@ fn names_that_are_taken_get_the_first_free_number() {
         graph.add_slot(slot(name));
     }
     graph.set_slots(vec![slot("s".into())]);
-    assert_eq!(graph.unique_slot_name("s"), "s#2", "names of removed slots are free again");
+    assert_eq!(
+        graph.unique_slot_name("s"),
+        "s#2",
+        "names of removed slots are free again"
+    );
 }
 
 /// A guard, far above what it takes: a quadratic step would take minutes.
@@ -137,7 +152,11 @@ fn a_value_with_many_users_and_a_node_with_many_operands_are_changed_in_time() {
     let input = graph.add_value(Op::Input("sample".into()), vec![], map(), Origin::default());
     let other = graph.add_value(Op::Input("other".into()), vec![], map(), Origin::default());
     let users: Vec<Operand> = (0..MANY)
-        .map(|_| graph.add_value(Op::Add, vec![input.into()], map(), Origin::default()).into())
+        .map(|_| {
+            graph
+                .add_value(Op::Add, vec![input.into()], map(), Origin::default())
+                .into()
+        })
         .collect();
     let sum = graph.add_value(Op::Add, users.clone(), map(), Origin::default());
     graph.add(Op::Output("result".into()), vec![sum.into()], vec![], Origin::default());
