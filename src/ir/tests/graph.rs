@@ -122,7 +122,7 @@ fn names_that_are_taken_get_the_first_free_number() {
         });
         graph.weight(id).name.clone()
     };
-    let names = ["w", "w", "w#3", "w", "w", "w#3", "v"].map(|name| add(name));
+    let names = ["w", "w", "w#3", "w", "w", "w#3", "v"].map(&mut add);
     assert_eq!(names, ["w", "w#2", "w#3", "w#4", "w#5", "w#3#2", "v"]);
 
     let slot = |name: String| SlotInfo {
