@@ -15,7 +15,6 @@ use fisec_plan::ControlInput;
 use fisec_tensor::{DType, Shape};
 
 use crate::analysis::{Places, Stages};
-use crate::sparse::unique_name;
 use crate::{Changes, PassError};
 
 /// A cross-attention whose maps are recorded.
@@ -72,7 +71,8 @@ pub fn expose_maps(
         let origin =
             Origin::merged("expose_maps", [graph.origin(attention)]).because("control reads what words attend to");
         let value_type = maps_type(graph, attention, heads);
-        let name = unique_name(graph, &format!("{}.maps", graph.origin(attention).label()));
+        let name = format!("{}.maps", graph.origin(attention).label());
+        let name = graph.unique_slot_name(&name);
         let slot = graph.add_slot(SlotInfo {
             name,
             value_type: value_type.clone(),

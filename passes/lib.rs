@@ -5,6 +5,7 @@
 //! reason for each place.
 
 pub mod analysis;
+mod budget;
 pub mod canonical;
 pub mod control;
 pub mod cost;
@@ -21,7 +22,8 @@ mod share_halves;
 pub mod sparse;
 mod widen_floats;
 
-pub use module::{CompileError, Module};
+pub use budget::Budget;
+pub use module::{CompileError, LARGEST_LATENTS, Module};
 pub use network::Network;
 pub use pass::{Changes, PassError};
 pub use pipeline::{Listener, PassRun, Pipeline};

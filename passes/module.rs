@@ -1,8 +1,8 @@
 //! The compiler's middle: a dense graph in, three programs out, and their lowering to a plan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot};
+use fisec_ir::{Demand, Graph, LevelId, SlotId as IrSlot, ValueType};
 use fisec_plan::{
     BundleWriter, CompileOptions, FORMAT, Halos, Level, Norm, Plan, Programs, Remainder, Samples, Slot, SlotKind,
 };
@@ -16,7 +16,7 @@ use crate::cost::{CostTable, Predictor, pooled_masks};
 use crate::fuse::{fold_upsample, fuse_conv_epilogue, fuse_conv_prologue, fuse_linear, sink_views};
 use crate::lower::{
     DenseLevels, LowerError, PlanBuilder, ProgramLowering, WeightTarget, lower_network, lower_program, lower_prompt,
-    slot_demand,
+    slot_demands,
 };
 use crate::native::{record_coefficients, spell_norms};
 use crate::programs::{edit, guide, record};
@@ -24,7 +24,13 @@ use crate::roles::{Roles, RolesError};
 use crate::share_halves::share_halves;
 use crate::sparse::{Sparsity, compute_rings};
 use crate::widen_floats::widen_floats;
-use crate::{Network, PassError, Pipeline};
+use crate::{Budget, Network, PassError, Pipeline};
+
+/// Latents of one image, at most: 8192×8192 pixels of Stable Diffusion. Masks and index tables have an entry for each.
+pub const LARGEST_LATENTS: usize = 1 << 20;
+
+/// Bytes of the largest value: no machine that a plan is for holds a larger one beside everything else.
+const LARGEST_VALUE: usize = 64 << 30;
 
 /// Latents that three levels can halve without a remainder.
 const EVEN: usize = 8;
@@ -79,6 +85,8 @@ impl Module {
         table: &CostTable,
         pipeline: &mut Pipeline<'_>,
     ) -> Result<Option<Module>, CompileError> {
+        has_plausible_size(&dense)?;
+        has_plausible_values(&dense)?;
         fits_its_size(&dense)?;
         dense.set_name("guide");
         pipeline.run("widen_floats", &mut dense, widen_floats)?;
@@ -202,7 +210,12 @@ impl Module {
             levels: self.sparsity.levels.sizes().len(),
             rings: &self.rings(),
         };
-        let mut builder = PlanBuilder::new(writer, context.target);
+        let budget = Budget::of(
+            [&self.record]
+                .into_iter()
+                .chain(networks.iter().map(|network| &network.graph)),
+        );
+        let mut builder = PlanBuilder::new(writer, context.target, budget);
         let programs = Programs {
             record: lower_program(&self.record, &context, &mut builder)?,
             guide: lower_program(&self.guide, &context, &mut builder)?,
@@ -292,23 +305,23 @@ impl Module {
         levels.len()
     }
 
-    fn slot_kind(&self, id: IrSlot, level: Option<LevelId>) -> SlotKind {
-        if let Some(maps) = self.controlled.iter().find(|each| each.slot == id) {
-            return SlotKind::Maps { level: maps.level.0 };
-        }
-        let demand = self.edit.as_ref().map_or(Demand::Full, |edit| slot_demand(edit, id));
-        match (level, demand) {
-            (None, _) => SlotKind::Stats,
-            (Some(LevelId(level)), Demand::Halo(radius)) => SlotKind::Halo { level, radius },
-            (Some(LevelId(level)), Demand::Full) => SlotKind::Full { level },
-        }
-    }
-
     fn slots(&self, cache_dtype: DType) -> Vec<Slot> {
+        let demands = self.edit.as_ref().map(slot_demands).unwrap_or_default();
+        let maps: HashMap<IrSlot, LevelId> = self.controlled.iter().map(|each| (each.slot, each.level)).collect();
+        let kind = |id: IrSlot, level: Option<LevelId>| {
+            if let Some(LevelId(level)) = maps.get(&id).copied() {
+                return SlotKind::Maps { level };
+            }
+            match (level, demands.get(&id)) {
+                (None, _) => SlotKind::Stats,
+                (Some(LevelId(level)), Some(&Demand::Halo(radius))) => SlotKind::Halo { level, radius },
+                (Some(LevelId(level)), _) => SlotKind::Full { level },
+            }
+        };
         let slots = self.record.slots().iter().enumerate();
         slots
             .map(|(index, slot)| {
-                let kind = self.slot_kind(IrSlot(index as u32), slot.level);
+                let kind = kind(IrSlot(index as u32), slot.level);
                 // statistics are few and feed a division: they stay exact
                 let dtype = if slot.level.is_none() { DType::F32 } else { cache_dtype };
                 let shape = slot.value_type.shape.channels_last();
@@ -343,6 +356,48 @@ fn reasons(levels: &Levels, sparse_levels: usize, asked: bool, times: &[f64]) ->
             }
         })
         .collect()
+}
+
+/// Refuses more latents than [`LARGEST_LATENTS`], before a mask of them is made.
+fn has_plausible_size(dense: &Graph) -> Result<(), PassError> {
+    let sample = Roles::of(dense).ok().and_then(|roles| dense.input(&roles.sample));
+    let Some((value, &[_, _, height, width])) = sample.map(|value| (value, &dense.value_type(value).shape[..])) else {
+        return Ok(());
+    };
+    let latents = height.saturating_mul(width);
+    if latents <= LARGEST_LATENTS {
+        return Ok(());
+    }
+    Err(PassError {
+        pass: "import",
+        node: dense.origin(value.node).label().to_owned(),
+        message: format!(
+            "the model takes {width}x{height} latents, {latents} of them; a plan has at most {LARGEST_LATENTS}"
+        ),
+        hint: Some("export it for a smaller image, or with dynamic axes".into()),
+    })
+}
+
+/// Refuses values of more than [`LARGEST_VALUE`], whatever computes them.
+fn has_plausible_values(dense: &Graph) -> Result<(), PassError> {
+    let bytes = |value: &ValueType| value.shape.elements().saturating_mul(value.dtype.size());
+    for id in dense.ids() {
+        let node = dense.node(id);
+        let Some(large) = node.outputs().iter().find(|value| bytes(value) > LARGEST_VALUE) else {
+            continue;
+        };
+        return Err(PassError {
+            pass: "import",
+            node: node.origin().label().to_owned(),
+            message: format!(
+                "a result is {large}: {} GB, and the largest value of a plan has {}",
+                bytes(large) / 1_000_000_000,
+                LARGEST_VALUE / 1_000_000_000
+            ),
+            hint: Some("compile for a smaller size, or export a model that does not expand its values that far".into()),
+        });
+    }
+    Ok(())
 }
 
 /// Refuses sizes at which the maps of the model do not meet: exporters that saw even sizes write upsampling by a factor.

@@ -77,10 +77,7 @@ impl Places {
 
     /// Whether the first axis of a value is proved to count the images of a step.
     pub fn counts_images(&self, value: ValueId) -> bool {
-        self.0
-            .get(&value)
-            .and_then(|axes| axes.first())
-            .is_some_and(is_images)
+        self.0.get(&value).and_then(|axes| axes.first()).is_some_and(is_images)
     }
 
     fn output(&self, graph: &Graph, roles: &Roles, levels: &Levels, id: NodeId, output: usize) -> Vec<Axis> {

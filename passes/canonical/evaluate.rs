@@ -1,34 +1,62 @@
 //! Host evaluation of ONNX operators over constants.
 //!
-//! Layout changes of large constants stay lazy, uniform constants stay uniform; nothing here materialises more than
-//! [`LARGEST`] elements.
+//! Layout changes of large constants stay lazy, uniform constants stay uniform. Nothing here materialises more than
+//! [`LARGEST`] elements at once, or more than the model's [`Budget`] together.
 
 use std::sync::Arc;
 
 use fisec_ir::{Attribute, OnnxOp, ValueType};
 use fisec_tensor::{Constant, DType, HostTensor, Shape, Transform};
 
+use crate::Budget;
+
 /// Most elements that an evaluated tensor may have. Shape arithmetic is tiny; masks and position tables are larger.
 const LARGEST: usize = 1 << 21;
 /// Layout changes of fewer elements are done at once, so that chains of them do not grow.
 const SMALL: usize = 1 << 12;
 
-/// The outputs of `op`, whose types are `outputs`, or `None` when it cannot be evaluated here.
-pub(super) fn evaluate(op: &OnnxOp, inputs: &[Option<Constant>], outputs: &[ValueType]) -> Option<Vec<Constant>> {
+/// Layout changes that may wait one behind the other; more are done at once, so that no chain of them grows long.
+const MOST_PENDING: usize = 16;
+
+/// The outputs of `op`, whose types are `outputs`, or `None` when it cannot be evaluated here or `budget` does not allow it.
+pub(super) fn evaluate(
+    op: &OnnxOp,
+    inputs: &[Option<Constant>],
+    outputs: &[ValueType],
+    budget: &Budget,
+) -> Option<Vec<Constant>> {
     if op.is("Split") {
-        return split(op, inputs, outputs);
+        return split(op, &shallow(inputs, budget)?, outputs);
     }
     let output = outputs.first()?;
-    let constant = layout(op, inputs, output)
-        .or_else(|| uniform(op, inputs, output))
-        .or_else(|| elements(op, inputs, output))?;
+    let constant = layout(op, inputs, output, budget)
+        .or_else(|| uniform(op, inputs, output, budget))
+        .or_else(|| elements(op, inputs, output, budget))?;
     debug_assert_eq!(constant.shape(), &output.shape, "{}", op.op_type);
-    let settled = if constant.shape().elements() <= SMALL && constant.fill_value().is_none() {
-        constant.materialize().into()
-    } else {
-        constant
+    let is_small = constant.shape().elements() <= SMALL && constant.fill_value().is_none();
+    let settled = match is_small && budget.spend(constant.work()) {
+        true => constant.materialize().into(),
+        false => constant,
     };
     Some(vec![settled])
+}
+
+/// The inputs with no long chain of pending layout changes.
+fn shallow(inputs: &[Option<Constant>], budget: &Budget) -> Option<Vec<Option<Constant>>> {
+    let shallow = |input: &Option<Constant>| match input {
+        Some(constant) if constant.pending() >= MOST_PENDING => Some(Some(read(constant, budget)?.into())),
+        other => Some(other.clone()),
+    };
+    inputs.iter().map(shallow).collect()
+}
+
+/// The values of an input of at most [`LARGEST`] elements, paid for.
+fn read(constant: &Constant, budget: &Budget) -> Option<HostTensor> {
+    let elements = constant.shape().elements();
+    let work = constant
+        .work()
+        .saturating_add(elements.saturating_mul(size_of::<f64>()));
+    (elements <= LARGEST && budget.spend(work)).then(|| constant.materialize())
 }
 
 fn input(inputs: &[Option<Constant>], position: usize) -> Option<&Constant> {
@@ -36,13 +64,16 @@ fn input(inputs: &[Option<Constant>], position: usize) -> Option<&Constant> {
 }
 
 /// Integers of a small input.
-fn ints(inputs: &[Option<Constant>], position: usize) -> Option<Vec<i64>> {
-    let constant = input(inputs, position)?;
-    (constant.shape().elements() <= LARGEST).then(|| constant.materialize().to_i64_vec())
+fn ints(inputs: &[Option<Constant>], position: usize, budget: &Budget) -> Option<Vec<i64>> {
+    Some(read(input(inputs, position)?, budget)?.to_i64_vec())
 }
 
 /// Layout changes: recorded in the constant, not carried out.
-fn layout(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
+fn layout(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType, budget: &Budget) -> Option<Constant> {
+    if !CHANGES_LAYOUT.contains(&op.op_type.as_str()) {
+        return None;
+    }
+    let inputs = &shallow(inputs, budget)?;
     let of = input(inputs, 0)?;
     match op.op_type.as_str() {
         "Identity" => Some(of.clone()),
@@ -61,15 +92,31 @@ fn layout(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Optio
         "Cast" | "CastLike" if of.dtype() != DType::Bool || of.shape().elements() <= LARGEST => {
             Some(of.transformed(Transform::Cast(output.dtype)))
         }
-        "Slice" => slice(op, inputs),
-        "DequantizeLinear" => dequantize(op, inputs, output),
+        "Slice" => slice(op, inputs, budget),
+        "DequantizeLinear" => dequantize(op, inputs, output, budget),
         _ => None,
     }
 }
 
-fn slice(op: &OnnxOp, inputs: &[Option<Constant>]) -> Option<Constant> {
+/// Operators that [`layout`] may express as a transformation.
+const CHANGES_LAYOUT: &[&str] = &[
+    "Identity",
+    "Reshape",
+    "Unsqueeze",
+    "Squeeze",
+    "Flatten",
+    "Expand",
+    "Tile",
+    "Transpose",
+    "Cast",
+    "CastLike",
+    "Slice",
+    "DequantizeLinear",
+];
+
+fn slice(op: &OnnxOp, inputs: &[Option<Constant>], budget: &Budget) -> Option<Constant> {
     let of = input(inputs, 0)?;
-    let ranges = super::infer_shapes::slice_ranges(op, of.shape(), |position| ints(inputs, position))?;
+    let ranges = super::infer_shapes::slice_ranges(op, of.shape(), |position| ints(inputs, position, budget))?;
     let mut result = of.clone();
     for range in ranges {
         if range.step != 1 {
@@ -100,7 +147,7 @@ fn split(op: &OnnxOp, inputs: &[Option<Constant>], outputs: &[ValueType]) -> Opt
     Some(parts.collect())
 }
 
-fn dequantize(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
+fn dequantize(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType, budget: &Budget) -> Option<Constant> {
     let (of, scales) = (input(inputs, 0)?, input(inputs, 1)?);
     if op.int("block_size", 0) != 0 {
         return dequantize_blocks(op, inputs, output);
@@ -120,15 +167,16 @@ fn dequantize(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> O
         return None;
     }
     let zero_points = match input(inputs, 2) {
-        Some(points) => points.materialize().to_f32_vec(),
-        None => vec![0.0; channels],
+        Some(points) => read(points, budget)?.to_f32_vec(),
+        None if channels <= LARGEST => vec![0.0; channels],
+        None => return None,
     };
     if zero_points.len() != channels {
         return None;
     }
     let dequantized = viewed.transformed(Transform::Dequantize {
         axis,
-        scales: scales.materialize().to_f32_vec().into(),
+        scales: read(scales, budget)?.to_f32_vec().into(),
         zero_points: zero_points.into(),
         dtype: output.dtype,
     });
@@ -157,7 +205,7 @@ fn dequantize_blocks(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueTyp
 }
 
 /// Constants with one value everywhere, whatever their size.
-fn uniform(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
+fn uniform(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType, budget: &Budget) -> Option<Constant> {
     if op.is("ConstantOfShape") {
         let value = match op.attributes.get("value") {
             Some(Attribute::Tensor(tensor)) => *tensor.to_f64_vec().first()?,
@@ -166,7 +214,7 @@ fn uniform(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Opti
         return Some(Constant::filled(output.dtype, output.shape.clone(), value));
     }
     if matches!(op.op_type.as_str(), "Expand" | "Tile") {
-        let value = uniform_value(input(inputs, 0)?)?;
+        let value = uniform_value(input(inputs, 0)?, budget)?;
         return Some(Constant::filled(output.dtype, output.shape.clone(), value));
     }
     if output.shape.elements() <= SMALL || output.dtype == DType::I64 {
@@ -176,7 +224,7 @@ fn uniform(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Opti
         .iter()
         .map(|input| {
             let input = input.as_ref()?;
-            let value = uniform_value(input)?;
+            let value = uniform_value(input, budget)?;
             Some(Constant::filled(input.dtype(), Shape::scalar(), value))
         })
         .map(|constant| constant.map(Some))
@@ -186,28 +234,47 @@ fn uniform(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Opti
     Some(Constant::filled(output.dtype, output.shape.clone(), value))
 }
 
-fn uniform_value(constant: &Constant) -> Option<f64> {
+fn uniform_value(constant: &Constant, budget: &Budget) -> Option<f64> {
+    let only = || read(constant, budget)?.to_f64_vec().first().copied();
     constant
         .fill_value()
-        .or_else(|| (constant.shape().elements() == 1).then(|| constant.materialize().to_f64_vec()[0]))
+        .or_else(|| (constant.shape().elements() == 1).then(only)?)
 }
 
-fn elements(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
+fn elements(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType, budget: &Budget) -> Option<Constant> {
     let largest = inputs.iter().flatten().map(|input| input.shape().elements()).max();
-    if output.shape.elements().max(largest.unwrap_or(0)) > LARGEST {
+    if output.shape.elements().max(largest.unwrap_or(0)) > LARGEST || !budget.spend(work(op, inputs, output)) {
         return None;
     }
     match op.op_type.as_str() {
         "Concat" => concat(op, inputs, output),
-        "Gather" => gather(op, inputs, output),
+        "Gather" => gather(op, inputs, output, budget),
         "Range" => range(inputs, output),
-        "Slice" => strided_slice(op, inputs, output),
+        "Slice" => strided_slice(op, inputs, output, budget),
         "Expand" => expand(inputs, output),
         "ReduceProd" | "ReduceSum" | "ReduceMax" | "ReduceMin" if output.shape.elements() == 1 => {
             reduce(op, inputs, output)
         }
         _ => pointwise(op, inputs, output),
     }
+}
+
+/// Bytes that evaluating element by element touches: every input as it is read and, where it is broadcast, as it is
+/// repeated; the output.
+fn work(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> usize {
+    let wide = |elements: usize| elements.saturating_mul(size_of::<f64>());
+    let repeats = !matches!(op.op_type.as_str(), "Concat" | "Gather" | "Slice") && !op.op_type.starts_with("Reduce");
+    let of_input = |input: &Constant| {
+        let elements = input.shape().elements();
+        let read = if repeats {
+            elements.max(output.shape.elements())
+        } else {
+            elements
+        };
+        input.work().saturating_add(wide(read))
+    };
+    let of_inputs = inputs.iter().flatten().map(of_input);
+    of_inputs.fold(wide(output.shape.elements()), usize::saturating_add)
 }
 
 fn concat(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
@@ -226,8 +293,8 @@ fn concat(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Optio
         .map(Constant::from)
 }
 
-fn gather(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
-    let (of, indices) = (input(inputs, 0)?.materialize(), ints(inputs, 1)?);
+fn gather(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType, budget: &Budget) -> Option<Constant> {
+    let (of, indices) = (input(inputs, 0)?.materialize(), ints(inputs, 1, budget)?);
     let axis = super::infer_shapes::axis(op.int("axis", 0), of.shape().len())?;
     let size = of.shape()[axis] as i64;
     let row: usize = of.shape()[axis + 1..].iter().product::<usize>() * of.dtype().size();
@@ -257,9 +324,9 @@ fn range(inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
         .map(Constant::from)
 }
 
-fn strided_slice(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType) -> Option<Constant> {
+fn strided_slice(op: &OnnxOp, inputs: &[Option<Constant>], output: &ValueType, budget: &Budget) -> Option<Constant> {
     let of = input(inputs, 0)?.materialize();
-    let ranges = super::infer_shapes::slice_ranges(op, of.shape(), |position| ints(inputs, position))?;
+    let ranges = super::infer_shapes::slice_ranges(op, of.shape(), |position| ints(inputs, position, budget))?;
     let mut starts = vec![0i64; of.shape().len()];
     let mut steps = vec![1i64; of.shape().len()];
     for range in ranges {

@@ -2,7 +2,8 @@
 //!
 //! Before: `Gather(Shape(%x), 2)`, `Transpose(weight)`.  After: the constants `96` and `weight` permuted.
 //!
-//! Layout changes and dequantisation of large weights stay lazy: nothing is read from the weights' files here.
+//! Layout changes and dequantisation of large weights stay lazy: nothing is read from the weights' files here. What would
+//! take more than the model's [`Budget`] stays as it is, for ONNX Runtime to compute.
 
 use fisec_ir::{Graph, NodeId, Op, Operand, ValueId, WeightInfo};
 use fisec_tensor::{Constant, HostTensor};
@@ -11,7 +12,7 @@ use super::fit_upsample::fit_upsample;
 use super::infer_shapes::{NoTypes, Types, infer_node, shape_range};
 use super::sequences::slice_of_sequence;
 use super::{evaluate, order};
-use crate::{Changes, PassError};
+use crate::{Budget, Changes, PassError};
 
 const PASS: &str = "fold_constants";
 
@@ -23,13 +24,14 @@ pub fn fold_constants(graph: &mut Graph) -> Result<Changes, PassError> {
 /// [`fold_constants`] that asks `types` about operators that the compiler does not know.
 pub fn fold_constants_with(graph: &mut Graph, types: &mut dyn Types) -> Result<Changes, PassError> {
     let mut changes = Changes::default();
+    let budget = Budget::of([&*graph]);
     for id in order(graph, PASS)? {
         slice_of_sequence(graph, id);
         changes += infer_node(graph, id, types)?;
         if fit_upsample(graph, id) != Changes(0) {
             changes += infer_node(graph, id, types)?;
         }
-        let Some(values) = known_values(graph, id) else {
+        let Some(values) = known_values(graph, id, &budget) else {
             continue;
         };
         for (output, data) in values.into_iter().enumerate() {
@@ -47,7 +49,7 @@ pub fn fold_constants_with(graph: &mut Graph, types: &mut dyn Types) -> Result<C
     Ok(changes)
 }
 
-fn known_values(graph: &Graph, id: NodeId) -> Option<Vec<Constant>> {
+fn known_values(graph: &Graph, id: NodeId, budget: &Budget) -> Option<Vec<Constant>> {
     let Op::Onnx(op) = graph.op(id) else { return None };
     let operands = graph.operands(id);
     if op.is("Shape") {
@@ -70,5 +72,5 @@ fn known_values(graph: &Graph, id: NodeId) -> Option<Vec<Constant>> {
             Operand::Value(_) => None,
         })
         .collect::<Option<Vec<_>>>()?;
-    evaluate::evaluate(op, &inputs, graph.node(id).outputs())
+    evaluate::evaluate(op, &inputs, graph.node(id).outputs(), budget)
 }

@@ -3,6 +3,8 @@
 //! Before: `%7 = silu %3`, `%9 = silu %3`.  After: `%7 = silu %3`, read by the users of both.
 
 use std::collections::HashMap;
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hasher};
 
 use fisec_ir::{Graph, NodeId, Op, Operand, ValueId};
 
@@ -14,12 +16,13 @@ const PASS: &str = "merge_equal";
 /// Lets nodes with the same operator and operands share one result.
 pub fn merge_equal(graph: &mut Graph) -> Result<Changes, PassError> {
     let mut changes = Changes::default();
-    let mut seen: HashMap<Vec<Operand>, Vec<NodeId>> = HashMap::new();
+    let mut seen: HashMap<(Vec<Operand>, u64), Vec<NodeId>> = HashMap::new();
     for id in order(graph, PASS)? {
         if graph.op(id).has_effect() || is_random(graph.op(id)) {
             continue;
         }
-        let candidates = seen.entry(graph.operands(id).to_vec()).or_default();
+        let key = (graph.operands(id).to_vec(), fingerprint(graph.op(id)));
+        let candidates = seen.entry(key).or_default();
         match candidates.iter().find(|&&first| is_equal(graph, first, id)) {
             Some(&first) => {
                 merge(graph, first, id);
@@ -30,6 +33,23 @@ pub fn merge_equal(graph: &mut Graph) -> Result<Changes, PassError> {
     }
     graph.prune();
     Ok(changes)
+}
+
+/// Equal for equal operators, and hardly ever for others: a value may have a hundred thousand different users.
+fn fingerprint(op: &Op) -> u64 {
+    /// Hashes what is written to it.
+    struct Hashed(DefaultHasher);
+
+    impl Write for Hashed {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0.write(text.as_bytes());
+            Ok(())
+        }
+    }
+
+    let mut hashed = Hashed(DefaultHasher::new());
+    let _ = write!(hashed, "{op:?}");
+    hashed.0.finish()
 }
 
 fn is_random(op: &Op) -> bool {

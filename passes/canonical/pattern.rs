@@ -5,6 +5,12 @@ use fisec_tensor::{Constant, DType, Shape, Transform};
 
 /// Constants with more elements are never read while matching.
 const READABLE: usize = 1 << 16;
+/// Nor are those of which more bytes would have to be converted: a small part of something large.
+const READABLE_WORK: usize = 64 * READABLE;
+
+fn is_readable(constant: &Constant) -> bool {
+    constant.shape().elements() <= READABLE && constant.work() <= READABLE_WORK
+}
 
 /// The constant behind an operand.
 pub(super) fn constant(graph: &Graph, operand: Operand) -> Option<&Constant> {
@@ -14,21 +20,21 @@ pub(super) fn constant(graph: &Graph, operand: Operand) -> Option<&Constant> {
 /// The integers of a small constant.
 pub(super) fn weight_ints(graph: &Graph, operand: Operand) -> Option<Vec<i64>> {
     let constant = constant(graph, operand)?;
-    (constant.shape().elements() <= READABLE).then(|| constant.materialize().to_i64_vec())
+    is_readable(constant).then(|| constant.materialize().to_i64_vec())
 }
 
 /// The values of a small constant.
 pub(super) fn weight_floats(graph: &Graph, operand: Operand) -> Option<Vec<f64>> {
     let constant = constant(graph, operand)?;
-    (constant.shape().elements() <= READABLE).then(|| constant.materialize().to_f64_vec())
+    is_readable(constant).then(|| constant.materialize().to_f64_vec())
 }
 
 /// The value that all elements of a constant have: a scalar or a fill.
 pub(super) fn scalar(graph: &Graph, operand: Operand) -> Option<f64> {
     let constant = constant(graph, operand)?;
-    constant
-        .fill_value()
-        .or_else(|| (constant.shape().elements() == 1).then(|| constant.materialize().to_f64_vec()[0]))
+    constant.fill_value().or_else(|| {
+        (constant.shape().elements() == 1 && is_readable(constant)).then(|| constant.materialize().to_f64_vec()[0])
+    })
 }
 
 /// The ONNX operator that computes a value.
@@ -103,10 +109,14 @@ pub(super) fn exact(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-/// The value before a `Cast` between floating-point types, or the value itself.
+/// Operators that a chain of casts or factors is followed through: exporters write one or two.
+pub(super) const REACH: usize = 16;
+
+/// The value before a `Cast` between floating-point types, or the value itself; through [`REACH`] casts at most.
 pub(super) fn before_casts(graph: &Graph, mut value: ValueId) -> ValueId {
-    while is(graph, value, "Cast") && graph.value_type(value).dtype.is_float() {
-        match value_at(graph, value.node, 0) {
+    for _ in 0..REACH {
+        let is_cast = is(graph, value, "Cast") && graph.value_type(value).dtype.is_float();
+        match value_at(graph, value.node, 0).filter(|_| is_cast) {
             Some(source) if graph.value_type(source).dtype.is_float() => value = source,
             _ => break,
         }
@@ -236,10 +246,11 @@ impl<'g> Rewriter<'g> {
         )
     }
 
-    /// The sum of two constant vectors.
+    /// The sum of two constant vectors; `None` when they are too large to be read.
     pub fn sum(&mut self, a: Operand, b: Operand) -> Option<Operand> {
         let name = self.graph.weight(a.weight()?).name.clone();
-        let [a, b] = [a, b].map(|operand| constant(self.graph, operand).map(Constant::materialize));
+        let read = |operand| constant(self.graph, operand).filter(|constant| is_readable(constant));
+        let [a, b] = [a, b].map(|operand| read(operand).map(Constant::materialize));
         let (a, b) = (a?, b?);
         let values: Vec<f64> = a.to_f64_vec().iter().zip(b.to_f64_vec()).map(|(a, b)| a + b).collect();
         let data = fisec_tensor::HostTensor::from_f64(a.dtype(), a.shape().clone(), &values)

@@ -7,7 +7,7 @@
 use fisec_ir::{Activation, Attribute, Graph, GroupNorm, NodeId, Op, Operand, ValueId};
 
 use super::order;
-use super::pattern::{Rewriter, close, either_way, is, onnx, result, scalar, scaled, value_at, with_scalar};
+use super::pattern::{REACH, Rewriter, close, either_way, is, onnx, result, scalar, scaled, value_at, with_scalar};
 use crate::{Changes, PassError};
 
 const PASS: &str = "raise_activation";
@@ -92,7 +92,7 @@ fn erf_product(graph: &Graph, id: NodeId) -> Option<Found> {
     })
 }
 
-/// Flattens nested products into their values and the product of their scalars.
+/// Flattens nested products, [`REACH`] at most, into their values and the product of their scalars.
 fn collect_product(
     graph: &Graph,
     value: ValueId,
@@ -100,7 +100,7 @@ fn collect_product(
     factor: &mut f64,
     nodes: &mut Vec<NodeId>,
 ) {
-    if values.len() > 2 || !is(graph, value, "Mul") {
+    if values.len() > 2 || nodes.len() >= REACH || !is(graph, value, "Mul") {
         values.push(value);
         return;
     }

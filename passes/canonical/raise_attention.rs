@@ -14,7 +14,7 @@ use fisec_tensor::Shape;
 
 use super::order;
 use super::pattern::{
-    Rewriter, close, constant, is, made_by, onnx, result, scalar, scaled, value_at, weight_floats, with_constant,
+    REACH, Rewriter, close, constant, is, made_by, onnx, result, scalar, scaled, value_at, weight_floats, with_constant,
 };
 use super::view::{Factor, Step, View, reordering, trace_through};
 use crate::{Changes, PassError};
@@ -169,10 +169,10 @@ pub(super) fn exact_scale(scale: f64, width: usize) -> f64 {
     if close(scale, usual) { usual } else { scale }
 }
 
-/// What a value is a multiple of, through casts and scalar factors; the factor; the nodes passed.
+/// What a value is a multiple of, through casts and scalar factors, [`REACH`] at most; the factor; the nodes passed.
 fn peel(graph: &Graph, mut value: ValueId) -> (ValueId, f64, Vec<NodeId>) {
     let (mut factor, mut nodes) = (1.0, Vec::new());
-    while let Some((before, own)) = multiple(graph, value) {
+    while let Some((before, own)) = multiple(graph, value).filter(|_| nodes.len() < REACH) {
         nodes.push(value.node);
         factor *= own;
         value = before;
@@ -262,7 +262,7 @@ fn operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let causal = op.int("is_causal", 0) != 0;
     let plain = op.float("softcap", 0.0) == 0.0;
     let more_outputs =
-        (1..graph.node(id).outputs().len() as u32).any(|output| !graph.users(ValueId { node: id, output }).is_empty());
+        (1..graph.node(id).outputs().len() as u32).any(|output| graph.is_used(ValueId { node: id, output }));
     if masked || !plain || more_outputs {
         return None;
     }

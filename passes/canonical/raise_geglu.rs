@@ -32,7 +32,10 @@ pub(super) struct Part {
     pub length: usize,
 }
 
-/// The range that a `Slice` or an output of a `Split` is.
+/// Parts of a `Split` that are looked at one by one; exporters cut a value into two or three.
+const MOST_PARTS: usize = 256;
+
+/// The range that a `Slice` or an output of a `Split` of at most [`MOST_PARTS`] is.
 pub(super) fn part(graph: &Graph, value: ValueId) -> Option<Part> {
     let op = onnx(graph, value).filter(|op| op.domain.is_empty())?;
     let of = value_at(graph, value.node, 0)?;
@@ -40,6 +43,9 @@ pub(super) fn part(graph: &Graph, value: ValueId) -> Option<Part> {
     if op.is("Split") {
         let axis = axis(op.int("axis", 0), shape.len())?;
         let outputs = graph.node(value.node).outputs();
+        if outputs.len() > MOST_PARTS {
+            return None;
+        }
         let before = &outputs[..value.output as usize];
         return Some(Part {
             of,

@@ -9,7 +9,7 @@ use fisec_tensor::{Shape, Transform};
 use super::order;
 use super::pattern::{Rewriter, constant, either_way, onnx, result, value_at};
 use super::raise_geglu::part;
-use super::view::{Step, reordering};
+use super::view::{REACH, Step, reordering};
 use crate::{Changes, PassError};
 
 const PASS: &str = "raise_linear";
@@ -158,7 +158,10 @@ fn read_before_reshape(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let x = value_at(graph, id, 0)?;
     let channels = *graph.value_type(x).shape.last()?;
     let mut source = x;
-    while let Some((before, steps)) = reordering(graph, source) {
+    for _ in 0..REACH {
+        let Some((before, steps)) = reordering(graph, source) else {
+            break;
+        };
         let keeps_channels = graph.value_type(before).shape.last() == Some(&channels);
         if !keeps_channels || !steps.iter().all(|step| matches!(step, Step::Reshape(_))) {
             break;
@@ -197,7 +200,7 @@ fn cut(rewriter: &mut Rewriter, value: ValueId) -> Option<()> {
         return None;
     };
     let last = graph.value_type(part.of).shape.len() - 1;
-    if part.axis != last || linear != Linear::plain(linear.bias) || graph.users(value).is_empty() {
+    if part.axis != last || linear != Linear::plain(linear.bias) || !graph.is_used(value) {
         return None;
     }
     let slice = |axis: usize| Transform::Slice {

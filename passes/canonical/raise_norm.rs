@@ -8,7 +8,7 @@ use fisec_tensor::{Constant, HostTensor, Shape};
 
 use super::order;
 use super::pattern::{
-    Rewriter, before_casts, close, constant, exact, is, made_by, onnx, result, scalar, value_at, weight_floats,
+    REACH, Rewriter, before_casts, close, constant, exact, is, made_by, onnx, result, scalar, value_at, weight_floats,
     weight_ints, with_constant,
 };
 use super::view::{Step, reordering};
@@ -130,9 +130,9 @@ fn is_per_channel(constant: &Constant, rank: usize, channels: usize) -> bool {
         && (0..shape.len()).all(|axis| shape[axis] == 1 || axis + rank - shape.len() == 1)
 }
 
-/// The nearest value, going back through reshapes and casts, that satisfies `wanted`.
+/// The nearest value, going back through [`REACH`] reshapes and runs of casts at most, that satisfies `wanted`.
 fn contiguous(graph: &Graph, mut value: ValueId, wanted: impl Fn(ValueId) -> bool) -> Option<ValueId> {
-    loop {
+    for _ in 0..REACH {
         if wanted(value) {
             return Some(value);
         }
@@ -147,6 +147,7 @@ fn contiguous(graph: &Graph, mut value: ValueId, wanted: impl Fn(ValueId) -> boo
         }
         value = source;
     }
+    None
 }
 
 /// Puts the semantic group norm in the place of `old`, which may have another rank and element type.
@@ -200,7 +201,7 @@ fn group_norm_operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
         let given = constant(graph, operand?)?;
         per_channel.push(match given.shape().elements() {
             elements if elements == shape[1] => None,
-            elements if elements == groups => Some(repeated(given, shape[1] / groups)),
+            elements if elements == groups => Some(repeated(given, shape[1] / groups)?),
             _ => return None,
         });
     }
@@ -229,14 +230,23 @@ fn group_norm_operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     Some(())
 }
 
-fn repeated(constant: &Constant, times: usize) -> Constant {
+/// Channels that a vector is made for.
+const MOST_CHANNELS: usize = 1 << 20;
+
+/// Each value `times` over; `None` for more channels than networks have.
+fn repeated(constant: &Constant, times: usize) -> Option<Constant> {
+    constant
+        .shape()
+        .elements()
+        .checked_mul(times)
+        .filter(|&count| count <= MOST_CHANNELS)?;
     let values = constant.materialize().to_f64_vec();
     let repeated: Vec<f64> = values
         .iter()
         .flat_map(|&value| std::iter::repeat_n(value, times))
         .collect();
     let tensor = HostTensor::from_f64(constant.dtype(), vec![repeated.len()], &repeated);
-    tensor.expect("one value per channel").into()
+    Some(tensor.expect("one value per channel").into())
 }
 
 fn layer_norm_operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
@@ -246,7 +256,7 @@ fn layer_norm_operator(rewriter: &mut Rewriter, id: NodeId) -> Option<()> {
     let ty = graph.value_type(x).clone();
     let axis = op.int("axis", -1);
     let statistics_used =
-        (1..graph.node(id).outputs().len() as u32).any(|output| !graph.users(ValueId { node: id, output }).is_empty());
+        (1..graph.node(id).outputs().len() as u32).any(|output| graph.is_used(ValueId { node: id, output }));
     if !(axis == -1 || axis == ty.shape.len() as i64 - 1) || statistics_used {
         return None;
     }

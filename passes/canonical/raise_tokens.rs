@@ -28,8 +28,7 @@ fn rewrite(rewriter: &mut Rewriter, value: ValueId) -> Option<()> {
     let graph = &*rewriter.graph;
     reordering(graph, value)?;
     let read = graph
-        .users(value)
-        .into_iter()
+        .uses(value)
         .any(|(user, _)| matches!(graph.op(user), Op::Output(_)) || !reorders(graph, user));
     if !read {
         return None;

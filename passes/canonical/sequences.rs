@@ -34,17 +34,22 @@ pub(super) fn slice_of_sequence(graph: &mut Graph, id: NodeId) -> Option<()> {
     Some(())
 }
 
-/// The sizes of all parts: as listed, or equal ones with what is left as the last.
+/// Parts of a sequence that are listed; exporters cut a value into a handful.
+const MOST_PARTS: i64 = 1 << 12;
+
+/// The sizes of all parts, [`MOST_PARTS`] at most: as listed, or equal ones with what is left as the last.
 fn part_sizes(graph: &Graph, split: Option<Operand>, total: i64) -> Option<Vec<i64>> {
     let Some(split) = split else {
-        return Some(vec![1; usize::try_from(total).ok()?]);
+        let parts = usize::try_from(total).ok().filter(|_| total <= MOST_PARTS)?;
+        return Some(vec![1; parts]);
     };
     let listed = weight_ints(graph, split)?;
     let scalar_size = graph.operand_type(split)?.shape.is_empty();
     if !scalar_size {
-        return listed.iter().all(|&size| size >= 0).then_some(listed);
+        let is_sane = listed.len() <= MOST_PARTS as usize && listed.iter().all(|&size| size >= 0);
+        return is_sane.then_some(listed);
     }
-    let size = *listed.first().filter(|&&size| size > 0)?;
+    let size = *listed.first().filter(|&&size| size > 0 && total / size < MOST_PARTS)?;
     Some(
         (0..total)
             .step_by(size as usize)

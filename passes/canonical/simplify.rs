@@ -136,10 +136,13 @@ fn same_elements(graph: &Graph, value: ValueId) -> bool {
     }
 }
 
-/// The operand of a `Concat` that a `Slice` or `Split` cuts out again.
+/// Operands of a `Concat` that are looked at one by one for every part that is cut out of it.
+const MOST_JOINED: usize = 256;
+
+/// The operand of a `Concat` of at most [`MOST_JOINED`] that a `Slice` or `Split` cuts out again.
 fn part_of_concat(graph: &Graph, value: ValueId) -> Option<Operand> {
     let part = part(graph, value)?;
-    if !is(graph, part.of, "Concat") {
+    if !is(graph, part.of, "Concat") || graph.operands(part.of.node).len() > MOST_JOINED {
         return None;
     }
     let joined = axis(

@@ -150,7 +150,10 @@ pub(super) fn trace(graph: &Graph, value: ValueId) -> (ValueId, View) {
     trace_through(graph, value, reordering)
 }
 
-/// The furthest source that `value` is a view of, through whatever `look` sees through.
+/// Operators that a chain is followed through: exporters write a handful, and every one costs each look at the chain.
+pub(super) const REACH: usize = 64;
+
+/// The furthest source that `value` is a view of, through whatever `look` sees through, [`REACH`] operators at most.
 pub(super) fn trace_through(
     graph: &Graph,
     value: ValueId,
@@ -158,7 +161,10 @@ pub(super) fn trace_through(
 ) -> (ValueId, View) {
     let mut links = Vec::new();
     let mut source = value;
-    while let Some((before, steps)) = look(graph, source) {
+    while links.len() < REACH {
+        let Some((before, steps)) = look(graph, source) else {
+            break;
+        };
         links.push((source, steps));
         source = before;
     }

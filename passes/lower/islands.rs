@@ -254,7 +254,7 @@ pub fn extract(graph: &Graph, nodes: &[NodeId], name: &str) -> Extracted {
     for &id in nodes {
         for output in 0..graph.node(id).outputs().len() as u32 {
             let value = ValueId { node: id, output };
-            if graph.users(value).iter().any(|(user, _)| !inside.contains(user)) {
+            if graph.uses(value).any(|(user, _)| !inside.contains(&user)) {
                 let origin = graph.origin(id).clone();
                 let op = Op::Output(format!("o{}", outputs.len()));
                 copy.target.add(op, vec![copy.values[&value].into()], vec![], origin);

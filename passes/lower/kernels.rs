@@ -1,5 +1,7 @@
 //! The kernel call of each native operator.
 
+use std::collections::HashMap;
+
 use fisec_ir::{
     Activation, Conv, ConvOperand, Demand, Extent, Graph, Linear, LinearOperand, NodeId, Op, Operand, SlotId as IrSlot,
     ValueId as IrValue, WeightId as IrWeight,
@@ -207,7 +209,8 @@ impl Lowering<'_, '_> {
         let (weight, bias) = self.builder.product(self.graph, &parts, linear.geglu)?;
         let siblings = group[1..].iter().map(|&id| self.value(IrValue { node: id, output: 0 }));
         let siblings = siblings.collect();
-        self.merged.extend_from_slice(&group[1..]);
+        self.merged.extend(&group[1..]);
+        self.siblings = group[1..].to_vec();
         Ok(Kernel::Linear(LinearKernel {
             input: self.rows(id, 0)?,
             layer_norm,
@@ -233,7 +236,7 @@ impl Lowering<'_, '_> {
             return vec![id];
         }
         let extent = self.graph.node(id).outputs()[0].extent;
-        let users = self.graph.users(input).into_iter();
+        let users = self.graph.uses(input);
         let others = users.filter(|&(user, position)| {
             let is_plain = matches!(self.graph.op(user), Op::Linear(linear) if plain(linear));
             let is_new = user != id && position == 0 && !self.merged.contains(&user) && !self.lowered.contains(&user);
@@ -422,16 +425,14 @@ impl Lowering<'_, '_> {
 
     /// Whether someone needs the scattered map itself: kernels that look through it do not.
     fn is_materialized(&self, id: NodeId) -> bool {
-        let users = self.graph.users(IrValue { node: id, output: 0 });
-        users
-            .iter()
-            .any(|&(user, position)| !looks_through(self.graph, user, position))
+        let mut uses = self.graph.uses(IrValue { node: id, output: 0 });
+        uses.any(|(user, position)| !looks_through(self.graph, user, position))
     }
 
     /// Whether someone reads the slot itself: scatters and updates name it instead.
     fn is_read_whole(&self, id: NodeId) -> bool {
-        let users = self.graph.users(IrValue { node: id, output: 0 });
-        users.iter().any(|&(user, _)| match self.graph.op(user) {
+        let mut uses = self.graph.uses(IrValue { node: id, output: 0 });
+        uses.any(|(user, _)| match self.graph.op(user) {
             Op::Scatter(_) | Op::GroupNormStatsUpdate { .. } => false,
             Op::Repeat { .. } => self.is_read_whole(user),
             _ => true,
@@ -472,22 +473,25 @@ fn plan_slot(slot: IrSlot) -> SlotId {
     SlotId(slot.0)
 }
 
-/// How a slot is read, from the demands of the scatters over it; read whole when anything else reads it.
-pub fn slot_demand(graph: &Graph, slot: IrSlot) -> Demand {
-    let reads = graph
-        .ids()
-        .into_iter()
-        .filter(|&id| *graph.op(id) == Op::CacheRead(slot));
-    let demands = reads.map(|id| demand_of_users(graph, id));
-    demands.reduce(Demand::or).unwrap_or(Demand::Full)
+/// How each slot that a graph reads is read, from the demands of the scatters over it; read whole when anything else
+/// reads it.
+pub fn slot_demands(graph: &Graph) -> HashMap<IrSlot, Demand> {
+    let mut demands: HashMap<IrSlot, Demand> = HashMap::new();
+    for id in graph.ids() {
+        let Op::CacheRead(slot) = *graph.op(id) else { continue };
+        let demand = demand_of_users(graph, id);
+        let known = demands.entry(slot).or_insert(demand);
+        *known = known.or(demand);
+    }
+    demands
 }
 
 fn demand_of_users(graph: &Graph, recorded: NodeId) -> Demand {
-    let users = graph.users(IrValue {
+    let users = graph.uses(IrValue {
         node: recorded,
         output: 0,
     });
-    let demands = users.into_iter().map(|(user, _)| match *graph.op(user) {
+    let demands = users.map(|(user, _)| match *graph.op(user) {
         Op::Scatter(demand) => demand,
         Op::GroupNormStatsUpdate { .. } => Demand::Halo(0),
         Op::Repeat { .. } => demand_of_users(graph, user),

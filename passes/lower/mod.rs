@@ -10,7 +10,7 @@ mod values;
 mod weights;
 
 pub use islands::DenseLevels;
-pub use kernels::slot_demand;
+pub use kernels::slot_demands;
 pub use network::{lower_network, lower_prompt};
 pub use program::{ProgramLowering, lower_program};
 pub use weights::{PlanBuilder, WeightTarget};
@@ -34,6 +34,19 @@ pub enum LowerError {
     /// An island could not be written.
     #[error(transparent)]
     Export(#[from] fisec_onnx::ExportError),
+    /// The model makes more of its constants than its files hold.
+    #[error(
+        "the model's constants are expanded too far: `{weight}` takes {bytes} bytes of work, and the whole model may take \
+         {budget}, in proportion to its files"
+    )]
+    TooMuch {
+        /// the weight at which the budget ended
+        weight: String,
+        /// bytes that it would take
+        bytes: usize,
+        /// bytes that all constants may take
+        budget: usize,
+    },
     /// The bundle could not be written.
     #[error(transparent)]
     Plan(#[from] fisec_plan::PlanError),

@@ -75,11 +75,17 @@ pub(super) struct Lowering<'a, 'b> {
     pub(super) values: Values,
     pub(super) gathered: HashMap<(IrValue, Extent), ValueId>,
     /// nodes that another one's call computes
-    pub(super) merged: Vec<NodeId>,
+    pub(super) merged: HashSet<NodeId>,
+    /// those of the last product
+    pub(super) siblings: Vec<NodeId>,
     /// nodes whose call is written
     pub(super) lowered: HashSet<NodeId>,
     natives: HashSet<NodeId>,
     names: HashMap<String, usize>,
+    /// outputs of the graph
+    output_count: usize,
+    /// islands of the step so far
+    island_count: usize,
     inputs: BTreeMap<String, ValueId>,
     outputs: BTreeMap<String, ValueId>,
     nodes: Vec<Node>,
@@ -99,10 +105,13 @@ impl<'a, 'b> Lowering<'a, 'b> {
             builder,
             values: Values::new(context.levels, context.rings),
             gathered: HashMap::new(),
-            merged: Vec::new(),
+            merged: HashSet::new(),
+            siblings: Vec::new(),
             lowered: HashSet::new(),
             natives: HashSet::new(),
             names: HashMap::new(),
+            output_count: graph.outputs().len(),
+            island_count: 0,
             inputs: BTreeMap::new(),
             outputs: BTreeMap::new(),
             nodes: Vec::new(),
@@ -163,21 +172,10 @@ impl<'a, 'b> Lowering<'a, 'b> {
 
     /// The nodes that a call computes.
     fn computed_by(&self, id: NodeId, kernel: &Kernel) -> Vec<NodeId> {
-        let Kernel::Linear(linear) = kernel else {
-            return vec![id];
-        };
-        let is_sibling = |node: &&NodeId| {
-            let value = IrValue {
-                node: **node,
-                output: 0,
-            };
-            self.values
-                .known(value)
-                .is_some_and(|value| linear.siblings.contains(&value))
-        };
-        std::iter::once(id)
-            .chain(self.merged.iter().filter(is_sibling).copied())
-            .collect()
+        match kernel {
+            Kernel::Linear(_) => std::iter::once(id).chain(self.siblings.iter().copied()).collect(),
+            _ => vec![id],
+        }
     }
 
     /// The prediction leaves as a full map: active pixels over zeros.
@@ -204,9 +202,8 @@ impl<'a, 'b> Lowering<'a, 'b> {
             self.push(kernel, &origin, Stage::Step, 0, [0; 3]);
             value = full;
         }
-        let outputs = self.graph.outputs();
-        if let Some((_, name)) = outputs.iter().find(|(node, _)| *node == id && outputs.len() > 1) {
-            self.outputs.insert((*name).to_owned(), value);
+        if let (Op::Output(name), true) = (self.graph.op(id), self.output_count > 1) {
+            self.outputs.insert(name.clone(), value);
         }
         // what every program has: the only output, or one of several
         self.outputs.entry("prediction".into()).or_insert(value);
@@ -250,7 +247,7 @@ impl<'a, 'b> Lowering<'a, 'b> {
         let name = match stage {
             Stage::Constant | Stage::Timestep => "timestep".to_owned(),
             Stage::Prompt => "prompt".to_owned(),
-            Stage::Step => format!("{}-{}", self.graph.name(), self.island_count()),
+            Stage::Step => format!("{}-{}", self.graph.name(), self.island_count),
         };
         let extracted = extract(self.graph, nodes, &name);
         // earlier stages run on the host, wherever the steps do
@@ -302,14 +299,9 @@ impl<'a, 'b> Lowering<'a, 'b> {
             pass: "split_islands".into(),
             reason: reason.into(),
         };
+        self.island_count += usize::from(stage == Stage::Step);
         self.push(Kernel::Island(call), &origin, stage, macs, [macs; 3]);
         Ok(())
-    }
-
-    fn island_count(&self) -> usize {
-        let is_island =
-            |node: &&Node| matches!(node.kernel, Kernel::Island(_)) && node.stage == fisec_plan::Stage::Step;
-        self.nodes.iter().filter(is_island).count()
     }
 
     pub(super) fn unsupported(&self, id: NodeId, message: &str) -> LowerError {

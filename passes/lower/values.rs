@@ -51,11 +51,6 @@ impl Values {
         ValueId(self.table.len() as u32 - 1)
     }
 
-    /// The plan's value for a value of the graph, when there is one.
-    pub fn known(&self, value: IrValue) -> Option<ValueId> {
-        self.known.get(&value).copied()
-    }
-
     /// Last dimension of a value.
     pub fn channels(&self, id: ValueId) -> usize {
         self.table[id.index()].shape.last().copied().unwrap_or(1)

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use fisec_ir::{Graph, WeightId as IrWeight};
 use fisec_onnx::{Location, Ports, SinkError, WeightSink, export};
-use fisec_plan::{BundleWriter, Island, IslandId, Placement, PlanError, WeightId};
-use fisec_tensor::{Constant, DType, HostTensor, Transform};
+use fisec_plan::cuda::{CHANNELS, TILE_CHANNELS};
+use fisec_plan::{BundleWriter, Island, IslandId, Placement, WeightId};
+use fisec_tensor::{Constant, DType, HostTensor, PARITIES, Shape, Transform};
 
 use super::LowerError;
 use super::pack::{beside, pack};
+use crate::Budget;
 
 /// Whose kernels read the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,7 @@ impl WeightLayout {
 pub struct PlanBuilder<'a> {
     writer: &'a mut BundleWriter,
     target: WeightTarget,
+    budget: Budget,
     weights: HashMap<(String, WeightLayout), WeightId>,
     placed: Placed,
     islands: Vec<Island>,
@@ -73,11 +76,12 @@ pub struct PlanBuilder<'a> {
 
 impl<'a> PlanBuilder<'a> {
     /// Writes into `writer`, weights as the target's kernels read them: for the CPU f32, or the half precision that they
-    /// were widened from.
-    pub fn new(writer: &'a mut BundleWriter, target: WeightTarget) -> Self {
+    /// were widened from. What is made of the constants of all models together stays within `budget`.
+    pub fn new(writer: &'a mut BundleWriter, target: WeightTarget, budget: Budget) -> Self {
         PlanBuilder {
             writer,
             target,
+            budget,
             weights: HashMap::new(),
             placed: Placed::default(),
             islands: Vec::new(),
@@ -117,17 +121,28 @@ impl<'a> PlanBuilder<'a> {
         }
         let weight = match self.target {
             WeightTarget::Cpu => self.rows(&info.name, &info.data, key.1.axes())?,
-            WeightTarget::Cuda => self.writer.add_weight(&info.name, &pack(&info.data, &key.1))?,
+            WeightTarget::Cuda => {
+                let packed = self.packed(&info.name, &info.data, &key.1)?;
+                self.writer.add_weight(&info.name, &packed)?
+            }
         };
         self.weights.insert(key, weight);
         Ok(weight)
+    }
+
+    /// A weight as a device reads it: cast, and written once or, by parity, four times with fewer taps.
+    fn packed(&self, name: &str, data: &Constant, layout: &WeightLayout) -> Result<HostTensor, LowerError> {
+        let cast = data.transformed(Transform::Cast(DType::F16));
+        let written = padded(data.shape(), layout);
+        spend(&self.budget, name, cast.work().saturating_add(written))?;
+        Ok(pack(data, layout))
     }
 
     /// A weight as the graph has it, read with its dimensions in another order.
     fn rows(&mut self, name: &str, data: &Constant, axes: &'static [usize]) -> Result<WeightId, LowerError> {
         let data = data.transformed(Transform::Cast(DType::F32));
         let stored = data.unwidened().unwrap_or(data);
-        let placement = self.placed.place(self.writer, name, &stored)?;
+        let placement = self.placed.place(self.writer, &self.budget, name, &stored)?;
         let shape = match axes {
             [] => stored.shape().clone(),
             axes => axes.iter().map(|&axis| stored.shape()[axis]).collect(),
@@ -163,8 +178,9 @@ impl<'a> PlanBuilder<'a> {
             None => {
                 let packed = parts
                     .iter()
-                    .map(|(weight, _)| pack(&graph.weight(*weight).data, &key.1));
-                let weight = self.writer.add_weight(&name, &beside(&packed.collect::<Vec<_>>()))?;
+                    .map(|(weight, _)| self.packed(&name, &graph.weight(*weight).data, &key.1));
+                let packed = packed.collect::<Result<Vec<_>, _>>()?;
+                let weight = self.writer.add_weight(&name, &beside(&packed))?;
                 self.weights.insert(key, weight);
                 weight
             }
@@ -173,10 +189,10 @@ impl<'a> PlanBuilder<'a> {
             return Ok((weight, None));
         }
         let biases = parts.iter().map(|(weight, bias)| match bias {
-            Some(bias) => pack(&graph.weight(*bias).data, &WeightLayout::Vector),
-            None => Constant::filled(DType::F16, [columns(*weight)], 0.0).materialize(),
+            Some(bias) => self.packed(&name, &graph.weight(*bias).data, &WeightLayout::Vector),
+            None => Ok(Constant::filled(DType::F16, [columns(*weight)], 0.0).materialize()),
         });
-        let biases: Vec<HostTensor> = biases.collect();
+        let biases = biases.collect::<Result<Vec<HostTensor>, _>>()?;
         let bytes: Vec<u8> = biases.iter().flat_map(|bias| bias.data().to_vec()).collect();
         let length = bytes.len() / DType::F16.size();
         let bias = HostTensor::new(DType::F16, [length], bytes.into()).expect("whole elements");
@@ -188,9 +204,15 @@ impl<'a> PlanBuilder<'a> {
     pub fn island(&mut self, graph: &Graph, ports: Ports, mut describe: Island) -> Result<IslandId, LowerError> {
         let mut weights = External {
             writer: &mut *self.writer,
+            budget: &self.budget,
             placed: &mut self.placed,
+            failure: None,
         };
-        let model = export(graph, ports, &mut weights)?;
+        let exported = export(graph, ports, &mut weights);
+        if let Some(failure) = weights.failure {
+            return Err(failure);
+        }
+        let model = exported?;
         if let Some(known) = self.island_models.get(&model) {
             return Ok(*known);
         }
@@ -220,13 +242,20 @@ pub(super) fn island_file(name: &str) -> String {
 /// Initializers of islands stand beside the kernels' weights.
 struct External<'a> {
     writer: &'a mut BundleWriter,
+    budget: &'a Budget,
     placed: &'a mut Placed,
+    /// why a weight could not be placed
+    failure: Option<LowerError>,
 }
 
 impl WeightSink for External<'_> {
     fn place(&mut self, name: &str, data: &Constant) -> Result<Location, SinkError> {
-        let placement = self.placed.place(self.writer, name, data);
-        let placement = placement.map_err(|error| SinkError::new(error.to_string()))?;
+        let placement = self.placed.place(self.writer, self.budget, name, data);
+        let placement = placement.map_err(|error| {
+            let message = error.to_string();
+            self.failure = Some(error);
+            SinkError::new(message)
+        })?;
         Ok(Location {
             file: placement.file.to_owned(),
             offset: placement.offset,
@@ -240,16 +269,64 @@ impl WeightSink for External<'_> {
 ///
 /// Holding the constants keeps their bytes in memory, or mapped: no other can come to stand at the same address.
 #[derive(Default)]
-struct Placed(HashMap<usize, Vec<(Constant, Placement)>>);
+struct Placed(HashMap<u64, Vec<(Constant, Placement)>>);
 
 impl Placed {
-    fn place(&mut self, writer: &mut BundleWriter, name: &str, data: &Constant) -> Result<Placement, PlanError> {
-        let at_address = self.0.entry(data.address()).or_default();
-        if let Some((_, placement)) = at_address.iter().find(|(known, _)| known.is_same(data)) {
+    fn place(
+        &mut self,
+        writer: &mut BundleWriter,
+        budget: &Budget,
+        name: &str,
+        data: &Constant,
+    ) -> Result<Placement, LowerError> {
+        let alike = self.0.entry(data.fingerprint()).or_default();
+        if let Some((_, placement)) = alike.iter().find(|(known, _)| known.is_same(data)) {
             return Ok(placement.clone());
         }
+        spend(budget, name, data.work())?;
         let placement = writer.place_external(name, &data.materialize())?;
-        at_address.push((data.clone(), placement.clone()));
+        alike.push((data.clone(), placement.clone()));
         Ok(placement)
     }
+}
+
+fn spend(budget: &Budget, name: &str, bytes: usize) -> Result<(), LowerError> {
+    match budget.spend(bytes) {
+        true => Ok(()),
+        false => Err(LowerError::TooMuch {
+            weight: name.to_owned(),
+            bytes,
+            budget: budget.total(),
+        }),
+    }
+}
+
+/// Bytes that a packed weight takes at most: its channels are padded to whole tiles.
+fn padded(shape: &Shape, layout: &WeightLayout) -> usize {
+    let dims = match (layout, &shape[..]) {
+        (WeightLayout::LinearRows { .. }, &[depth, columns]) => [depth, columns, 1],
+        (WeightLayout::ConvRows(_) | WeightLayout::ByParity(_), &[columns, depth, height, width]) => {
+            [depth, columns, height.saturating_mul(width)]
+        }
+        _ => [TILE_CHANNELS, shape.elements(), 1],
+    };
+    let sources = match layout {
+        WeightLayout::ConvRows(sources) | WeightLayout::ByParity(sources) => sources.len(),
+        _ => 1,
+    };
+    let [depth, columns, taps] = dims;
+    let parities = if matches!(layout, WeightLayout::ByParity(_)) {
+        PARITIES
+    } else {
+        1
+    };
+    [
+        depth.saturating_add(sources * TILE_CHANNELS),
+        columns.saturating_add(CHANNELS),
+        taps,
+        parities,
+        DType::F16.size(),
+    ]
+    .into_iter()
+    .fold(1, usize::saturating_mul)
 }

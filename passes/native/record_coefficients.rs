@@ -29,7 +29,7 @@ pub fn record_coefficients(dense: &mut [&mut Graph], edit: &mut Graph) -> Result
             value_type: value_type.clone(),
             ..edit.slot(slot).clone()
         };
-        let is_only_user = edit.users(read_of(edit, id)).len() == 1;
+        let is_only_user = edit.sole_user(read_of(edit, id)).is_some();
         let in_place = is_only_user && taken.insert(slot);
         let target = match in_place {
             true => replace_slot(edit, slot, info.clone()),
@@ -98,7 +98,7 @@ fn writer(graph: &Graph, slot: SlotId) -> Option<NodeId> {
 fn same_norm(graph: &Graph, edit: &Graph, id: NodeId, slot: SlotId) -> Option<ValueId> {
     let stats = graph.operands(writer(graph, slot)?)[0].value()?;
     let affine = |graph: &Graph, id: NodeId| -> Vec<Operand> { graph.operands(id)[1..].to_vec() };
-    let mut users = graph.users(stats).into_iter().map(|(user, _)| user);
+    let mut users = graph.uses(stats).map(|(user, _)| user);
     let node = users.find(|&user| graph.op(user) == edit.op(id) && affine(graph, user) == affine(edit, id))?;
     Some(ValueId { node, output: 0 })
 }

@@ -62,8 +62,9 @@ impl Sparsity {
             Recorded::Value(value) => self.places.level_of(value),
             Recorded::Stats { .. } => None,
         };
+        let name = graph.unique_slot_name(name);
         let slot = graph.add_slot(SlotInfo {
-            name: unique_name(graph, name),
+            name,
             value_type,
             level,
         });
@@ -91,14 +92,4 @@ impl Sparsity {
         self.recorded = recorded.collect();
         graph.set_slots(kept);
     }
-}
-
-/// `name`, numbered when another slot has it: exporters give layers of one kind one name.
-pub(crate) fn unique_name(graph: &Graph, name: &str) -> String {
-    let taken = |name: &str| graph.slots().iter().any(|slot| slot.name == name);
-    let numbered = (2..).map(|copy| format!("{name}#{copy}"));
-    std::iter::once(name.to_owned())
-        .chain(numbered)
-        .find(|name| !taken(name))
-        .expect("numbers do not end")
 }

@@ -9,6 +9,8 @@
 //! Repeating is exact for frozen statistics. With live ones it is the definition: a norm applies to the map in front of
 //! it everywhere, and only what computes that map is restored.
 
+use std::collections::HashMap;
+
 use fisec_ir::dependence::is_pixelwise;
 use fisec_ir::{Conv, Demand, Extent, Graph, GraphError, NodeId, Op, Operand, Origin, ValueId};
 
@@ -121,26 +123,31 @@ fn read_active(graph: &mut Graph) -> Changes {
 /// Sets the demand of every scatter to the union of what its users read.
 fn narrow(graph: &mut Graph) -> Result<Changes, GraphError> {
     let mut changes = Changes::default();
-    for id in graph.ordered()? {
-        if !matches!(graph.op(id), Op::Scatter(_)) {
+    // users come after their operands: backwards, what a transparent one passes on is known
+    let mut passed_on: HashMap<NodeId, Demand> = HashMap::new();
+    for id in graph.ordered()?.into_iter().rev() {
+        let is_scatter = matches!(graph.op(id), Op::Scatter(_));
+        if !is_scatter && !is_transparent(graph, id) {
             continue;
         }
-        let demand = demand_on(graph, ValueId { node: id, output: 0 });
-        graph.set_op(id, Op::Scatter(demand));
-        changes += Changes(1);
+        let demand = demand_on(graph, ValueId { node: id, output: 0 }, &passed_on);
+        if is_scatter {
+            graph.set_op(id, Op::Scatter(demand));
+            changes += Changes(1);
+        } else {
+            passed_on.insert(id, demand);
+        }
     }
     Ok(changes)
 }
 
-fn demand_on(graph: &Graph, value: ValueId) -> Demand {
-    let users = graph.users(value).into_iter();
-    let demands = users.map(|(user, at)| match graph.op(user) {
+/// What users read of a value; `passed_on`: what the users of transparent ones read of these.
+fn demand_on(graph: &Graph, value: ValueId, passed_on: &HashMap<NodeId, Demand>) -> Demand {
+    let demands = graph.uses(value).map(|(user, at)| match graph.op(user) {
         Op::Conv(conv) if is_conv_input(conv, at) && extent_of(graph, user) != Extent::Full => {
             Demand::Halo(extent_of(graph, user).ring() + reach(conv))
         }
-        _ if is_transparent(graph, user) && is_pixelwise(graph, user, at) => {
-            demand_on(graph, ValueId { node: user, output: 0 })
-        }
+        _ if is_transparent(graph, user) && is_pixelwise(graph, user, at) => passed_on[&user],
         _ => Demand::Full,
     });
     demands.reduce(Demand::or).unwrap_or(Demand::Full)

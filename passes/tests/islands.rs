@@ -2,6 +2,7 @@
 
 use fisec_ir::text::parse;
 use fisec_onnx::Ports;
+use fisec_passes::Budget;
 use fisec_passes::lower::{PlanBuilder, WeightTarget};
 use fisec_plan::{BundleWriter, Island};
 
@@ -31,7 +32,7 @@ fn islands_of_one_name_do_not_overwrite_each_other() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut writer = BundleWriter::create(&folder.path().join("plan")).expect("a new folder");
     let place = writer.folder().to_owned();
-    let mut builder = PlanBuilder::new(&mut writer, WeightTarget::Cpu);
+    let mut builder = PlanBuilder::new(&mut writer, WeightTarget::Cpu, Budget::of([&one, &other]));
     let mut add = |graph| {
         builder
             .island(graph, Ports::Plain, described("prompt"))

@@ -1,6 +1,5 @@
 //! Graphs to look at: of a model, of a plan, of IR text.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use fisec_ir::{Graph, text};
@@ -89,7 +88,7 @@ fn programs(path: &Path, choices: &Choices) -> Result<(Vec<PathBuf>, Vec<Graph>)
 
 /// The graphs of a `.fir` file, one after another.
 fn parse(path: &Path) -> Result<Vec<Graph>, Failure> {
-    let source = fs::read_to_string(path).map_err(Failure::file(path))?;
+    let source = fisec_files::read_text(path).map_err(Failure::file(path))?;
     let mut sections: Vec<(usize, String)> = Vec::new();
     for (number, line) in source.lines().enumerate() {
         if line.starts_with("graph ") || sections.is_empty() {

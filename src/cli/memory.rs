@@ -1,6 +1,5 @@
 //! How much memory a command took beside the files that it mapped.
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -41,7 +40,7 @@ impl PeakMemory {
 
 /// Resident bytes that belong to no file.
 fn anonymous() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let status = fisec_files::read_text("/proc/self/status".as_ref()).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)

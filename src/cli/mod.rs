@@ -12,6 +12,7 @@ mod graphs;
 pub(crate) mod internal;
 mod interrupt;
 mod memory;
+mod numbers;
 mod output;
 mod printable;
 mod region;

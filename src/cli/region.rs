@@ -1,11 +1,10 @@
 //! The regions that `explain` and `bench` look at: a user's mask, or a typical one of a given size.
 
-use std::fs;
+use std::io::BufReader;
 use std::path::PathBuf;
 
 use clap::Args;
-use fisec_diffusion::mask::fit_user_mask;
-use fisec_diffusion::mask_from_png;
+use fisec_diffusion::read_user_mask;
 use fisec_passes::analysis::representative_mask;
 use fisec_plan::Plan;
 use fisec_tensor::Mask;
@@ -20,7 +19,7 @@ pub struct Regions {
     #[arg(long, value_name = "M.png")]
     mask: Vec<PathBuf>,
     /// A typical region of this share of the image: 0.1 or 10%
-    #[arg(long, value_name = "Q", value_parser = parse_share)]
+    #[arg(long, value_name = "Q", allow_negative_numbers = true, value_parser = parse_share)]
     edit_size: Vec<f64>,
 }
 
@@ -36,10 +35,10 @@ impl Regions {
         let [_, height, width] = plan.latent;
         let mut regions = Vec::new();
         for path in &self.mask {
-            let png = fs::read(path).map_err(Failure::file(path))?;
+            let png = fisec_files::open(path).map_err(Failure::file(path))?;
             let scale = plan.pipeline.as_ref().map_or(8, |pipeline| pipeline.vae_scale);
             let image = (height * scale, width * scale);
-            let mask = fit_user_mask(&mask_from_png(&png)?, (height, width), image)?;
+            let mask = read_user_mask(BufReader::new(png), (height, width), image)?;
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             regions.push(Region { name, mask });
         }

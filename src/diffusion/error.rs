@@ -7,6 +7,8 @@ use fisec_runtime::RuntimeError;
 use fisec_tensor::TensorError;
 use thiserror::Error;
 
+use crate::png_rows::PngError;
+
 /// Why no image came out. [`DiffusionError::hint`] says what to do about it, where that is known.
 #[derive(Debug, Error)]
 pub enum DiffusionError {
@@ -17,6 +19,8 @@ pub enum DiffusionError {
         path: PathBuf,
         /// what the system says
         reason: String,
+        /// what to do about it, where that is known
+        hint: Option<&'static str>,
     },
     /// A file was read and is wrong.
     #[error("`{path}`: {source}")]
@@ -61,6 +65,14 @@ pub enum DiffusionError {
     /// The tokenizer cannot be read or used.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A part of a prompt counts for more than makes sense.
+    #[error("`{words}` weighs {weight} in the prompt; a weight is a number from -100 to 100")]
+    Weight {
+        /// the beginning of the part
+        words: String,
+        /// its weight
+        weight: f32,
+    },
     /// The prompt has no words.
     #[error("the prompt is empty")]
     EmptyPrompt,
@@ -83,8 +95,11 @@ pub enum DiffusionError {
     GuidanceBatch(f32),
     /// A mask that is no PNG, or cannot be decoded.
     #[error("mask: {0}")]
-    MaskImage(String),
-    /// An image that is no PNG, or cannot be written as one.
+    MaskImage(#[source] PngError),
+    /// A picture that is no PNG, or cannot be decoded.
+    #[error("picture: {0}")]
+    Picture(#[source] PngError),
+    /// An image that cannot be written as a PNG, or is too large for the memory.
     #[error("image: {0}")]
     Image(String),
     /// A mask of another aspect ratio than the image.
@@ -143,6 +158,7 @@ impl DiffusionError {
     /// What to do about it.
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
+            DiffusionError::Unreadable { hint: Some(hint), .. } => Some((*hint).into()),
             DiffusionError::File { source, .. } => source.hint(),
             DiffusionError::Scheduler { choices, .. } => Some(choice_of_sampler(choices).into()),
             other => other.fixed_hint().map(Cow::from),
@@ -160,6 +176,7 @@ impl DiffusionError {
             DiffusionError::Schedule(_) => Some("choose another number with `--steps`, or another `--sampler`"),
             DiffusionError::StepCount { .. } => Some("give `--steps` in that range, e.g. `--steps 50`"),
             DiffusionError::EmptyPrompt => Some("say what to show: `--prompt \"a red barn in a field\"`"),
+            DiffusionError::Weight { .. } => Some("write it like `(word:1.4)`; nested brackets multiply"),
             DiffusionError::NoPipeline => Some("compile the pipeline folder instead of its unet/model.onnx"),
             DiffusionError::Batch(_) => Some("compile with `--batch 2`"),
             DiffusionError::GuidanceBatch(_) => Some(
@@ -176,7 +193,10 @@ impl DiffusionError {
             DiffusionError::NotFinite(_) => {
                 Some("export or download the U-Net again, or try the default `--guidance` and `--sampler`")
             }
-            DiffusionError::MaskImage(_) => Some("give an 8-bit PNG: white where the image may change"),
+            DiffusionError::MaskImage(error) => error
+                .hint()
+                .or(Some("give an 8-bit PNG: white where the image may change")),
+            DiffusionError::Picture(error) => error.hint().or(Some("check that the file is a whole PNG")),
             DiffusionError::MaskSize { .. } => Some("a mask may have any size of the image's aspect ratio"),
             DiffusionError::MaskEmpty => Some("paint white where the image may change"),
             DiffusionError::InversionSampler(_) => Some("use `--sampler ddim`"),
@@ -232,8 +252,9 @@ fn choice_of_sampler(choices: &[&str]) -> String {
 }
 
 pub(crate) fn read_text(path: &Path) -> Result<String, DiffusionError> {
-    std::fs::read_to_string(path).map_err(|error| DiffusionError::Unreadable {
+    fisec_files::read_text(path).map_err(|error| DiffusionError::Unreadable {
         path: path.to_path_buf(),
         reason: error.to_string(),
+        hint: fisec_files::refused(&error).map(|refused| refused.hint()),
     })
 }

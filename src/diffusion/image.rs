@@ -8,6 +8,7 @@ use fisec_tensor::{Area, DType, HostTensor, Mask};
 use half::f16;
 
 use crate::DiffusionError;
+use crate::png_rows::Rows;
 
 /// An image of 8 bits per channel, row-major RGB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,16 +105,27 @@ impl Image {
 
     /// Reads a PNG of any colour type; transparency is dropped.
     pub fn from_png(png: &[u8]) -> Result<Self, DiffusionError> {
-        let (width, height, samples, pixels) = decode(png).map_err(|error| DiffusionError::Image(error.to_string()))?;
-        let rgb = pixels.chunks_exact(samples).flat_map(|pixel| match samples {
-            1 | 2 => [pixel[0]; 3],
-            _ => [pixel[0], pixel[1], pixel[2]],
-        });
-        Ok(Image {
-            width,
-            height,
-            rgb: rgb.collect(),
-        })
+        let mut rows = Rows::open(Cursor::new(png)).map_err(DiffusionError::Picture)?;
+        let (width, height, samples) = (rows.width(), rows.height(), rows.samples());
+        let mut rgb = Vec::new();
+        rgb.try_reserve_exact(width * height * 3)
+            .map_err(|error| DiffusionError::Image(error.to_string()))?;
+        for _ in 0..height {
+            push_rgb(rows.next_row().map_err(DiffusionError::Picture)?, samples, &mut rgb);
+        }
+        Ok(Image { width, height, rgb })
+    }
+}
+
+/// Appends a row of pixels as RGB; transparency is dropped.
+pub(crate) fn push_rgb(row: &[u8], samples: usize, rgb: &mut Vec<u8>) {
+    match samples {
+        1 | 2 => rgb.extend(row.chunks_exact(samples).flat_map(|pixel| [pixel[0]; 3])),
+        3 => rgb.extend_from_slice(row),
+        _ => rgb.extend(
+            row.chunks_exact(samples)
+                .flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]),
+        ),
     }
 }
 
@@ -126,44 +138,6 @@ fn byte(value: f32) -> u8 {
 pub fn mask_to_png(mask: &Mask) -> Result<Vec<u8>, DiffusionError> {
     let grey: Vec<u8> = mask.bits().iter().map(|&active| if active { 255 } else { 0 }).collect();
     encode(mask.width(), mask.height(), png::ColorType::Grayscale, &grey, &[])
-}
-
-/// A mask from a PNG: active where a pixel is brighter than half and at least half opaque.
-pub fn mask_from_png(png: &[u8]) -> Result<Mask, DiffusionError> {
-    let (width, height, samples, pixels) = decode(png).map_err(|error| DiffusionError::MaskImage(error.to_string()))?;
-    let active = |pixel: &[u8]| {
-        let grey = match samples {
-            1 | 2 => u32::from(pixel[0]) * 1000,
-            _ => u32::from(pixel[0]) * 299 + u32::from(pixel[1]) * 587 + u32::from(pixel[2]) * 114,
-        };
-        let opaque = samples % 2 == 1 || pixel[samples - 1] > 127;
-        grey > 127_500 && opaque
-    };
-    Ok(Mask::new(
-        height,
-        width,
-        pixels.chunks_exact(samples).map(active).collect(),
-    ))
-}
-
-/// Width, height, samples per pixel (1 to 4) and 8-bit samples.
-fn decode(bytes: &[u8]) -> Result<(usize, usize, usize, Vec<u8>), png::DecodingError> {
-    let mut decoder = png::Decoder::new(Cursor::new(bytes));
-    decoder.set_transformations(png::Transformations::normalize_to_color8());
-    let mut reader = decoder.read_info()?;
-    let size = reader.output_buffer_size().unwrap_or(usize::MAX);
-    if size > 1 << 30 {
-        return Err(png::DecodingError::LimitsExceeded);
-    }
-    let mut pixels = vec![0; size];
-    let frame = reader.next_frame(&mut pixels)?;
-    pixels.truncate(frame.buffer_size());
-    Ok((
-        frame.width as usize,
-        frame.height as usize,
-        frame.color_type.samples(),
-        pixels,
-    ))
 }
 
 fn encode(

@@ -226,6 +226,8 @@ impl Cells {
             (1..self.scale).for_each(|_| weights.extend_from_within(first..first + width));
         }
         let inside = weights.clone();
+        // wider than the image nothing changes any more
+        let feather = feather.min(2 * width.max(self.rows * self.scale));
         blur_lines(&mut weights, width, feather);
         blur_columns(&mut weights, width, feather);
         // nothing outside, from half on inside

@@ -1,6 +1,10 @@
 //! Pictures of any size brought to the size that a plan makes.
 
-use crate::Image;
+use std::io::{BufRead, Seek};
+
+use crate::image::push_rgb;
+use crate::png_rows::Rows;
+use crate::{DiffusionError, Image};
 
 /// What fitting took away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,44 +21,118 @@ impl Image {
         if (self.width, self.height) == (width, height) {
             return (self.clone(), None);
         }
-        let wide = self.width * height > self.height * width;
-        let kept = match wide {
-            true => ((self.height * width).div_ceil(height).min(self.width), self.height),
-            false => (self.width, (self.width * height).div_ceil(width).min(self.height)),
-        };
-        let cut = self.cut((self.width - kept.0) / 2, (self.height - kept.1) / 2, kept);
-        let of = (self.width, self.height);
-        (cut.resized(width, height), Some(Fitted { kept, of }))
-    }
-
-    fn cut(&self, left: usize, top: usize, (width, height): (usize, usize)) -> Image {
-        let rows = self.rgb.chunks_exact(self.width * 3).skip(top).take(height);
-        let rgb = rows
-            .flat_map(|row| &row[left * 3..(left + width) * 3])
-            .copied()
-            .collect();
-        Image { width, height, rgb }
-    }
-
-    /// Linear interpolation that widens where the image shrinks, so that every pixel counts; rows, then columns.
-    fn resized(&self, width: usize, height: usize) -> Image {
-        let values: Vec<f32> = self.rgb.iter().map(|&value| f32::from(value)).collect();
-        let across = taps(self.width, width);
-        let down = taps(self.height, height);
-        let mut narrow = vec![0.0f32; width * self.height * 3];
-        for (index, value) in narrow.iter_mut().enumerate() {
-            let (row, column, channel) = (index / (width * 3), index / 3 % width, index % 3);
-            let at = |pixel: usize| values[(row * self.width + pixel) * 3 + channel];
-            *value = across[column].iter().map(|&(pixel, share)| share * at(pixel)).sum();
+        let mut scaler = Scaler::new((self.width, self.height), (width, height));
+        for row in self.rgb.chunks_exact(self.width * 3) {
+            scaler.push(row);
         }
-        let byte = |index: usize| {
-            let (row, rest) = (index / (width * 3), index % (width * 3));
-            let at = |pixel: usize| narrow[pixel * width * 3 + rest];
-            let value: f32 = down[row].iter().map(|&(pixel, share)| share * at(pixel)).sum();
-            value.round().clamp(0.0, 255.0) as u8
+        (scaler.image(), Some(scaler.fitted))
+    }
+
+    /// A PNG of any size and colour type, [fitted](Image::fitted) while it is read: memory is taken for the result and a
+    /// few rows.
+    ///
+    /// # Errors
+    /// Fails on what is no PNG, on damaged ones and on ones with more than [`LARGEST_PIXELS`](crate::LARGEST_PIXELS).
+    pub fn read_fitted(
+        png: impl BufRead + Seek,
+        width: usize,
+        height: usize,
+    ) -> Result<(Image, Option<Fitted>), DiffusionError> {
+        let mut rows = Rows::open(png).map_err(DiffusionError::Picture)?;
+        let (of, samples) = ((rows.width(), rows.height()), rows.samples());
+        let mut scaler = (of != (width, height)).then(|| Scaler::new(of, (width, height)));
+        let mut rgb = Vec::new();
+        for _ in 0..of.1 {
+            let row = rows.next_row().map_err(DiffusionError::Picture)?;
+            if scaler.is_some() {
+                rgb.clear();
+            }
+            push_rgb(row, samples, &mut rgb);
+            if let Some(scaler) = &mut scaler {
+                scaler.push(&rgb);
+            }
+        }
+        Ok(match scaler {
+            Some(scaler) => (scaler.image(), Some(scaler.fitted)),
+            None => (Image { width, height, rgb }, None),
+        })
+    }
+}
+
+/// Linear interpolation that widens where the image shrinks, so that every pixel counts: along each row, then down the
+/// rows as they come.
+struct Scaler {
+    fitted: Fitted,
+    /// first column and row that are kept
+    corner: (usize, usize),
+    size: (usize, usize),
+    across: Vec<Vec<(usize, f32)>>,
+    /// for each kept row the rows of the result that it is part of, with its share
+    down: Vec<Vec<(usize, f32)>>,
+    sums: Vec<f32>,
+    narrow: Vec<f32>,
+    next: usize,
+}
+
+impl Scaler {
+    fn new((width, height): (usize, usize), to: (usize, usize)) -> Self {
+        let wide = width * to.1 > height * to.0;
+        let kept = match wide {
+            true => ((height * to.0).div_ceil(to.1).min(width), height),
+            false => (width, (width * to.1).div_ceil(to.0).min(height)),
         };
-        let rgb = (0..width * height * 3).map(byte).collect();
-        Image { width, height, rgb }
+        let mut down = vec![Vec::new(); kept.1];
+        for (row, taps) in taps(kept.1, to.1).into_iter().enumerate() {
+            taps.into_iter()
+                .for_each(|(pixel, share)| down[pixel].push((row, share)));
+        }
+        Scaler {
+            fitted: Fitted {
+                kept,
+                of: (width, height),
+            },
+            corner: ((width - kept.0) / 2, (height - kept.1) / 2),
+            size: to,
+            across: taps(kept.0, to.0),
+            down,
+            sums: vec![0.0; to.0 * to.1 * 3],
+            narrow: vec![0.0; to.0 * 3],
+            next: 0,
+        }
+    }
+
+    /// Takes the next row of the picture, RGB.
+    fn push(&mut self, row: &[u8]) {
+        let at = self.next.checked_sub(self.corner.1);
+        self.next += 1;
+        let Some(down) = at.and_then(|at| self.down.get(at)) else {
+            return;
+        };
+        let row = &row[self.corner.0 * 3..];
+        for (taps, narrow) in self.across.iter().zip(self.narrow.chunks_exact_mut(3)) {
+            narrow.fill(0.0);
+            for &(pixel, share) in taps {
+                for (sum, &value) in narrow.iter_mut().zip(&row[pixel * 3..pixel * 3 + 3]) {
+                    *sum += share * f32::from(value);
+                }
+            }
+        }
+        let line = self.narrow.len();
+        for &(row, share) in down {
+            let sums = &mut self.sums[row * line..(row + 1) * line];
+            sums.iter_mut()
+                .zip(&self.narrow)
+                .for_each(|(sum, value)| *sum += share * value);
+        }
+    }
+
+    fn image(&self) -> Image {
+        let byte = |value: &f32| value.round().clamp(0.0, 255.0) as u8;
+        Image {
+            width: self.size.0,
+            height: self.size.1,
+            rgb: self.sums.iter().map(byte).collect(),
+        }
     }
 }
 

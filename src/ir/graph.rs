@@ -1,22 +1,27 @@
-//! The graph: nodes in a petgraph, edges kept in step with operand lists.
+//! The graph: a table of nodes, each with the list of its users kept in step with all operand lists.
+//!
+//! Every change of one operand costs the logarithm of the number of users at most, so that passes take time proportional
+//! to the number of nodes, also where one value has a hundred thousand users or one node as many operands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use petgraph::Direction;
-use petgraph::stable_graph::{NodeIndex, StableDiGraph};
-use petgraph::visit::EdgeRef;
 use thiserror::Error;
 
+use crate::users::Users;
 use crate::{Op, Operand, Origin, SlotId, SlotInfo, ValueId, ValueType, WeightId, WeightInfo};
 
-/// Identity of a node; stays valid until the node is removed.
+/// Identity of a node; stays valid until the node is removed, when its number becomes free for a new node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NodeId(NodeIndex<u32>);
+pub struct NodeId(u32);
 
 impl NodeId {
+    /// The first in the order of ids.
+    pub(crate) const FIRST: NodeId = NodeId(0);
+
     /// A dense-ish index for side tables; not stable across print and parse.
     pub fn index(self) -> usize {
-        self.0.index()
+        self.0 as usize
     }
 }
 
@@ -61,15 +66,45 @@ pub enum GraphError {
 
 /// One program: operators over single-assignment values, a table of weights and a table of cache slots.
 ///
-/// Edges follow operands exactly; they change only through [`Graph::add`], [`Graph::set_operand`],
-/// [`Graph::replace_uses`] and [`Graph::remove`].
+/// Lists of users follow operands exactly; they change only through [`Graph::add`], [`Graph::set_operands`],
+/// [`Graph::set_operand`], [`Graph::replace_uses`], [`Graph::remove`] and [`Graph::prune`].
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     name: String,
-    nodes: StableDiGraph<Node, u32>,
+    /// `None` where a node was removed
+    nodes: Vec<Option<Entry>>,
+    /// numbers of removed nodes; the last one is used next
+    free: Vec<u32>,
     weights: Vec<WeightInfo>,
     weight_names: HashMap<String, WeightId>,
+    /// next number to try for a weight's name that is taken
+    weight_copies: HashMap<String, usize>,
     slots: Vec<SlotInfo>,
+    slot_names: HashSet<String>,
+    /// next number to try for a slot's name that is taken
+    slot_copies: HashMap<String, usize>,
+}
+
+/// A node with the uses of its outputs. Programs of one model are clones of each other: they share what they have in common.
+#[derive(Clone, Debug)]
+struct Entry {
+    node: Arc<Node>,
+    users: Users,
+}
+
+/// `name`, or `name` with the first number from 2 on that is not taken. `copies` keeps where the search for a name goes on.
+fn unique(name: &str, copies: &mut HashMap<String, usize>, is_taken: impl Fn(&str) -> bool) -> String {
+    if !is_taken(name) {
+        return name.to_owned();
+    }
+    let copy = copies.entry(name.to_owned()).or_insert(1);
+    loop {
+        *copy += 1;
+        let numbered = format!("{name}#{copy}");
+        if !is_taken(&numbered) {
+            return numbered;
+        }
+    }
 }
 
 impl Graph {
@@ -91,15 +126,40 @@ impl Graph {
         self.name = name.into();
     }
 
+    fn entry(&self, id: NodeId) -> &Entry {
+        self.nodes[id.index()].as_ref().expect("the node was not removed")
+    }
+
+    fn entry_mut(&mut self, id: NodeId) -> &mut Entry {
+        self.nodes[id.index()].as_mut().expect("the node was not removed")
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        Arc::make_mut(&mut self.entry_mut(id).node)
+    }
+
     /// Adds a node behind its operands.
     pub fn add(&mut self, op: Op, operands: Vec<Operand>, outputs: Vec<ValueType>, origin: Origin) -> NodeId {
-        let index = self.nodes.add_node(Node {
+        let node = Node {
             op,
             operands: Vec::new(),
             outputs,
             origin,
+        };
+        let entry = Some(Entry {
+            node: Arc::new(node),
+            users: Users::default(),
         });
-        let id = NodeId(index);
+        let id = match self.free.pop() {
+            Some(free) => {
+                self.nodes[free as usize] = entry;
+                NodeId(free)
+            }
+            None => {
+                self.nodes.push(entry);
+                NodeId(u32::try_from(self.nodes.len() - 1).expect("fewer than 2^32 nodes"))
+            }
+        };
         self.set_operands(id, operands);
         id
     }
@@ -112,72 +172,80 @@ impl Graph {
 
     /// The node. Panics when it was removed.
     pub fn node(&self, id: NodeId) -> &Node {
-        &self.nodes[id.0]
+        &self.entry(id).node
     }
 
     /// Whether the node is still there.
     pub fn contains(&self, id: NodeId) -> bool {
-        self.nodes.contains_node(id.0)
+        self.nodes.get(id.index()).is_some_and(Option::is_some)
     }
 
     /// The operator of a node.
     pub fn op(&self, id: NodeId) -> &Op {
-        &self.nodes[id.0].op
+        &self.entry(id).node.op
     }
 
     /// Replaces the operator of a node; operands and outputs stay.
     pub fn set_op(&mut self, id: NodeId, op: Op) {
-        self.nodes[id.0].op = op;
+        self.node_mut(id).op = op;
     }
 
     /// Operands of a node.
     pub fn operands(&self, id: NodeId) -> &[Operand] {
-        &self.nodes[id.0].operands
+        &self.entry(id).node.operands
     }
 
     /// Replaces all operands of a node.
     pub fn set_operands(&mut self, id: NodeId, operands: Vec<Operand>) {
-        let incoming: Vec<_> = self
-            .nodes
-            .edges_directed(id.0, Direction::Incoming)
-            .map(|edge| edge.id())
-            .collect();
-        for edge in incoming {
-            self.nodes.remove_edge(edge);
+        let old = std::mem::replace(&mut self.node_mut(id).operands, operands);
+        for (position, operand) in old.into_iter().enumerate() {
+            self.end_use(operand, id, position);
         }
-        for (position, operand) in operands.iter().enumerate() {
-            if let Operand::Value(value) = operand {
-                self.nodes.add_edge(value.node.0, id.0, position as u32);
-            }
+        for position in 0..self.operands(id).len() {
+            self.begin_use(self.operands(id)[position], id, position);
         }
-        self.nodes[id.0].operands = operands;
     }
 
     /// Replaces one operand of a node.
     pub fn set_operand(&mut self, id: NodeId, position: usize, operand: Operand) {
-        let mut operands = self.nodes[id.0].operands.clone();
-        operands[position] = operand;
-        self.set_operands(id, operands);
+        let old = std::mem::replace(&mut self.node_mut(id).operands[position], operand);
+        self.end_use(old, id, position);
+        self.begin_use(operand, id, position);
+    }
+
+    fn begin_use(&mut self, operand: Operand, user: NodeId, position: usize) {
+        if let Operand::Value(value) = operand {
+            let users = &mut self.entry_mut(value.node).users;
+            users.insert(value.output, user, position as u32);
+        }
+    }
+
+    /// A producer that is gone has no list of users any more.
+    fn end_use(&mut self, operand: Operand, user: NodeId, position: usize) {
+        let Operand::Value(value) = operand else { return };
+        if let Some(producer) = &mut self.nodes[value.node.index()] {
+            producer.users.remove(value.output, user, position as u32);
+        }
     }
 
     /// Replaces the output types of a node.
     pub fn set_outputs(&mut self, id: NodeId, outputs: Vec<ValueType>) {
-        self.nodes[id.0].outputs = outputs;
+        self.node_mut(id).outputs = outputs;
     }
 
     /// Provenance of a node.
     pub fn origin(&self, id: NodeId) -> &Origin {
-        &self.nodes[id.0].origin
+        &self.entry(id).node.origin
     }
 
     /// Replaces the provenance of a node.
     pub fn set_origin(&mut self, id: NodeId, origin: Origin) {
-        self.nodes[id.0].origin = origin;
+        self.node_mut(id).origin = origin;
     }
 
     /// Type of a value.
     pub fn value_type(&self, value: ValueId) -> &ValueType {
-        &self.nodes[value.node.0].outputs[value.output as usize]
+        &self.node(value.node).outputs[value.output as usize]
     }
 
     /// Type of an operand: a weight's is full; an absent operand has none.
@@ -194,20 +262,24 @@ impl Graph {
 
     /// Users of a value: node and operand position, ordered by node then position.
     pub fn users(&self, value: ValueId) -> Vec<(NodeId, usize)> {
-        let mut users: Vec<(NodeId, usize)> = self
-            .nodes
-            .edges_directed(value.node.0, Direction::Outgoing)
-            .map(|edge| (NodeId(edge.target()), *edge.weight() as usize))
-            .filter(|(node, position)| self.nodes[node.0].operands[*position] == Operand::Value(value))
-            .collect();
-        users.sort_unstable();
-        users
+        self.uses(value).collect()
+    }
+
+    /// [`Graph::users`] one after another: what asks for the first few pays for no more.
+    pub fn uses(&self, value: ValueId) -> impl Iterator<Item = (NodeId, usize)> + '_ {
+        self.entry(value.node).users.of(value.output)
+    }
+
+    /// Whether anything reads a value.
+    pub fn is_used(&self, value: ValueId) -> bool {
+        self.uses(value).next().is_some()
     }
 
     /// The only user of a value, when there is exactly one use.
     pub fn sole_user(&self, value: ValueId) -> Option<NodeId> {
-        match self.users(value)[..] {
-            [(node, _)] => Some(node),
+        let mut uses = self.uses(value);
+        match (uses.next(), uses.next()) {
+            (Some((node, _)), None) => Some(node),
             _ => None,
         }
     }
@@ -222,53 +294,54 @@ impl Graph {
 
     /// Removes a node. Panics when a value of it is still used.
     pub fn remove(&mut self, id: NodeId) {
-        let used = self.nodes.edges_directed(id.0, Direction::Outgoing).next().is_some();
-        assert!(!used, "`{}` is still used", self.nodes[id.0].origin.label());
-        self.nodes.remove_node(id.0);
+        let Entry { node, users } = self.entry(id);
+        assert!(users.is_empty(), "`{}` is still used", node.origin.label());
+        self.take(id);
+    }
+
+    /// Takes a node out, whoever reads it.
+    fn take(&mut self, id: NodeId) {
+        let taken = self.nodes[id.index()].take();
+        let operands = taken.iter().flat_map(|entry| &entry.node.operands);
+        for (position, operand) in operands.enumerate() {
+            self.end_use(*operand, id, position);
+        }
+        self.free.push(id.0);
     }
 
     /// Removes every node that no output, effect or cache write depends on. Returns how many went.
     pub fn prune(&mut self) -> usize {
-        let mut live = vec![
-            false;
-            self.nodes
-                .node_indices()
-                .map(|node| node.index() + 1)
-                .max()
-                .unwrap_or(0)
-        ];
-        let mut pending: Vec<_> = self
-            .nodes
-            .node_indices()
-            .filter(|&node| self.nodes[node].op.has_effect())
-            .collect();
-        while let Some(node) = pending.pop() {
-            if !std::mem::replace(&mut live[node.index()], true) {
-                pending.extend(self.nodes.neighbors_directed(node, Direction::Incoming));
+        let mut live = vec![false; self.nodes.len()];
+        let ids = self.ids();
+        let mut pending: Vec<NodeId> = ids.iter().copied().filter(|&id| self.op(id).has_effect()).collect();
+        while let Some(id) = pending.pop() {
+            if !std::mem::replace(&mut live[id.index()], true) {
+                let operands = self.operands(id).iter();
+                pending.extend(operands.filter_map(|operand| Some(operand.value()?.node)));
             }
         }
-        let before = self.nodes.node_count();
-        self.nodes.retain_nodes(|_, node| live[node.index()]);
-        before - self.nodes.node_count()
+        let dead = ids.iter().filter(|id| !live[id.index()]);
+        dead.map(|&id| self.take(id)).count()
     }
 
     /// Number of nodes.
     pub fn len(&self) -> usize {
-        self.nodes.node_count()
+        self.nodes.len() - self.free.len()
     }
 
     /// Whether there are no nodes.
     pub fn is_empty(&self) -> bool {
-        self.nodes.node_count() == 0
+        self.len() == 0
     }
 
-    /// All nodes in creation order, which need not be an execution order.
+    /// All nodes in the order of their ids, which need not be an execution order.
     pub fn ids(&self) -> Vec<NodeId> {
-        self.nodes.node_indices().map(NodeId).collect()
+        let ids = (0..self.nodes.len() as u32).map(NodeId);
+        ids.filter(|&id| self.contains(id)).collect()
     }
 
     /// All nodes in an execution order that depends only on the graph: depth-first from the nodes with effects, in
-    /// creation order, operands in order; then whatever is dead.
+    /// the order of ids, operands in order; then whatever is dead.
     pub fn ordered(&self) -> Result<Vec<NodeId>, GraphError> {
         #[derive(Clone, Copy, PartialEq)]
         enum Visit {
@@ -276,35 +349,29 @@ impl Graph {
             Open,
             Done,
         }
-        let bound = self
-            .nodes
-            .node_indices()
-            .map(|node| node.index() + 1)
-            .max()
-            .unwrap_or(0);
-        let mut visits = vec![Visit::New; bound];
+        let mut visits = vec![Visit::New; self.nodes.len()];
         let mut order = Vec::with_capacity(self.len());
         let (inputs, rest): (Vec<_>, Vec<_>) = self
-            .nodes
-            .node_indices()
-            .partition(|&node| matches!(self.nodes[node].op, Op::Input(_)));
-        let (effects, dead): (Vec<_>, Vec<_>) = rest.into_iter().partition(|&node| self.nodes[node].op.has_effect());
-        let mut pending: Vec<_> = inputs.into_iter().chain(effects).chain(dead).rev().collect();
-        while let Some(&node) = pending.last() {
-            if visits[node.index()] != Visit::New {
+            .ids()
+            .into_iter()
+            .partition(|&id| matches!(self.op(id), Op::Input(_)));
+        let (effects, dead): (Vec<_>, Vec<_>) = rest.into_iter().partition(|&id| self.op(id).has_effect());
+        let mut pending: Vec<NodeId> = inputs.into_iter().chain(effects).chain(dead).rev().collect();
+        while let Some(&id) = pending.last() {
+            if visits[id.index()] != Visit::New {
                 pending.pop();
-                if visits[node.index()] == Visit::Open {
-                    visits[node.index()] = Visit::Done;
-                    order.push(NodeId(node));
+                if visits[id.index()] == Visit::Open {
+                    visits[id.index()] = Visit::Done;
+                    order.push(id);
                 }
                 continue;
             }
-            visits[node.index()] = Visit::Open;
-            for operand in self.nodes[node].operands.iter().rev() {
+            visits[id.index()] = Visit::Open;
+            for operand in self.operands(id).iter().rev() {
                 let Operand::Value(value) = operand else { continue };
-                match visits[value.node.0.index()] {
-                    Visit::New => pending.push(value.node.0),
-                    Visit::Open => return Err(GraphError::Cycle(self.nodes[node].origin.label().to_owned())),
+                match visits[value.node.index()] {
+                    Visit::New => pending.push(value.node),
+                    Visit::Open => return Err(GraphError::Cycle(self.origin(id).label().to_owned())),
                     Visit::Done => {}
                 }
             }
@@ -345,12 +412,8 @@ impl Graph {
     /// Adds a weight; a name that is taken gets a number appended.
     pub fn add_weight(&mut self, weight: WeightInfo) -> WeightId {
         let id = WeightId(self.weights.len() as u32);
-        let mut name = weight.name.clone();
-        let mut copy = 1;
-        while self.weight_names.contains_key(&name) {
-            copy += 1;
-            name = format!("{}#{copy}", weight.name);
-        }
+        let names = &self.weight_names;
+        let name = unique(&weight.name, &mut self.weight_copies, |name| names.contains_key(name));
         self.weight_names.insert(name.clone(), id);
         self.weights.push(WeightInfo { name, ..weight });
         id
@@ -371,8 +434,15 @@ impl Graph {
         &self.weights
     }
 
+    /// `name`, numbered when a slot has it: exporters give layers of one kind one name.
+    pub fn unique_slot_name(&mut self, name: &str) -> String {
+        let names = &self.slot_names;
+        unique(name, &mut self.slot_copies, |name| names.contains(name))
+    }
+
     /// Adds a cache slot.
     pub fn add_slot(&mut self, slot: SlotInfo) -> SlotId {
+        self.slot_names.insert(slot.name.clone());
         self.slots.push(slot);
         SlotId(self.slots.len() as u32 - 1)
     }
@@ -389,6 +459,8 @@ impl Graph {
 
     /// Replaces the slot table, e.g. by that of the program that records them.
     pub fn set_slots(&mut self, slots: Vec<SlotInfo>) {
+        self.slot_names = slots.iter().map(|slot| slot.name.clone()).collect();
+        self.slot_copies.clear();
         self.slots = slots;
     }
 }

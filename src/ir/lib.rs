@@ -1,4 +1,4 @@
-//! The intermediate representation: a petgraph of operators over typed values, its verifier and its text form.
+//! The intermediate representation: a graph of operators over typed values, its verifier and its text form.
 //!
 //! One [`Graph`] is one program (`record`, `guide`, `edit`, or the model as imported). Values are single-assignment
 //! and carry a [`ValueType`]: element type, logical shape and *extent*. Feature maps are logically `[N, C, H, W]`,
@@ -12,6 +12,7 @@ mod infer;
 mod op;
 mod origin;
 pub mod text;
+mod users;
 mod value;
 pub mod verify;
 mod weight;

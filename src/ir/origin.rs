@@ -1,5 +1,7 @@
 //! Where a node comes from and why it is there.
 
+use std::collections::HashSet;
+
 /// The provenance of a node: which ONNX nodes it stands for, which pass made it, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
@@ -22,12 +24,9 @@ impl Origin {
 
     /// The origin of a node that `pass` made of the nodes with these origins.
     pub fn merged<'a>(pass: &str, sources: impl IntoIterator<Item = &'a Origin>) -> Self {
-        let mut names: Vec<String> = Vec::new();
-        for name in sources.into_iter().flat_map(|origin| &origin.names) {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
+        let mut known: HashSet<&str> = HashSet::new();
+        let all = sources.into_iter().flat_map(|origin| &origin.names);
+        let names = all.filter(|name| known.insert(name.as_str())).cloned().collect();
         Origin {
             names,
             pass: pass.into(),

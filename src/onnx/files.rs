@@ -1,7 +1,6 @@
 //! Memory maps of the model and of its external data.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
@@ -20,8 +19,11 @@ pub(crate) struct ModelFiles {
 impl ModelFiles {
     /// Maps the model itself and returns its bytes.
     pub fn open(model: &Path) -> Result<(Self, Bytes), ImportError> {
-        let bytes =
-            map(model).map_err(|error| ImportError::new(model, "", format!("cannot read the model: {error}")))?;
+        let bytes = map(model).map_err(|error| {
+            let hint = fisec_files::refused(&error).map(|refused| refused.hint().to_owned());
+            let failure = ImportError::new(model, "", format!("cannot read the model: {error}"));
+            ImportError { hint, ..failure }
+        })?;
         let files = ModelFiles {
             model: model.to_owned(),
             folder: model.parent().map(Path::to_owned).unwrap_or_default(),
@@ -57,8 +59,9 @@ impl ModelFiles {
         if !self.mapped.contains_key(&path) {
             let bytes = map(&path).map_err(|error| {
                 let message = format!("cannot read external data `{location}`: {error}");
-                ImportError::new(&self.model, place, message)
-                    .hint("copy the whole folder of the export, not only the .onnx file")
+                let whole = "copy the whole folder of the export, not only the .onnx file";
+                let hint = fisec_files::refused(&error).map_or(whole, |refused| refused.hint());
+                ImportError::new(&self.model, place, message).hint(hint)
             })?;
             self.mapped.insert(path.clone(), bytes);
         }
@@ -86,12 +89,8 @@ fn stays_inside(location: &str) -> bool {
 }
 
 fn map(path: &Path) -> std::io::Result<Bytes> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(std::io::Error::other("not a file"));
-    }
-    if metadata.len() == 0 {
+    let file = fisec_files::open(path)?;
+    if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }
     // SAFETY: the map is only read. Truncating the file while it is mapped would end the process by a signal, which no

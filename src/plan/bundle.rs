@@ -1,6 +1,6 @@
 //! Reading a bundle.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -131,10 +131,10 @@ fn read_plan_text(folder: &Path, path: &Path) -> Result<String, PlanError> {
         path: path.to_owned(),
         reason: reason.to_owned(),
     };
-    if metadata.len() > LARGEST_PLAN {
+    if metadata.is_file() && metadata.len() > LARGEST_PLAN {
         return Err(malformed("it is too large"));
     }
-    let bytes = fs::read(path).map_err(PlanError::io(path))?;
+    let bytes = fisec_files::read(path, LARGEST_PLAN).map_err(PlanError::io(path))?;
     String::from_utf8(bytes).map_err(|_| malformed("it is not text"))
 }
 
@@ -164,9 +164,10 @@ fn check_size(path: &Path, hash: &FileHash) -> Result<(), PlanError> {
         Err(error) if is_absent(&error) => return Err(PlanError::Missing(path.to_owned())),
         other => other.map_err(PlanError::io(path))?,
     };
-    if !metadata.is_file() {
+    if metadata.is_dir() {
         return Err(PlanError::Missing(path.to_owned()));
     }
+    fisec_files::check_path(path).map_err(PlanError::io(path))?;
     if metadata.len() != hash.bytes {
         return Err(PlanError::WrongSize {
             path: path.to_owned(),
@@ -179,7 +180,7 @@ fn check_size(path: &Path, hash: &FileHash) -> Result<(), PlanError> {
 
 fn check_hash(path: &Path, hash: &FileHash) -> Result<(), PlanError> {
     let mut hasher = Hasher::new();
-    File::open(path)
+    fisec_files::open(path)
         .and_then(|file| io::copy(&mut io::BufReader::with_capacity(1 << 20, file), &mut hasher))
         .map_err(PlanError::io(path))?;
     if hasher.finalize().to_hex().as_str() != hash.blake3 {
@@ -193,7 +194,7 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 fn map(path: &Path) -> io::Result<Bytes> {
-    let file = File::open(path)?;
+    let file = fisec_files::open(path)?;
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }

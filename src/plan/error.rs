@@ -105,7 +105,7 @@ impl PlanError {
             PlanError::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull => "free some space on that disk or choose another place",
                 io::ErrorKind::PermissionDenied => "check the permissions of that path",
-                _ => return None,
+                _ => return fisec_files::refused(source).map(|refused| refused.hint().to_owned()),
             },
         };
         Some(hint.into())

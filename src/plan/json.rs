@@ -53,13 +53,17 @@ fn digits(text: &str) -> Option<usize> {
 
 /// Objects and arrays go on one line where they fit.
 fn write(value: &Value, indent: usize, out: &mut String) {
-    let flat = flat(value);
+    let start = out.len();
+    let is_document = indent == 0 && value.is_object();
+    let room = LINE.saturating_sub(indent);
+    if !is_document && flat(value, start.saturating_add(room), out) {
+        return;
+    }
+    out.truncate(start);
     let items: Vec<(Option<&String>, &Value)> = match value {
-        Value::Object(fields) if indent == 0 || flat.len() + indent > LINE => {
-            fields.iter().map(|(key, value)| (Some(key), value)).collect()
-        }
-        Value::Array(items) if flat.len() + indent > LINE => items.iter().map(|value| (None, value)).collect(),
-        _ => return out.push_str(&flat),
+        Value::Object(fields) => fields.iter().map(|(key, value)| (Some(key), value)).collect(),
+        Value::Array(items) => items.iter().map(|value| (None, value)).collect(),
+        scalar => return out.push_str(&scalar.to_string()),
     };
     let (open, close) = if value.is_object() { ('{', '}') } else { ('[', ']') };
     out.push(open);
@@ -76,16 +80,72 @@ fn write(value: &Value, indent: usize, out: &mut String) {
     out.push(close);
 }
 
-fn flat(value: &Value) -> String {
+/// Appends a value on one line, as long as `out` stays within `most` bytes; whether it did. What is too long is given up
+/// early, so that a document is not laid out flat once for every level of it.
+fn flat(value: &Value, most: usize, out: &mut String) -> bool {
     match value {
         Value::Object(fields) => {
-            let fields: Vec<String> = fields
-                .iter()
-                .map(|(key, value)| format!("{}: {}", Value::from(key.as_str()), flat(value)))
-                .collect();
-            format!("{{{}}}", fields.join(", "))
+            out.push('{');
+            for (index, (key, value)) in fields.iter().enumerate() {
+                let separator = if index == 0 { "" } else { ", " };
+                out.push_str(&format!("{separator}{}: ", Value::from(key.as_str())));
+                if !flat(value, most, out) {
+                    return false;
+                }
+            }
+            out.push('}');
         }
-        Value::Array(items) => format!("[{}]", items.iter().map(flat).collect::<Vec<_>>().join(", ")),
-        scalar => scalar.to_string(),
+        Value::Array(items) => {
+            out.push('[');
+            for (index, value) in items.iter().enumerate() {
+                out.push_str(if index == 0 { "" } else { ", " });
+                if !flat(value, most, out) {
+                    return false;
+                }
+            }
+            out.push(']');
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
+    out.len() <= most
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json() -> impl Strategy<Value = Value> {
+        let scalar = prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-z\"\\\\ ]{0,40}".prop_map(Value::from),
+        ];
+        scalar.prop_recursive(4, 64, 8, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
+                prop::collection::vec(("[a-z]{1,12}", inner), 0..8)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// A value is on one line exactly when it fits there, and nothing of it is lost.
+        #[test]
+        fn what_fits_is_on_one_line(value in json(), name in "[a-z]{1,8}") {
+            let document = serde_json::json!({ "name": name, "value": value });
+            let text = seal(&document);
+            prop_assert!(is_intact(&text));
+            let mut parsed: Value = serde_json::from_str(&text).unwrap();
+            parsed.as_object_mut().unwrap().shift_remove("checksum");
+            prop_assert_eq!(&parsed, &document);
+            let mut line = String::new();
+            flat(&value, usize::MAX, &mut line);
+            let is_flat = text.lines().any(|each| each == format!("  \"value\": {line}"));
+            let is_scalar = !value.is_object() && !value.is_array();
+            prop_assert_eq!(is_flat, is_scalar || line.len() + 2 <= LINE);
+        }
     }
 }

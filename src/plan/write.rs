@@ -29,6 +29,8 @@ pub struct BundleWriter {
     data: WeightsFile,
     placed: HashMap<blake3::Hash, u64>,
     weights: Vec<Weight>,
+    /// weights of one name and place: more than one when they have another shape or order
+    known: HashMap<(String, u64), Vec<u32>>,
     files: BTreeMap<String, FileHash>,
 }
 
@@ -68,6 +70,7 @@ impl BundleWriter {
             data,
             placed: HashMap::new(),
             weights: Vec::new(),
+            known: HashMap::new(),
             files: BTreeMap::new(),
         })
     }
@@ -100,14 +103,14 @@ impl BundleWriter {
             bytes: at.length,
             hash: at.hash.to_hex().to_string(),
         };
-        let index = match self.weights.iter().position(|known| *known == weight) {
-            Some(index) => index,
-            None => {
-                self.weights.push(weight);
-                self.weights.len() - 1
-            }
-        };
-        WeightId(index as u32)
+        let known = self.known.entry((name.to_owned(), at.offset)).or_default();
+        if let Some(&index) = known.iter().find(|&&index| self.weights[index as usize] == weight) {
+            return WeightId(index);
+        }
+        let index = self.weights.len() as u32;
+        known.push(index);
+        self.weights.push(weight);
+        WeightId(index)
     }
 
     /// Stores an island's initializer. Equal bytes are stored once, weights included.
@@ -135,7 +138,7 @@ impl BundleWriter {
     /// Copies a file, streaming.
     pub fn copy_file(&mut self, relative: &str, from: &Path) -> Result<(), PlanError> {
         let path = self.path_for(relative)?;
-        let mut source = File::open(from).map_err(PlanError::io(from))?;
+        let mut source = fisec_files::open(from).map_err(PlanError::io(from))?;
         let mut copy = File::create(&path).map_err(PlanError::io(&path))?;
         let hash = copy_hashed(&mut source, &mut copy).map_err(PlanError::io(&path))?;
         self.register(relative, hash)
@@ -144,7 +147,7 @@ impl BundleWriter {
     /// Registers a file that already stands in [`BundleWriter::folder`].
     pub fn adopt_file(&mut self, relative: &str) -> Result<(), PlanError> {
         let path = self.path_for(relative)?;
-        let mut file = File::open(&path).map_err(PlanError::io(&path))?;
+        let mut file = fisec_files::open(&path).map_err(PlanError::io(&path))?;
         let hash = copy_hashed(&mut file, &mut io::sink()).map_err(PlanError::io(&path))?;
         self.register(relative, hash)
     }

@@ -1,5 +1,6 @@
 //! Constants that may be large: a memory map plus transformations that happen only when the values are needed.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -152,6 +153,76 @@ impl Constant {
         }
     }
 
+    /// Equal for all constants that [`Constant::is_same`] takes for one, and hardly ever for others.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash_source(&mut hasher);
+        hasher.finish()
+    }
+
+    fn hash_source(&self, hasher: &mut DefaultHasher) {
+        (self.dtype, &self.shape).hash(hasher);
+        match &self.source {
+            Source::Host(data) => (data.as_ptr().addr(), data.len()).hash(hasher),
+            Source::Fill(value) => value.to_bits().hash(hasher),
+            Source::Derived(of, transform) => {
+                match transform {
+                    Transform::Reshape(_) | Transform::Cast(_) => {} // seen in shape and type
+                    Transform::Permute(order) => order.hash(hasher),
+                    Transform::Slice { axis, start, .. } => (axis, start).hash(hasher),
+                    Transform::Dequantize { axis, .. } | Transform::DequantizeGroups { axis, .. } => axis.hash(hasher),
+                    Transform::Unpack { bits, signed } => (bits, signed).hash(hasher),
+                }
+                of.hash_source(hasher);
+            }
+        }
+    }
+
+    /// Number of transformations that wait to be applied.
+    pub fn pending(&self) -> usize {
+        match &self.source {
+            Source::Derived(of, _) => 1 + of.pending(),
+            Source::Host(_) | Source::Fill(_) => 0,
+        }
+    }
+
+    /// Bytes that the values take once they are materialised; saturates.
+    pub fn bytes(&self) -> usize {
+        self.shape.elements().saturating_mul(self.dtype.size())
+    }
+
+    /// Bytes that materialising touches: what every pending transformation reads, converts and writes. Nothing for values
+    /// that exist as bytes already; saturates.
+    pub fn work(&self) -> usize {
+        let own = match &self.source {
+            Source::Host(_) | Source::Derived(_, Transform::Reshape(_)) => 0,
+            Source::Fill(_) | Source::Derived(_, Transform::Permute(_) | Transform::Slice { .. }) => self.bytes(),
+            // most conversions go by way of f64
+            Source::Derived(
+                _,
+                Transform::Cast(_)
+                | Transform::Dequantize { .. }
+                | Transform::DequantizeGroups { .. }
+                | Transform::Unpack { .. },
+            ) => self
+                .bytes()
+                .saturating_add(self.shape.elements().saturating_mul(size_of::<f64>())),
+        };
+        match &self.source {
+            Source::Derived(of, _) => own.saturating_add(of.work()),
+            Source::Host(_) | Source::Fill(_) => own,
+        }
+    }
+
+    /// Bytes of memory, or of a memory map, that the values are made of. None for a fill.
+    pub fn source_bytes(&self) -> usize {
+        match &self.source {
+            Source::Host(data) => data.len(),
+            Source::Fill(_) => 0,
+            Source::Derived(of, _) => of.source_bytes(),
+        }
+    }
+
     /// The first byte of the values in memory, the same for all constants that [`Constant::is_same`] takes for one.
     pub fn address(&self) -> usize {
         match &self.source {
@@ -230,17 +301,48 @@ impl Constant {
             Transform::Dequantize { .. } | Transform::DequantizeGroups { .. } | Transform::Unpack { .. }
         );
         if let (Source::Fill(value), true) = (&self.source, keeps_value) {
+            let element = fill(self.dtype, &Shape::scalar(), *value).cast(dtype);
             return Constant {
                 dtype,
                 shape,
-                source: Source::Fill(*value),
+                source: Source::Fill(element.to_f64_vec()[0]),
             };
         }
+        let (of, transform) = self.joined(transform);
         Constant {
             dtype,
             shape,
-            source: Source::Derived(Arc::new(self.clone()), transform),
+            source: Source::Derived(of, transform),
         }
+    }
+
+    /// What `transform` applies to, and `transform` itself; one transformation where the last pending one is of its kind.
+    fn joined(&self, transform: Transform) -> (Arc<Self>, Transform) {
+        if let Source::Derived(of, last) = &self.source {
+            let both = match (last, &transform) {
+                (Transform::Reshape(_), Transform::Reshape(_)) => Some(transform.clone()),
+                (Transform::Permute(first), Transform::Permute(second)) => {
+                    Some(Transform::Permute(second.iter().map(|&axis| first[axis]).collect()))
+                }
+                (
+                    &Transform::Slice { axis, start, .. },
+                    &Transform::Slice {
+                        axis: again,
+                        start: further,
+                        length,
+                    },
+                ) if axis == again => Some(Transform::Slice {
+                    axis,
+                    start: start + further,
+                    length,
+                }),
+                _ => None,
+            };
+            if let Some(both) = both {
+                return (Arc::clone(of), both);
+            }
+        }
+        (Arc::new(self.clone()), transform)
     }
 
     /// The values, with every pending transformation applied. Shares the bytes when there is none.

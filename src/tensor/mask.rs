@@ -78,6 +78,7 @@ impl Mask {
 
     /// Every pixel whose Chebyshev distance to an active pixel is at most `radius`.
     pub fn dilated(&self, radius: usize) -> Self {
+        let radius = radius.min(self.height.max(self.width));
         let rows = Self::from_fn(self.height, self.width, |row, column| {
             (column.saturating_sub(radius)..(column + radius + 1).min(self.width)).any(|x| self.get(row, x))
         });

@@ -146,7 +146,7 @@ fn words_and_numbers_that_make_no_sense() {
             .args(["--prompt", DOG, "--steps", steps])
             .output()
             .unwrap();
-        assert_fails(&output, 1, "steps");
+        assert_fails(&output, 2, "steps");
     }
 }
 

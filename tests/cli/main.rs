@@ -8,12 +8,16 @@ mod edits;
 mod finite;
 mod general;
 mod guidance;
+mod hostile;
 mod inspect;
 mod kills;
 mod limits;
 mod machine;
 mod models;
 mod names;
+mod numbers;
+#[path = "../support/onnx.rs"]
+mod onnx;
 #[path = "../support/onnx_edit.rs"]
 mod onnx_edit;
 mod onnx_file;
@@ -21,6 +25,7 @@ mod outputs;
 mod parts;
 mod run;
 mod signals;
+mod special_files;
 mod store;
 mod streams;
 mod together;

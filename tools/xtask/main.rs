@@ -10,6 +10,7 @@ mod arrows;
 mod demo;
 mod kernels;
 mod nightly;
+mod opens;
 mod setup;
 mod shell;
 mod size;

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::shell::{cargo, print_stages, root, stage, step};
-use crate::{Failure, arrows, setup, size};
+use crate::{Failure, arrows, opens, setup, size};
 
 /// Runs all checks in order of their price and stops at the first that fails. Prints the seconds of every stage.
 pub fn run() -> Result<(), Failure> {
@@ -14,6 +14,7 @@ pub fn run() -> Result<(), Failure> {
 
 fn checks() -> Result<(), Failure> {
     stage("arrows between crates", arrows::run)?;
+    stage("files are opened in one place", opens::run)?;
     stage("size of the repository", size::run)?;
     step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
     let library = setup::run()?;

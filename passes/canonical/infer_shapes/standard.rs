@@ -463,7 +463,7 @@ fn concat(op: &OnnxOp, inputs: &Inputs) -> Option<Shape> {
         if other.len() != dims.len() {
             return None;
         }
-        dims[at] += other[at];
+        dims[at] = dims[at].checked_add(other[at])?;
     }
     Some(dims.into())
 }

@@ -85,7 +85,7 @@ pub(super) fn packed(rewriter: &mut Rewriter, id: NodeId, op: &OnnxOp) -> Option
 
 fn only_first_output(graph: &Graph, id: NodeId) -> Option<()> {
     (1..graph.node(id).outputs().len() as u32)
-        .all(|output| graph.users(ValueId { node: id, output }).is_empty())
+        .all(|output| !graph.is_used(ValueId { node: id, output }))
         .then_some(())
 }
 

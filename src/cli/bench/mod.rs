@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 
 use super::console::Console;
 use super::failure::Failure;
-use super::interrupt;
 use super::region::{Region, Regions};
+use super::{interrupt, numbers};
 use super::{output, units};
 use timing::Timing;
 
@@ -44,10 +44,10 @@ pub struct Arguments {
     #[command(flatten)]
     regions: Regions,
     /// Steps of each kind to time, after one that does not count
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 10, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     runs: u32,
     /// Threads [default: all]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = numbers::whole(numbers::THREADS))]
     threads: Option<usize>,
     /// Measure what work costs on this machine and print a table for `fisec compile --costs`
     #[arg(long)]

@@ -23,7 +23,7 @@ pub fn add(target: &str, writer: &mut BundleWriter) -> Result<BTreeMap<String, S
         Failure::new(format!("there are no kernels for {arch}"))
             .hint(format!("compile them with `cargo xtask kernels` (needs no GPU), or set FISEC_CUBINS to a folder of NAME.{arch}.cubin"))
     })?;
-    let sources = fs::read_to_string(folder.join("sources")).unwrap_or_default();
+    let sources = fisec_files::read_text(&folder.join("sources")).unwrap_or_default();
     if sources.trim() != KERNEL_SOURCES {
         let place = folder.display();
         return Err(

@@ -15,7 +15,6 @@ mod summary;
 mod unknown;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -25,14 +24,14 @@ use clap::{Args, ValueEnum};
 use fisec_ir::{Graph, Op, text};
 use fisec_onnx::{Bindings, Import};
 use fisec_passes::cost::CostTable;
-use fisec_passes::{Module, Network, Pipeline, Roles};
+use fisec_passes::{LARGEST_LATENTS, Module, Network, Pipeline, Roles};
 use fisec_plan::{BundleWriter, CompileOptions, Halos, Keys, Norm, Plan, Remainder, Samples};
 use fisec_tensor::DType;
 
 use super::console::Console;
 use super::failure::Failure;
 use super::memory::PeakMemory;
-use super::{interrupt, output};
+use super::{interrupt, numbers, output};
 use dump::PassDump;
 pub use dump::Watcher;
 pub use import::StepSizes;
@@ -74,10 +73,10 @@ pub struct Arguments {
 #[derive(Args, Clone, Debug)]
 pub struct Choices {
     /// Pixels: one number for a square, or WIDTHxHEIGHT [default: the model's own]
-    #[arg(long, value_parser = parse_size)]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_size)]
     size: Option<ImageSize>,
     /// Images per step: 2 with guidance, 1 without
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, default_value_t = 2, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     batch: u16,
     /// Latents of a step's images: one under several texts, as guidance has it, or one each [default: shared]
     #[arg(long, value_enum)]
@@ -103,11 +102,11 @@ pub struct Choices {
     #[arg(long, value_enum)]
     norm: Option<NormChoice>,
     /// How many of the finest resolutions are sparse: auto, or a number [default: auto]
-    #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_levels, value_name = "auto|N")]
     sparse_levels: Option<Levels>,
     /// How many of the coarsest resolutions let an edit follow the base's cross-attention: auto (all), or a number
     /// [default: auto]
-    #[arg(long, value_parser = parse_levels, value_name = "auto|N")]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_levels, value_name = "auto|N")]
     control_levels: Option<Levels>,
     /// What computes the levels that are dense: the target's own kernels, or ONNX Runtime (always, on the CPU)
     #[arg(long, value_enum, default_value_t = RemainderChoice::Native)]
@@ -232,7 +231,7 @@ impl Arguments {
         let shipped = CostTable::shipped(&self.choices.target)
             .map_err(|error| Failure::new(error).hint("compile with `--target cpu`"))?;
         let Some(path) = &self.costs else { return Ok(shipped) };
-        let text = fs::read_to_string(path).map_err(Failure::file(path))?;
+        let text = fisec_files::read_text(path).map_err(Failure::file(path))?;
         CostTable::parse(&text).map_err(|error| {
             Failure::new(format!("{}: {error}", path.display())).hint("`fisec bench PLAN --calibrate` writes one")
         })
@@ -252,6 +251,10 @@ pub fn raise(model: &Model, choices: &Choices, watcher: &mut Watcher) -> Result<
                 .hint(format!("give multiples of {}, e.g. `--size 512`", scale * 8)),
         );
     }
+    let latents = (height / scale).saturating_mul(width / scale);
+    if latents > LARGEST_LATENTS {
+        return Err(too_many_latents(width, height, latents, scale));
+    }
     let sizes = StepSizes {
         batch: choices.batch.into(),
         height: height / scale,
@@ -264,6 +267,15 @@ pub fn raise(model: &Model, choices: &Choices, watcher: &mut Watcher) -> Result<
     let mut imported = import::import(model.unet(), &sizes.bindings(choices))?;
     import::raise_graph(&mut imported.graph, watcher)?;
     Ok(imported)
+}
+
+fn too_many_latents(width: usize, height: usize, latents: usize, scale: usize) -> Failure {
+    let most = LARGEST_LATENTS.isqrt() * scale;
+    Failure::new(format!(
+        "{width}x{height} pixels are {latents} latents, and a plan has at most {LARGEST_LATENTS}: masks, index tables and \
+         activations have an entry for each"
+    ))
+    .hint(format!("the largest square is `--size {most}`"))
 }
 
 /// Compiles to `target`; `None` when the watcher stopped it.
@@ -439,9 +451,10 @@ impl Choices {
 
 fn parse_size(text: &str) -> Result<ImageSize, String> {
     let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
-    match (width.parse(), height.parse()) {
-        (Ok(width), Ok(height)) if width > 0 && height > 0 => Ok(ImageSize { width, height }),
-        _ => Err("write a size like 512 or 768x512".into()),
+    let side = numbers::whole(1..=*numbers::PIXELS.end());
+    match (side(width), side(height)) {
+        (Ok(width), Ok(height)) => Ok(ImageSize { width, height }),
+        (Err(message), _) | (_, Err(message)) => Err(format!("write a size like 512 or 768x512; a side: {message}")),
     }
 }
 
@@ -465,15 +478,7 @@ fn parse_target(text: &str) -> Result<String, String> {
 }
 
 fn parse_levels(text: &str) -> Result<Levels, String> {
-    match text {
-        "auto" => Ok(Levels(None)),
-        number => {
-            let levels = number
-                .parse()
-                .map_err(|_| "write auto or a number of levels".to_owned())?;
-            Ok(Levels(Some(levels)))
-        }
-    }
+    numbers::auto_or_whole(numbers::LEVELS)(text).map(Levels)
 }
 
 fn parse_cache_type(text: &str) -> Result<DType, String> {

@@ -1,7 +1,6 @@
 //! What a plan needs beside its U-Net: checked before anything is compiled, then copied.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -233,7 +232,7 @@ fn tell_sampler(scheduler: &SamplerConfig, console: &Console) {
 pub fn hash(files: &[PathBuf]) -> Result<String, Failure> {
     let mut hasher = Hasher::new();
     for file in files {
-        let opened = File::open(file).map_err(Failure::file(file))?;
+        let opened = fisec_files::open(file).map_err(Failure::file(file))?;
         io::copy(&mut io::BufReader::with_capacity(1 << 20, opened), &mut hasher).map_err(Failure::file(file))?;
     }
     Ok(hasher.finalize().to_hex().to_string())

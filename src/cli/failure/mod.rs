@@ -135,6 +135,9 @@ impl From<CompileError> for Failure {
             CompileError::Pass(error) => error.into(),
             CompileError::Roles(error) => error.into(),
             CompileError::Lower(LowerError::Plan(error)) => error.into(),
+            CompileError::Lower(LowerError::TooMuch { .. }) => Failure::new(error.to_string()).hint(
+                "such a model was not made by an exporter; compute the constant in the model, or store it in its files",
+            ),
             CompileError::Graph(_) | CompileError::Lower(_) => Failure::new(error.to_string())
                 .hint("this is a defect of the compiler: please report it with the model"),
         }

@@ -105,7 +105,7 @@ impl Replacing {
 
 /// Overwrites a file without changing which file it is.
 fn copy_into(from: &Path, target: &Path) -> io::Result<()> {
-    let (mut from, mut target) = (File::open(from)?, File::create(target)?);
+    let (mut from, mut target) = (fisec_files::open(from)?, File::create(target)?);
     io::copy(&mut from, &mut target).map(drop)
 }
 

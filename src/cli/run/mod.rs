@@ -21,7 +21,7 @@ use fisec_runtime::ort::OnnxRuntime;
 
 use super::console::Console;
 use super::failure::Failure;
-use super::units;
+use super::{numbers, units};
 use base::BaseChoice;
 use delivery::Delivery;
 use made::Made;
@@ -51,14 +51,14 @@ pub struct Arguments {
     #[arg(long, default_value = "")]
     negative: String,
     /// Noise; the same seed gives the same noise as PyTorch on a CPU
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = numbers::seed)]
     seed: u64,
     /// Denoising steps
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, allow_negative_numbers = true, value_parser = numbers::whole(numbers::STEPS))]
     steps: usize,
     /// How strongly to follow the prompt; at or below 1 there is no guidance and no negative prompt
-    #[arg(long, default_value_t = 5.0)]
-    guidance: f32,
+    #[arg(long, default_value_t = 5.0, allow_negative_numbers = true, value_parser = numbers::decimal(numbers::GUIDANCE))]
+    guidance: f64,
     /// ddim, euler, dpm++ or pndm [default: the model's own]
     #[arg(long, value_parser = parse_sampler)]
     sampler: Option<SamplerKind>,
@@ -157,7 +157,7 @@ impl Arguments {
             negative: self.negative.clone(),
             seed: self.seed,
             steps: self.steps,
-            guidance: self.guidance,
+            guidance: self.guidance as f32,
             // the only schedule along which pictures are inverted
             sampler: self.sampler.or(self.image.is_some().then_some(SamplerKind::Ddim)),
         }

@@ -1,8 +1,9 @@
 //! `--image`: a picture from elsewhere as the base.
 
-use std::fs;
+use std::io::{BufRead, BufReader, Seek};
 use std::path::Path;
 
+use blake3::Hasher;
 use fisec_diffusion::{DiffusionError, Image, Request};
 use fisec_runtime::SlotSink;
 use fisec_runtime::cache::{Entry, ImageKey};
@@ -20,8 +21,10 @@ impl Studio<'_> {
         if source.trim().is_empty() {
             return Err(DiffusionError::EmptyPrompt.into());
         }
-        let png = fs::read(path).map_err(Failure::file(path))?;
-        let settings = json!({ "image": blake3::hash(&png).to_hex()[..16].to_owned() }).to_string();
+        let mut png = fisec_files::open(path).map_err(Failure::file(path))?;
+        let mut hasher = Hasher::new();
+        hasher.update_reader(&png).map_err(Failure::file(path))?;
+        let settings = json!({ "image": hasher.finalize().to_hex()[..16].to_owned() }).to_string();
         let key = ImageKey {
             prompt: source.clone(),
             ..key.clone()
@@ -37,7 +40,8 @@ impl Studio<'_> {
                 .say(&format!("the picture is remembered as {}", known.id()));
             return Ok(known);
         }
-        let picture = self.fitted(&Image::from_png(&png)?);
+        png.rewind().map_err(Failure::file(path))?;
+        let picture = self.fitted(BufReader::new(png))?;
         let request = Request {
             prompt: source,
             ..self.request.clone()
@@ -67,9 +71,9 @@ impl Studio<'_> {
         })
     }
 
-    fn fitted(&self, picture: &Image) -> Image {
+    fn fitted(&self, png: impl BufRead + Seek) -> Result<Image, Failure> {
         let (height, width) = self.pipeline.image_size();
-        let (fitted, change) = picture.fitted(width, height);
+        let (fitted, change) = Image::read_fitted(png, width, height)?;
         if let Some(change) = change {
             let ((columns, rows), (all_columns, all_rows)) = (change.kept, change.of);
             let cut = match change.kept == change.of {
@@ -80,6 +84,6 @@ impl Studio<'_> {
                 "{cut}the picture ({all_columns}x{all_rows}) is resized to {width}x{height}"
             ));
         }
-        fitted
+        Ok(fitted)
     }
 }

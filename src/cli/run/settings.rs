@@ -7,36 +7,56 @@ use fisec_diffusion::denoise::{GuideSteps, MaskFrom, Method};
 use fisec_diffusion::words::{ControlOptions, Steering};
 use serde_json::json;
 
+use crate::cli::numbers;
+
 #[derive(Args, Clone, Debug)]
 pub struct EditSettings {
     /// Edit inside this PNG's white pixels only; `last`: inside the newest edit's region of the same base
     #[arg(long, value_name = "M.png|last", conflicts_with = "edit_size")]
     pub mask: Option<PathBuf>,
     /// Edit exactly this share of the image, where the words change it most: 0.1 or 10%
-    #[arg(long, value_name = "Q", value_parser = parse_share)]
+    #[arg(long, value_name = "Q", allow_negative_numbers = true, value_parser = parse_share)]
     pub edit_size: Option<f64>,
     /// What finds the region: how far latents move, where changed words are looked at, or either
     #[arg(long, value_enum, value_name = "latents|attention|both")]
     mask_from: Option<MaskChoice>,
     /// Pixels by which a found region grows where anything moved at all; 0: the region as it is found [default: 8]
-    #[arg(long, value_name = "PX")]
+    #[arg(long, value_name = "PX", allow_negative_numbers = true, value_parser = numbers::whole(numbers::PIXELS))]
     grow: Option<usize>,
     /// Pixels inside the region's edge over which the edit fades in
-    #[arg(long, value_name = "PX", default_value_t = 8)]
+    #[arg(
+        long,
+        value_name = "PX",
+        default_value_t = 8,
+        allow_negative_numbers = true,
+        value_parser = numbers::whole(numbers::PIXELS)
+    )]
     pub feather: usize,
     /// Dense steps that find the region: auto, or a number [default: auto]
-    #[arg(long, value_name = "auto|K", value_parser = parse_steps)]
+    #[arg(long, value_name = "auto|K", allow_negative_numbers = true, value_parser = parse_steps)]
     guide_steps: Option<Steps>,
     /// Whose attention guided steps follow: kept words look where they looked (refine), replaced ones where those looked
     /// that they replace (replace), none, or auto: replace, and none where words were only taken away [default: auto]
     #[arg(long, value_enum, value_name = "auto|replace|refine|none")]
     control: Option<ControlChoice>,
     /// Guided steps that follow recorded attention
-    #[arg(long, value_name = "auto|K", default_value = "auto", value_parser = parse_steps)]
+    #[arg(
+        long,
+        value_name = "auto|K",
+        default_value = "auto",
+        allow_negative_numbers = true,
+        value_parser = parse_steps
+    )]
     control_steps: Steps,
     /// Factor on the attention that changed words get while guided
-    #[arg(long, value_name = "W", default_value_t = 1.0)]
-    emphasis: f32,
+    #[arg(
+        long,
+        value_name = "W",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        value_parser = numbers::decimal(numbers::EMPHASIS)
+    )]
+    emphasis: f64,
     /// Compute the same edit with no sparsity, to compare
     #[arg(long, conflicts_with = "sparse")]
     pub dense: bool,
@@ -132,7 +152,7 @@ impl EditSettings {
                 Steps::Exactly(steps) => Some(steps),
             },
             replace_calls: None,
-            emphasis: self.emphasis,
+            emphasis: self.emphasis as f32,
         }
     }
 
@@ -149,12 +169,13 @@ impl EditSettings {
     /// The settings as text, which tells edits of one base and prompt apart.
     pub fn text(&self) -> String {
         let mask = self.mask.as_ref().map(|path| {
-            // What cannot be read fails later, with a message.
-            let bytes = std::fs::read(path).unwrap_or_default();
-            match self.reuses_mask() {
-                true => "last".to_owned(),
-                false => blake3::hash(&bytes).to_hex()[..16].to_owned(),
+            if self.reuses_mask() {
+                return "last".to_owned();
             }
+            let mut hasher = blake3::Hasher::new();
+            // What cannot be read fails later, with a message.
+            let _ = fisec_files::open(path).and_then(|file| hasher.update_reader(file).map(drop));
+            hasher.finalize().to_hex()[..16].to_owned()
         });
         let mut fields = self.described();
         fields["mask"] = json!(mask);
@@ -215,20 +236,13 @@ pub fn parse_share(text: &str) -> Result<f64, String> {
     };
     match number.trim().parse::<f64>().map(|value| value * unit) {
         Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
-        _ => Err("write a share of the image like 0.1 or 10%".into()),
+        _ => Err("it is a share of the image above 0 and up to 1, like 0.1 or 10%".into()),
     }
 }
 
 fn parse_steps(text: &str) -> Result<Steps, String> {
-    match text {
-        "auto" => Ok(Steps::Auto),
-        number => {
-            let steps = number
-                .parse()
-                .map_err(|_| "write auto or a number of steps".to_owned())?;
-            Ok(Steps::Exactly(steps))
-        }
-    }
+    let steps = numbers::auto_or_whole(0..=*numbers::STEPS.end())(text)?;
+    Ok(steps.map_or(Steps::Auto, Steps::Exactly))
 }
 
 fn parse_method(text: &str) -> Result<MethodChoice, String> {

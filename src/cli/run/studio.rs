@@ -1,7 +1,7 @@
 //! Making one image: the base, the edit, and what is remembered.
 
 use std::fmt::Display;
-use std::fs;
+use std::io::BufReader;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -231,9 +231,8 @@ impl Studio<'_> {
         let region = match (&settings.mask, settings.edit_size) {
             (Some(_), _) if settings.reuses_mask() => Region::Given(self.last_mask(base)?),
             (Some(path), _) => {
-                let png = fs::read(path).map_err(Failure::file(path))?;
-                let mask = self.pipeline.fit_mask(&mask_from_png(&png)?)?;
-                Region::Given(mask)
+                let png = fisec_files::open(path).map_err(Failure::file(path))?;
+                Region::Given(self.pipeline.read_mask(BufReader::new(png))?)
             }
             (None, Some(share)) => Region::Share(share),
             (None, None) => Region::Changed {

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::compile::{Choices, Watcher, import};
 use super::console::Console;
 use super::failure::Failure;
-use super::output;
+use super::{numbers, output};
 
 /// Rounding of f32 sums in another order, relative to the largest output.
 const TOLERANCE: f64 = 1e-3;
@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     through: Option<Through>,
     /// Largest error, relative to the largest recorded output
-    #[arg(long, default_value_t = TOLERANCE)]
+    #[arg(long, default_value_t = TOLERANCE, allow_negative_numbers = true, value_parser = numbers::decimal(numbers::TOLERANCE))]
     tol: f64,
     #[command(flatten)]
     choices: Choices,

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use fisec_ir::Graph;
 use fisec_passes::cost::CostTable;
 use fisec_passes::lower::{PlanBuilder, WeightTarget, lower_network};
-use fisec_passes::{Network, Pipeline};
+use fisec_passes::{Budget, Network, Pipeline};
 use fisec_plan::{
     Bundle, BundleWriter, CompileOptions, Extent, FORMAT, NetworkKind, Plan, Program, Programs, Stage, Value, ValueId,
 };
@@ -35,7 +35,7 @@ pub fn compute(graph: &Graph, choices: &Choices, recorded: &Recorded) -> Result<
     let target = folder.path().join("plan");
     let mut writer = BundleWriter::create(&target)?;
     let table = CostTable::shipped(choices.target()).map_err(Failure::new)?;
-    let mut builder = PlanBuilder::new(&mut writer, WeightTarget::Cuda);
+    let mut builder = PlanBuilder::new(&mut writer, WeightTarget::Cuda, Budget::of([&network.graph]));
     let program = lower_network(&network.graph, &table, &mut builder).map_err(fisec_passes::CompileError::from)?;
     let islands = builder.into_islands();
     let modules = cubins::add(choices.target(), &mut writer)?;

@@ -1,6 +1,6 @@
 //! Recorded tensors: numpy's `.npz`.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::path::Path;
 
 use fisec_tensor::{DType, HostTensor};
@@ -12,14 +12,16 @@ use crate::cli::failure::Failure;
 
 /// Arrays named `in_…` and `out_…`.
 pub fn read(path: &Path) -> Result<Recorded, Failure> {
-    let mut archive = NpzArchive::open(path).map_err(Failure::file(path))?;
+    let file = fisec_files::open(path).map_err(Failure::file(path))?;
+    let bytes = file.metadata().map_err(Failure::file(path))?.len();
+    let mut archive = NpzArchive::new(BufReader::new(file)).map_err(Failure::file(path))?;
     let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
     let (mut inputs, mut outputs) = (Tensors::new(), Tensors::new());
     for name in names {
         let Some(array) = archive.by_name(&name).map_err(Failure::file(path))? else {
             continue;
         };
-        let tensor = tensor(array).map_err(|error| {
+        let tensor = tensor(array, bytes.saturating_mul(DEFLATE)).map_err(|error| {
             Failure::new(format!("{}, array `{name}`: {error}", path.display()))
                 .hint("save arrays in C order as f16, f32, f64, i64, i32 or bool")
         })?;
@@ -38,7 +40,18 @@ pub fn read(path: &Path) -> Result<Recorded, Failure> {
     Ok(Recorded { inputs, outputs })
 }
 
-fn tensor<R: io::Read>(array: NpyFile<R>) -> io::Result<HostTensor> {
+/// Bytes that a compressed byte unpacks to at most.
+const DEFLATE: u64 = 1032;
+
+/// The tensor, when its header names no more than `most` bytes: no archive holds more than it can unpack to.
+fn tensor<R: io::Read>(array: NpyFile<R>, most: u64) -> io::Result<HostTensor> {
+    let elements = array
+        .shape()
+        .iter()
+        .try_fold(1u64, |product, &size| product.checked_mul(size));
+    if elements.is_none_or(|elements| elements > most) {
+        return Err(io::Error::other("it names more elements than the file can hold"));
+    }
     if array.header().order() != Order::C && array.shape().len() > 1 {
         return Err(io::Error::other("its order is not C"));
     }

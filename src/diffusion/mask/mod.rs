@@ -5,6 +5,9 @@ mod convergence;
 mod findings;
 mod holes;
 mod otsu;
+mod read;
+
+use std::ops::Range;
 
 use fisec_tensor::Mask;
 
@@ -14,6 +17,7 @@ pub use convergence::{Convergence, overlap};
 pub use findings::Findings;
 pub use holes::fill_holes;
 pub use otsu::otsu;
+pub use read::{mask_from_png, read_user_mask};
 
 use crate::DiffusionError;
 
@@ -102,7 +106,11 @@ impl Difference {
         }
         let rim = moved(SHARES.rim);
         for _ in 0..grow {
-            region = region.union(&region.dilated(1).intersection(&rim));
+            let next = region.union(&region.dilated(1).intersection(&rim));
+            if next == region {
+                break;
+            }
+            region = next;
         }
         fill_holes(&region, HOLE)
     }
@@ -160,17 +168,29 @@ fn scaled(values: &[f64]) -> Vec<f64> {
 ///
 /// `latent` and `image` are (height, width).
 pub fn fit_user_mask(mask: &Mask, latent: (usize, usize), image: (usize, usize)) -> Result<Mask, DiffusionError> {
-    let (ours, theirs) = (mask.width() * image.0, mask.height() * image.1);
-    if ours.abs_diff(theirs) * 50 > ours.max(theirs) {
-        return Err(DiffusionError::MaskSize {
-            width: mask.width(),
-            height: mask.height(),
-            image_width: image.1,
-            image_height: image.0,
-        });
-    }
+    check_aspect((mask.height(), mask.width()), image)?;
     if mask.is_empty() {
         return Err(DiffusionError::MaskEmpty);
     }
     Ok(mask.resized(latent.0, latent.1))
+}
+
+/// Fails unless a mask has the image's aspect ratio to within 2 %; both (height, width).
+fn check_aspect((height, width): (usize, usize), image: (usize, usize)) -> Result<(), DiffusionError> {
+    let (ours, theirs) = (width * image.0, height * image.1);
+    if ours.abs_diff(theirs) * 50 > ours.max(theirs) {
+        return Err(DiffusionError::MaskSize {
+            width,
+            height,
+            image_width: image.1,
+            image_height: image.0,
+        });
+    }
+    Ok(())
+}
+
+/// For each of `to` latents the pixels of `from` that it overlaps.
+fn spans(from: usize, to: usize) -> Vec<Range<usize>> {
+    let span = |index: usize| index * from / to..((index + 1) * from).div_ceil(to);
+    (0..to).map(span).collect()
 }

@@ -5,6 +5,7 @@ mod decode;
 mod picture;
 mod prompt;
 
+use std::io::{BufRead, Seek};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use fisec_runtime::{SlotSink, SlotSource};
 use fisec_tensor::{HostTensor, Mask};
 
 use crate::denoise::{self, Base, Conditions, EditOptions, Edited, NO_GUIDANCE, Outcome};
-use crate::mask::fit_user_mask;
+use crate::mask::{fit_user_mask, read_user_mask};
 use crate::samplers::{Sampler, SamplerConfig, SamplerKind};
 use crate::words::{Alignment, ControlOptions, Words};
 use crate::{
@@ -181,6 +182,12 @@ impl Pipeline {
     pub fn fit_mask(&self, mask: &Mask) -> Result<Mask, DiffusionError> {
         let [_, height, width] = self.plan().latent;
         fit_user_mask(mask, (height, width), self.image_size())
+    }
+
+    /// The same from a PNG, while it is read.
+    pub fn read_mask(&self, png: impl BufRead + Seek) -> Result<Mask, DiffusionError> {
+        let [_, height, width] = self.plan().latent;
+        read_user_mask(png, (height, width), self.image_size())
     }
 
     /// Makes a first image. With a `sink`, records what edits will need.

@@ -17,7 +17,7 @@ pub(super) struct Prompt {
 
 impl Prompt {
     pub(super) fn read(prompt: &str, tokenizer: &Tokenizer) -> Result<Self, DiffusionError> {
-        let emphasis = Emphasis::parse(prompt);
+        let emphasis = Emphasis::parse(prompt)?;
         let tokens = tokenizer.encode(&emphasis.text)?;
         Ok(Prompt { emphasis, tokens })
     }

@@ -1,7 +1,7 @@
 //! Words: emphasis, alignment, and the tables of attention control.
 
-use fisec_diffusion::Tokens;
 use fisec_diffusion::words::{Alignment, ControlOptions, Emphasis, Source, Steering, Words};
+use fisec_diffusion::{DiffusionError, Tokens};
 use fisec_plan::ControlInput;
 use proptest::prelude::*;
 
@@ -51,7 +51,7 @@ fn align(old: &str, new: &str) -> Alignment {
 }
 
 fn weights(prompt: &str) -> Vec<(String, f32)> {
-    let emphasis = Emphasis::parse(prompt);
+    let emphasis = Emphasis::parse(prompt).unwrap();
     let letters = emphasis.text.char_indices();
     let weighed = letters.map(|(at, letter)| (letter, emphasis.at(at)));
     let mut parts: Vec<(String, f32)> = Vec::new();
@@ -213,7 +213,7 @@ fn prompt() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn text_without_brackets_is_left_alone(prompt in "[^\\\\()\\[\\]]{0,40}") {
-        let emphasis = Emphasis::parse(&prompt);
+        let emphasis = Emphasis::parse(&prompt).unwrap();
         prop_assert!(emphasis.is_plain());
         prop_assert_eq!(emphasis.text, prompt);
     }
@@ -227,17 +227,23 @@ proptest! {
                 _ => vec![c],
             })
             .collect();
-        let emphasis = Emphasis::parse(&escaped);
+        let emphasis = Emphasis::parse(&escaped).unwrap();
         prop_assert!(emphasis.is_plain());
         prop_assert_eq!(emphasis.text, prompt);
     }
 
     #[test]
     fn any_text_can_be_read(prompt in "[a-zé()\\[\\]\\\\ :0-9.]{0,40}") {
-        let emphasis = Emphasis::parse(&prompt);
+        let emphasis = match Emphasis::parse(&prompt) {
+            Ok(emphasis) => emphasis,
+            Err(error) => {
+                prop_assert!(matches!(error, DiffusionError::Weight { .. }), "{}", error);
+                return Ok(());
+            }
+        };
         let letters = |text: &str| text.chars().filter(|c| c.is_alphabetic()).collect::<String>();
         prop_assert_eq!(letters(&emphasis.text), letters(&prompt));
-        prop_assert!((0..emphasis.text.len()).all(|at| emphasis.at(at).is_finite()));
+        prop_assert!((0..emphasis.text.len()).all(|at| emphasis.at(at).abs() <= 100.0));
         prop_assert_eq!(emphasis.at(emphasis.text.len()), 1.0);
     }
 
@@ -263,4 +269,21 @@ proptest! {
         }
         prop_assert_eq!(align(&old, &old).added(), Vec::<usize>::new());
     }
+}
+
+#[test]
+fn weights_have_a_range() {
+    let nested = format!("{}a dog{}", "(".repeat(400), ")".repeat(400));
+    for prompt in [
+        "(dog:101)",
+        "a (dog:99999999999999999999999999999999999999999) on grass",
+        "((dog:60):2)",
+        &nested,
+    ] {
+        let error = Emphasis::parse(prompt).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains("dog") && message.contains("-100 to 100"), "{message}");
+        assert!(error.hint().is_some());
+    }
+    assert_eq!(Emphasis::parse("(dog:100)").unwrap().at(0), 100.0);
 }

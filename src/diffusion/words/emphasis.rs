@@ -4,8 +4,14 @@
 //! the characters themselves. What is opened and never closed reaches to the end; a closing bracket that nothing opened
 //! is text.
 
+use std::ops::RangeInclusive;
+
+use crate::DiffusionError;
+
 /// Weight of plain brackets.
 const STEP: f32 = 1.1;
+/// What a word may weigh, all brackets around it together.
+const WEIGHTS: RangeInclusive<f32> = -100.0..=100.0;
 
 /// A prompt without its brackets, and how much each part of it counts.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,15 +23,29 @@ pub struct Emphasis {
 }
 
 impl Emphasis {
-    /// Reads a prompt. Every text is one: there is nothing to refuse.
-    pub fn parse(prompt: &str) -> Self {
+    /// Reads a prompt.
+    ///
+    /// # Errors
+    /// Fails when a part weighs more than 100, or less than -100.
+    pub fn parse(prompt: &str) -> Result<Self, DiffusionError> {
         let mut reader = Reader::default();
         let mut rest = prompt;
         while let Some(first) = rest.chars().next() {
             let length = reader.take(rest, first);
             rest = &rest[length..];
         }
-        reader.finish()
+        let emphasis = reader.finish();
+        match emphasis.parts.iter().position(|(_, weight)| !WEIGHTS.contains(weight)) {
+            Some(part) => Err(emphasis.too_heavy(part)),
+            None => Ok(emphasis),
+        }
+    }
+
+    fn too_heavy(&self, part: usize) -> DiffusionError {
+        let (end, weight) = self.parts[part];
+        let start = part.checked_sub(1).map_or(0, |before| self.parts[before].0);
+        let words = self.text[start..end].trim().chars().take(40).collect();
+        DiffusionError::Weight { words, weight }
     }
 
     /// The weight of the text at a byte; 1 behind the end.

@@ -21,6 +21,8 @@ pub const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 /// Initializers of at most this many bytes stand in the model itself.
 const INLINE_BYTES: usize = 1024;
+/// Constants of one value with more bytes are not stored: ONNX Runtime expands them.
+const LARGEST_FILL: usize = 1 << 20;
 
 /// Collects nodes and initializers under unique names.
 pub struct Builder<'a> {
@@ -234,6 +236,11 @@ impl<'a> Builder<'a> {
     pub fn finish(mut self, sink: &mut dyn WeightSink) -> Result<ModelProto, ExportError> {
         let mut widened = Vec::new();
         for (name, data) in &self.initializers {
+            if let Some(value) = data.fill_value().filter(|_| is_large_fill(data)) {
+                self.proto.initializer.extend(expansion(name, data, value));
+                widened.push(expand(name, widened.len()));
+                continue;
+            }
             match data.unwidened().filter(|_| is_large(data)) {
                 Some(half) => {
                     let stored = format!("{name} {}", half.dtype());
@@ -281,6 +288,33 @@ pub struct NodeParts<'a> {
 /// Whether a constant stands outside of the model.
 fn is_large(data: &Constant) -> bool {
     data.shape().elements().saturating_mul(data.dtype().size()) > INLINE_BYTES
+}
+
+/// Whether a constant of one value is expanded by ONNX Runtime, which has no such operator for bf16.
+fn is_large_fill(data: &Constant) -> bool {
+    data.bytes() > LARGEST_FILL && data.dtype() != DType::BF16
+}
+
+/// What [`expand`] reads: the value and the shape.
+fn expansion(name: &str, data: &Constant, value: f64) -> [TensorProto; 2] {
+    let dims: Vec<i64> = data.shape().iter().map(|&dim| dim as i64).collect();
+    let value = HostTensor::from_f64(data.dtype(), Shape::scalar(), &[value]).expect("one element");
+    let shape = HostTensor::from_i64([dims.len()], dims);
+    [
+        tensor(&format!("{name} value"), &value),
+        tensor(&format!("{name} shape"), &shape),
+    ]
+}
+
+/// Makes a constant of one value as large as the graph has it.
+fn expand(name: &str, index: usize) -> NodeProto {
+    NodeProto {
+        name: Some(format!("w{index}")),
+        op_type: Some("Expand".into()),
+        input: vec![format!("{name} value"), format!("{name} shape")],
+        output: vec![name.to_owned()],
+        ..NodeProto::default()
+    }
 }
 
 /// Makes an initializer of half precision `f32` again; ONNX Runtime does it once, when it opens the model.

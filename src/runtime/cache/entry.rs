@@ -1,6 +1,6 @@
 //! A remembered image, opened.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,9 +21,6 @@ use crate::{RuntimeError, SlotSource};
 
 /// Steps that are read and checked while one is in use.
 const AHEAD: usize = 8;
-
-/// Bytes of a manifest at most: one of a thousand steps and slots takes a fraction of this.
-const LARGEST_MANIFEST: u64 = 64 << 20;
 
 /// Guided steps that an edit of most schedules takes at least.
 const FIRST_SPARSE: usize = 5;
@@ -207,7 +204,8 @@ impl Entry {
             Some(hash) => hash,
             None => return Err(damaged(self.id(), format!("{name}: missing"))),
         };
-        let bytes = fs::read(&path).map_err(|error| damaged(self.id(), format!("{name}: {error}")))?;
+        let bytes =
+            fisec_files::read(&path, expected.bytes).map_err(|error| damaged(self.id(), format!("{name}: {error}")))?;
         if json::file_hash(&bytes) != *expected {
             return Err(damaged(self.id(), format!("{name} is not as it was written")));
         }
@@ -279,7 +277,7 @@ impl Step {
 /// Reads and checks an entry's manifest.
 pub(crate) fn read_manifest(folder: &Path, name: &str) -> Result<Manifest, CacheError> {
     let fail = |reason: String| damaged(name, format!("manifest.json: {reason}"));
-    let text = read_text(&folder.join("manifest.json")).map_err(|error| fail(error.to_string()))?;
+    let text = fisec_files::read_text(&folder.join("manifest.json")).map_err(|error| fail(error.to_string()))?;
     let mut manifest = parse(&text).map_err(fail)?;
     if manifest.id != name {
         return Err(fail(format!("it belongs to `{}`", manifest.id)));
@@ -309,14 +307,6 @@ fn format_of(text: &str) -> Option<u32> {
         format: u32,
     }
     serde_json::from_str::<Versioned>(text).ok().map(|found| found.format)
-}
-
-fn read_text(path: &Path) -> io::Result<String> {
-    let metadata = fs::metadata(path)?;
-    match metadata.is_file() && metadata.len() <= LARGEST_MANIFEST {
-        true => fs::read_to_string(path),
-        false => Err(io::Error::other("not a file of a plausible size")),
-    }
 }
 
 /// Checks the size of every file that the manifest names.
@@ -354,7 +344,7 @@ fn damaged(id: &str, reason: String) -> CacheError {
 }
 
 fn map(path: &Path) -> io::Result<Bytes> {
-    let file = File::open(path)?;
+    let file = fisec_files::open(path)?;
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }

@@ -146,8 +146,8 @@ impl Engine {
             .collect();
         let cubins = plan.modules.iter().map(|(name, file)| {
             let path = bundle.path(file);
-            let image =
-                std::fs::read(&path).map_err(|error| RuntimeError::Store(format!("{}: {error}", path.display())))?;
+            let image = fisec_files::read(&path, fisec_files::LARGEST_TEXT)
+                .map_err(|error| RuntimeError::Store(format!("{}: {error}", path.display())))?;
             Ok((name.clone(), image))
         });
         let functions = Arc::new(Functions::load(&device, cubins)?);

@@ -48,6 +48,10 @@ impl Session {
             action: format!("cannot open `{name}`"),
             reason: error.to_string(),
         };
+        fisec_files::open(model).map_err(|error| RuntimeError::OnnxRuntime {
+            action: format!("cannot open `{name}`"),
+            reason: error.to_string(),
+        })?;
         let (provider, builder, fallback) = first_usable(environment, threads, wanted, stream).map_err(fail)?;
         let session = { builder }.commit_from_file(model).map_err(fail)?;
         let inputs = session.inputs().iter().map(outlet).collect::<Result<_, _>>()?;

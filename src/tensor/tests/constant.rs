@@ -134,3 +134,86 @@ fn groups_of_an_axis_have_their_own_scales() {
     let expected = [1.0, 2.0, 20.0, 30.0, 5.0, 0.0, -0.5, -6.0, -8.0, -2.0];
     assert_eq!(constant.materialize().to_f32_vec(), expected);
 }
+
+proptest! {
+    /// Two transformations of one kind are kept as one, and mean what they meant one after the other.
+    #[test]
+    fn transformations_of_one_kind_are_joined(
+        (shape, first, second) in prop::collection::vec(1usize..6, 3)
+            .prop_flat_map(|shape| (Just(shape), Just(vec![0usize, 1, 2]).prop_shuffle(), Just(vec![0usize, 1, 2]).prop_shuffle())),
+        cut in 0usize..3,
+    ) {
+        let constant = counting(DType::F32, &shape);
+        let apart = |constant: &Constant, transform: Transform| Constant::from(constant.transformed(transform).materialize());
+        let permutes = [Transform::Permute(first), Transform::Permute(second)];
+        let (axis, length) = (cut, shape[cut]);
+        let start = usize::from(length > 1);
+        let left = length - start;
+        let slices = [
+            Transform::Slice { axis, start, length: left },
+            Transform::Slice { axis, start: left / 2, length: left - left / 2 },
+        ];
+        let elements: usize = shape.iter().product();
+        let reshapes = [Transform::Reshape([elements].into()), Transform::Reshape([1, elements].into())];
+        for [one, two] in [permutes, slices, reshapes] {
+            let joined = constant.transformed(one.clone()).transformed(two.clone());
+            prop_assert!(joined.pending() <= 1);
+            prop_assert_eq!(joined.materialize(), apart(&apart(&constant, one), two).materialize());
+        }
+    }
+}
+
+#[test]
+fn constants_that_are_the_same_have_one_fingerprint() {
+    let (a, equal) = (counting(DType::F32, &[4, 6]), counting(DType::F32, &[4, 6]));
+    let turn = || Transform::Permute(vec![1, 0]);
+    let cut = |start: usize| Transform::Slice {
+        axis: 0,
+        start,
+        length: 2,
+    };
+    assert_eq!(
+        a.transformed(turn()).fingerprint(),
+        a.clone().transformed(turn()).fingerprint()
+    );
+    let distinct = [
+        a.clone(),
+        equal,
+        a.transformed(turn()),
+        a.transformed(cut(0)),
+        a.transformed(cut(1)),
+    ];
+    let prints: std::collections::HashSet<u64> = distinct.iter().map(Constant::fingerprint).collect();
+    assert_eq!(prints.len(), distinct.len());
+}
+
+#[test]
+fn a_fill_is_rounded_to_the_type_that_it_is_cast_to() {
+    let cast = |value: f64, dtype: DType| {
+        let fill = Constant::filled(DType::F32, [3], value).transformed(Transform::Cast(dtype));
+        assert_eq!(fill.source_bytes(), 0);
+        fill.fill_value().unwrap()
+    };
+    assert_eq!(cast(2.7, DType::I64), 2.0);
+    assert_eq!(cast(0.5, DType::Bool), 1.0);
+    assert_eq!(cast(0.25, DType::F16), 0.25);
+}
+
+#[test]
+fn constants_know_their_bytes() {
+    let halves = counting(DType::F16, &[4, 6]);
+    let wide = halves.transformed(Transform::Cast(DType::F32));
+    assert_eq!((halves.bytes(), wide.bytes(), wide.source_bytes()), (48, 96, 48));
+    assert_eq!((halves.work(), wide.work()), (0, 96 + 24 * 8));
+    let part = Transform::Slice {
+        axis: 0,
+        start: 0,
+        length: 1,
+    };
+    assert_eq!(
+        wide.transformed(part).work(),
+        24 + 96 + 24 * 8,
+        "the whole is converted for a part"
+    );
+    assert_eq!(Constant::filled(DType::F32, [usize::MAX, 2], 0.0).bytes(), usize::MAX);
+}
