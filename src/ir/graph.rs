@@ -6,8 +6,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use petgraph::visit::{Dfs, DfsPostOrder, VisitMap};
 use thiserror::Error;
 
+use crate::traverse::Producers;
 use crate::users::Users;
 use crate::{Op, Operand, Origin, SlotId, SlotInfo, ValueId, ValueType, WeightId, WeightInfo};
 
@@ -311,16 +313,14 @@ impl Graph {
 
     /// Removes every node that no output, effect or cache write depends on. Returns how many went.
     pub fn prune(&mut self) -> usize {
-        let mut live = vec![false; self.nodes.len()];
         let ids = self.ids();
-        let mut pending: Vec<NodeId> = ids.iter().copied().filter(|&id| self.op(id).has_effect()).collect();
-        while let Some(id) = pending.pop() {
-            if !std::mem::replace(&mut live[id.index()], true) {
-                let operands = self.operands(id).iter();
-                pending.extend(operands.filter_map(|operand| Some(operand.value()?.node)));
-            }
+        let mut live = Dfs::empty(Producers(self));
+        for &id in ids.iter().filter(|&&id| self.op(id).has_effect()) {
+            live.move_to(id);
+            while live.next(Producers(self)).is_some() {}
         }
-        let dead = ids.iter().filter(|id| !live[id.index()]);
+        let live = live.discovered;
+        let dead = ids.iter().filter(|id| !live.is_visited(id));
         dead.map(|&id| self.take(id)).count()
     }
 
@@ -343,40 +343,38 @@ impl Graph {
     /// All nodes in an execution order that depends only on the graph: depth-first from the nodes with effects, in
     /// the order of ids, operands in order; then whatever is dead.
     pub fn ordered(&self) -> Result<Vec<NodeId>, GraphError> {
-        #[derive(Clone, Copy, PartialEq)]
-        enum Visit {
-            New,
-            Open,
-            Done,
-        }
-        let mut visits = vec![Visit::New; self.nodes.len()];
-        let mut order = Vec::with_capacity(self.len());
         let (inputs, rest): (Vec<_>, Vec<_>) = self
             .ids()
             .into_iter()
             .partition(|&id| matches!(self.op(id), Op::Input(_)));
         let (effects, dead): (Vec<_>, Vec<_>) = rest.into_iter().partition(|&id| self.op(id).has_effect());
-        let mut pending: Vec<NodeId> = inputs.into_iter().chain(effects).chain(dead).rev().collect();
-        while let Some(&id) = pending.last() {
-            if visits[id.index()] != Visit::New {
-                pending.pop();
-                if visits[id.index()] == Visit::Open {
-                    visits[id.index()] = Visit::Done;
-                    order.push(id);
-                }
-                continue;
-            }
-            visits[id.index()] = Visit::Open;
-            for operand in self.operands(id).iter().rev() {
-                let Operand::Value(value) = operand else { continue };
-                match visits[value.node.index()] {
-                    Visit::New => pending.push(value.node),
-                    Visit::Open => return Err(GraphError::Cycle(self.origin(id).label().to_owned())),
-                    Visit::Done => {}
-                }
-            }
+        let producers = Producers(self);
+        let mut traversal = DfsPostOrder::empty(producers);
+        let mut order = Vec::with_capacity(self.len());
+        for start in inputs.into_iter().chain(effects).chain(dead) {
+            traversal.move_to(start);
+            order.extend(std::iter::from_fn(|| traversal.next(producers)));
         }
-        Ok(order)
+        match self.misplaced(&order) {
+            Some(id) => Err(GraphError::Cycle(self.origin(id).label().to_owned())),
+            None => Ok(order),
+        }
+    }
+
+    /// A node that stands in front of the producer of an operand: in a post-order, one on a cycle.
+    fn misplaced(&self, order: &[NodeId]) -> Option<NodeId> {
+        let mut is_placed = vec![false; self.nodes.len()];
+        order.iter().copied().find(|&id| {
+            let mut producers = self.operands(id).iter().filter_map(|operand| operand.value());
+            let is_early = producers.any(|value| !is_placed[value.node.index()]);
+            is_placed[id.index()] = true;
+            is_early
+        })
+    }
+
+    /// One more than the largest index of a node.
+    pub(crate) fn index_bound(&self) -> usize {
+        self.nodes.len()
     }
 
     /// The input node called `name`.

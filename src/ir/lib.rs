@@ -12,6 +12,7 @@ mod infer;
 mod op;
 mod origin;
 pub mod text;
+mod traverse;
 mod users;
 mod value;
 pub mod verify;

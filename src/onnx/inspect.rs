@@ -3,36 +3,23 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use fisec_tensor::DType;
-
 use crate::files::ModelFiles;
+use crate::model::{declared_inputs, declared_outputs};
 use crate::proto::tensor_proto::DataLocation;
-use crate::proto::tensor_shape_proto::dimension::Value as Size;
-use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
-use crate::{ImportError, element, read, tensor};
+use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
+use crate::{Declared, ImportError, element, read, tensor};
 
 /// What a model declares, and the files that it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
     /// inputs that are no initializers, in the model's order
-    pub inputs: Vec<DeclaredPort>,
+    pub inputs: Vec<Declared>,
     /// outputs, in the model's order
-    pub outputs: Vec<DeclaredPort>,
+    pub outputs: Vec<Declared>,
     /// files of external data, relative to the model's folder
     pub external: Vec<PathBuf>,
     /// rows of the table that an input's values are indices of: the vocabulary of a text encoder
     pub table_rows: Option<usize>,
-}
-
-/// An input or output as a model declares it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeclaredPort {
-    /// name in the model
-    pub name: String,
-    /// element type; `None` for types that fisec does not have
-    pub dtype: Option<DType>,
-    /// dimensions, `None` where they are symbolic; `None` for an unknown rank
-    pub dims: Option<Vec<Option<usize>>>,
 }
 
 /// Operators that pass indices on.
@@ -66,37 +53,18 @@ pub fn inspect(path: &Path) -> Result<Inspection, ImportError> {
     let graph = model.graph.unwrap_or_default();
     check_tensors(&mut files, &graph)?;
     check_order(path, &graph)?;
-    let initializers: HashSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
-    let inputs = graph.input.iter().filter(|input| !initializers.contains(input.name()));
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut external: Vec<PathBuf> = files.paths();
     external.retain(|file| file != path);
     Ok(Inspection {
-        inputs: inputs.map(declared).collect(),
-        outputs: graph.output.iter().map(declared).collect(),
+        inputs: declared_inputs(&graph),
+        outputs: declared_outputs(&graph),
         external: external
             .iter()
             .map(|file| file.strip_prefix(folder).unwrap_or(file).to_owned())
             .collect(),
         table_rows: table_rows(&graph),
     })
-}
-
-fn declared(info: &ValueInfoProto) -> DeclaredPort {
-    let tensor = match info.r#type.as_ref().and_then(|kind| kind.value.as_ref()) {
-        Some(type_proto::Value::TensorType(tensor)) => Some(tensor),
-        _ => None,
-    };
-    let shape = tensor.and_then(|tensor| tensor.shape.as_ref());
-    let size = |dim: &crate::proto::tensor_shape_proto::Dimension| match dim.value {
-        Some(Size::DimValue(size)) => usize::try_from(size).ok().filter(|&size| size > 0),
-        _ => None,
-    };
-    DeclaredPort {
-        name: info.name().to_owned(),
-        dtype: tensor.and_then(|tensor| element::dtype(tensor.elem_type())),
-        dims: shape.map(|shape| shape.dim.iter().map(size).collect()),
-    }
 }
 
 /// Every tensor of a graph and of the graphs inside its nodes has as many bytes as its shape needs.

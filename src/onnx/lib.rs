@@ -32,6 +32,6 @@ pub use element::{element_type, onnx_number};
 pub use error::ImportError;
 pub use export::{ExportError, Location, Ports, SinkError, WeightSink, export, has_onnx_form};
 pub use import::{Decide, Import, import, unknown_type};
-pub use inspect::{DeclaredPort, Inspection, inspect};
+pub use inspect::{Inspection, inspect};
 pub use model::{Declared, DeclaredSize, Model};
 pub use widen::widened;

@@ -9,7 +9,7 @@ use fisec_tensor::DType;
 use crate::files::ModelFiles;
 use crate::import::{Decide, bind_and_import};
 use crate::proto::tensor_shape_proto::dimension::Value;
-use crate::proto::{ModelProto, ValueInfoProto, type_proto};
+use crate::proto::{GraphProto, ModelProto, ValueInfoProto, type_proto};
 use crate::solve::{declared_dims, real_inputs};
 use crate::{Bindings, Import, ImportError, element, node, read};
 
@@ -60,22 +60,12 @@ impl Model {
 
     /// The inputs, initializers not among them.
     pub fn inputs(&self) -> Vec<Declared> {
-        let Some(graph) = &self.proto.graph else {
-            return Vec::new();
-        };
-        let mut used: HashSet<&str> = HashSet::new();
-        graph.node.iter().for_each(|node| used.extend(node::reads(node)));
-        used.extend(graph.output.iter().filter_map(|output| output.name.as_deref()));
-        let inputs = real_inputs(graph).into_iter();
-        inputs
-            .map(|input| declared(input, used.contains(input.name.as_deref().unwrap_or_default())))
-            .collect()
+        self.proto.graph.as_ref().map(declared_inputs).unwrap_or_default()
     }
 
     /// The outputs.
     pub fn outputs(&self) -> Vec<Declared> {
-        let outputs = self.proto.graph.iter().flat_map(|graph| &graph.output);
-        outputs.map(|output| declared(output, true)).collect()
+        self.proto.graph.as_ref().map(declared_outputs).unwrap_or_default()
     }
 
     /// The model as a graph, with the sizes that `bindings` gives its symbolic inputs and those that follow. `decide` says
@@ -86,6 +76,33 @@ impl Model {
     pub fn import(self, bindings: &Bindings, decide: &mut Decide<'_>) -> Result<Import, ImportError> {
         bind_and_import(self.files, self.proto, bindings, decide)
     }
+}
+
+impl Declared {
+    /// The dimensions that are numbers; `None` for symbols, and for an unknown rank.
+    pub fn fixed_dims(&self) -> Option<Vec<Option<usize>>> {
+        let fixed = |size: &DeclaredSize| match size {
+            DeclaredSize::Fixed(size) => Some(*size).filter(|&size| size > 0),
+            DeclaredSize::Symbol(_) => None,
+        };
+        self.dims.as_ref().map(|dims| dims.iter().map(fixed).collect())
+    }
+}
+
+/// The inputs of a graph, initializers not among them.
+pub(crate) fn declared_inputs(graph: &GraphProto) -> Vec<Declared> {
+    let mut used: HashSet<&str> = HashSet::new();
+    graph.node.iter().for_each(|node| used.extend(node::reads(node)));
+    used.extend(graph.output.iter().filter_map(|output| output.name.as_deref()));
+    let inputs = real_inputs(graph).into_iter();
+    inputs
+        .map(|input| declared(input, used.contains(input.name.as_deref().unwrap_or_default())))
+        .collect()
+}
+
+/// The outputs of a graph.
+pub(crate) fn declared_outputs(graph: &GraphProto) -> Vec<Declared> {
+    graph.output.iter().map(|output| declared(output, true)).collect()
 }
 
 fn declared(value: &ValueInfoProto, is_used: bool) -> Declared {

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use fisec_diffusion::Tokenizer;
 use fisec_diffusion::json::Json;
-use fisec_onnx::inspect;
 
 use super::files::{self, Found};
-use super::index;
 use super::parts::Parts;
+use super::{import, index};
 use crate::cli::failure::Failure;
 
 /// Where a model's parts are.
@@ -73,7 +72,7 @@ impl Model {
             Ok(parts)
         });
         let mut configs = Configs::read(&unet, folder.as_deref())?;
-        if configs.prompt.is_some() && has_fixed_tokens(&unet) {
+        if configs.prompt.is_some() && import::fixed_tokens(&unet).is_some() {
             configs.prompt = None;
         }
         Ok(Model {
@@ -226,13 +225,6 @@ fn config(folder: &Path) -> Result<Json, Failure> {
         true => Ok(Json::read(&file)?),
         false => Ok(Json::Null),
     }
-}
-
-/// Whether a U-Net was exported for one number of tokens; prompts are padded to it then, whatever the tokenizer's limit.
-fn has_fixed_tokens(unet: &Path) -> bool {
-    let Ok(found) = inspect(unet) else { return false };
-    let inputs = found.inputs.iter().filter_map(|input| input.dims.as_deref());
-    inputs.into_iter().any(|dims| matches!(dims, [_, Some(_), _]))
 }
 
 /// The folder above a file's.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fisec_onnx::{Bindings, DeclaredPort, Inspection, unknown_type};
+use fisec_onnx::{Bindings, Declared, Inspection, unknown_type};
 use fisec_plan::NetworkKind;
 use fisec_tensor::DType;
 
@@ -53,8 +53,8 @@ pub fn check(kind: NetworkKind, file: &Path, inspection: &Inspection) -> Result<
 }
 
 /// The output that a pipeline reads: `last_hidden_state` or the first of rank 3 of a text encoder, the first of a VAE.
-fn output(kind: NetworkKind, inspection: &Inspection) -> Option<&DeclaredPort> {
-    let has_rank = |output: &DeclaredPort, rank| output.dims.as_ref().is_none_or(|dims| dims.len() == rank);
+fn output(kind: NetworkKind, inspection: &Inspection) -> Option<&Declared> {
+    let has_rank = |output: &Declared, rank| output.dims.as_ref().is_none_or(|dims| dims.len() == rank);
     let outputs = &inspection.outputs;
     match kind {
         NetworkKind::TextEncoder => {
@@ -104,9 +104,9 @@ impl Fit {
         };
         // ids are repeated for the images of a text encoder of a fixed batch
         let skipped = usize::from(kind == NetworkKind::TextEncoder);
-        let declared = inspection.inputs[0].dims.as_deref().unwrap_or(&[]);
-        if !agree(declared, &given, skipped) {
-            let message = format!("it takes {}, {} are given to it", text(declared), sizes(&given));
+        let declared = inspection.inputs[0].fixed_dims().unwrap_or_default();
+        if !agree(&declared, &given, skipped) {
+            let message = format!("it takes {}, {} are given to it", text(&declared), sizes(&given));
             return Err(unusable(kind, file, &message).hint(match kind {
                 NetworkKind::TextEncoder => ONE_EXPORT.to_owned(),
                 _ => {
@@ -117,7 +117,7 @@ impl Fit {
         let Some(output) = output(kind, inspection) else {
             return Ok(());
         };
-        let found = inferred(kind, file, &bindings, &output.name).or_else(|| output.dims.clone());
+        let found = inferred(kind, file, &bindings, &output.name).or_else(|| output.fixed_dims());
         let Some(found) = found else { return Ok(()) };
         if wanted.iter().any(|wanted| agree(&found, wanted, skipped)) {
             return Ok(());
@@ -158,18 +158,18 @@ fn unusable(kind: NetworkKind, file: &Path, reason: &str) -> Failure {
     .hint("export the pipeline with optimum or diffusers, each network with the inputs of text-to-image")
 }
 
-fn names(declared: &[DeclaredPort]) -> String {
+fn names(declared: &[Declared]) -> String {
     match declared {
         [] => "none".into(),
         some => some.iter().map(name).collect::<Vec<_>>().join(", "),
     }
 }
 
-fn name(declared: &DeclaredPort) -> String {
+fn name(declared: &Declared) -> String {
     let dtype = declared
         .dtype
         .map_or("another type".to_owned(), |dtype| dtype.to_string());
-    let dims = declared.dims.as_deref().map(text).unwrap_or_default();
+    let dims = declared.fixed_dims().as_deref().map(text).unwrap_or_default();
     format!("`{}`: {dtype}{dims}", declared.name)
 }
 

@@ -1,7 +1,7 @@
 //! A file on its way to its name.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::descriptor;
@@ -18,8 +18,16 @@ use crate::cli::failure::Failure;
 pub struct NewFile {
     /// as the user wrote it
     name: PathBuf,
-    file: File,
-    replacing: Option<Replacing>,
+    target: Target,
+}
+
+/// Where the bytes go.
+#[derive(Debug)]
+enum Target {
+    /// to what stands at the name
+    Through(File),
+    /// to a new file that gets the name
+    New(Replacing),
 }
 
 #[derive(Debug)]
@@ -38,8 +46,7 @@ impl NewFile {
     fn open(path: &Path) -> io::Result<Self> {
         let through = |file| NewFile {
             name: path.to_owned(),
-            file,
-            replacing: None,
+            target: Target::Through(file),
         };
         match Place::of(path)? {
             Place::Folder => Err(ErrorKind::IsADirectory.into()),
@@ -50,10 +57,9 @@ impl NewFile {
                     OpenOptions::new().write(true).open(&target)?;
                 }
                 match ScratchFile::create_in(folder_of(&target)) {
-                    Ok((scratch, file)) => Ok(NewFile {
+                    Ok(scratch) => Ok(NewFile {
                         name: path.to_owned(),
-                        file,
-                        replacing: Some(Replacing { scratch, target, old }),
+                        target: Target::New(Replacing { scratch, target, old }),
                     }),
                     // As with a file that a container mounts into a folder that is not its own.
                     Err(_) if old.is_some() => File::create(&target).map(through),
@@ -63,11 +69,20 @@ impl NewFile {
         }
     }
 
+    fn file(&self) -> &File {
+        match &self.target {
+            Target::Through(file) => file,
+            Target::New(replacing) => replacing.scratch.file(),
+        }
+    }
+
     /// The file under its name, complete.
     pub fn publish(self) -> Result<(), Failure> {
-        let NewFile { name, file, replacing } = self;
-        let published = replacing.map_or(Ok(()), |replacing| replacing.publish(&file));
-        published.map_err(Self::failure(&name))
+        let published = match self.target {
+            Target::Through(_) => Ok(()),
+            Target::New(replacing) => replacing.publish(),
+        };
+        published.map_err(Self::failure(&self.name))
     }
 
     /// What to say when the file cannot be written.
@@ -81,32 +96,33 @@ impl NewFile {
 
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.file().write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file().flush()
     }
 }
 
 impl Replacing {
-    fn publish(self, file: &File) -> io::Result<()> {
+    fn publish(self) -> io::Result<()> {
         let Some(old) = &self.old else {
-            return self.scratch.rename(&self.target);
+            return self.scratch.publish(&self.target);
         };
+        let file = self.scratch.file();
         // The new content is on the disk before the old one goes: after a crash of the machine the name stands for one of
         // them. A new name has nothing to lose.
         file.sync_data()?;
-        let renamed = keep_attributes(file, old).and_then(|()| self.scratch.rename(&self.target));
+        let renamed = keep_attributes(file, old).and_then(|()| self.scratch.publish(&self.target));
         // The name is a mount point, or the folder lets only the file's owner replace it, or the disk has other modes.
-        renamed.or_else(|_| copy_into(self.scratch.path(), &self.target))
+        renamed.or_else(|_| copy_into(file, &self.target))
     }
 }
 
 /// Overwrites a file without changing which file it is.
-fn copy_into(from: &Path, target: &Path) -> io::Result<()> {
-    let (mut from, mut target) = (fisec_files::open(from)?, File::create(target)?);
-    io::copy(&mut from, &mut target).map(drop)
+fn copy_into(mut from: &File, target: &Path) -> io::Result<()> {
+    from.seek(SeekFrom::Start(0))?;
+    io::copy(&mut from, &mut File::create(target)?).map(drop)
 }
 
 /// Gives a new file the mode and, where the system allows it, the owner of the one that it replaces.

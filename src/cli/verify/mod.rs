@@ -54,7 +54,7 @@ enum Through {
     Import,
     /// raised to semantic operators and written again, in ONNX Runtime
     Raised,
-    /// compiled, in the plan's runtime
+    /// compiled, in the plan's runtime: the dense program, and the sparse one with everything active
     Plan,
     /// raised, in the f64 oracle
     Oracle,
@@ -89,7 +89,7 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
     let mut worst = 0.0f64;
     let mut failures = Vec::new();
     for stage in stages {
-        let outputs = match stage.compute(arguments, &recorded) {
+        let runs = match stage.compute(arguments, &recorded) {
             // Asked for everything, what can be computed is compared all the same.
             Err(Trouble { failure, is_defect }) if arguments.through.is_none() => {
                 console.warn(&format!("{} cannot compute it: {}", stage.name(), failure.message()));
@@ -98,19 +98,21 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
             }
             other => other.map_err(|trouble| trouble.failure)?,
         };
-        let mut computed = outputs.keys().filter(|_| stage == Through::Plan);
-        if let Some(missing) = computed.find(|name| !recorded.outputs.contains_key(*name)) {
-            return Err(Failure::new(format!("no array `out_{missing}` is recorded"))
-                .hint("record that output too: it is the one that a plan computes"));
-        }
-        for (name, expected) in &recorded.outputs {
-            if stage == Through::Plan && !outputs.contains_key(name) {
-                continue; // a plan has the one output that a pipeline reads
+        for Run { program, outputs } in runs {
+            let mut computed = outputs.keys().filter(|_| stage == Through::Plan);
+            if let Some(missing) = computed.find(|name| !recorded.outputs.contains_key(*name)) {
+                return Err(Failure::new(format!("no array `out_{missing}` is recorded"))
+                    .hint("record that output too: it is the one that a plan computes"));
             }
-            let error = compare(name, outputs.get(name), expected)?;
-            worst = worst.max(error.relative);
-            rows.push(stage.row(name, error, arguments.tol));
-            data.push(stage.json(name, error));
+            for (name, expected) in &recorded.outputs {
+                if stage == Through::Plan && !outputs.contains_key(name) {
+                    continue; // a plan has the one output that a pipeline reads
+                }
+                let error = compare(name, outputs.get(name), expected)?;
+                worst = worst.max(error.relative);
+                rows.push(stage.row(program, name, error, arguments.tol));
+                data.push(stage.json(program, name, error));
+            }
         }
     }
     match arguments.json {
@@ -173,11 +175,29 @@ fn has_opaque(graph: &Graph) -> bool {
     graph.ids().into_iter().any(|id| matches!(graph.op(id), Op::Onnx(_)))
 }
 
-fn through_plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tensors, Failure> {
-    match network::compute(&graph, choices, recorded)? {
-        Some(outputs) => Ok(outputs),
-        None => routes::plan(graph, choices, recorded),
+/// Outputs of a stage.
+struct Run {
+    /// which of several programs computed them
+    program: Option<&'static str>,
+    outputs: Tensors,
+}
+
+impl From<Tensors> for Run {
+    fn from(outputs: Tensors) -> Self {
+        Run { program: None, outputs }
     }
+}
+
+fn through_plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Vec<Run>, Failure> {
+    if let Some(outputs) = network::compute(&graph, choices, recorded)? {
+        return Ok(vec![outputs.into()]);
+    }
+    let compiled = routes::plan(graph, choices, recorded)?;
+    let edit = compiled.edit.map(|outputs| Run {
+        program: Some("edit"),
+        outputs,
+    });
+    Ok(std::iter::once(compiled.dense.into()).chain(edit).collect())
 }
 
 impl Through {
@@ -191,11 +211,12 @@ impl Through {
         }
     }
 
-    fn compute(self, arguments: &Arguments, recorded: &Recorded) -> Result<Tensors, Trouble> {
+    fn compute(self, arguments: &Arguments, recorded: &Recorded) -> Result<Vec<Run>, Trouble> {
+        let one = |outputs: Tensors| vec![Run::from(outputs)];
         if self == Through::Ort {
             // it refuses some files that fisec reads
             let computed = routes::onnx_runtime(&arguments.model, &recorded.inputs, &recorded.outputs);
-            return computed.map_err(Trouble::expected);
+            return computed.map(one).map_err(Trouble::expected);
         }
         let bindings = sizes::bindings(arguments, recorded).map_err(Trouble::expected)?;
         let mut graph = import::import(&arguments.model, &bindings)
@@ -208,20 +229,28 @@ impl Through {
         };
         raised.map_err(Trouble::defect)?;
         match self {
-            Through::Oracle => routes::oracle(&graph, &recorded.inputs).map_err(|failure| Trouble {
-                failure,
-                is_defect: !has_opaque(&graph),
-            }),
+            Through::Oracle => routes::oracle(&graph, &recorded.inputs)
+                .map(one)
+                .map_err(|failure| Trouble {
+                    failure,
+                    is_defect: !has_opaque(&graph),
+                }),
             // only a denoiser makes a plan for every target
             Through::Plan => through_plan(graph, &arguments.choices, recorded).map_err(Trouble::expected),
-            _ => routes::exported(&graph, &recorded.inputs, &recorded.outputs).map_err(Trouble::defect),
+            _ => routes::exported(&graph, &recorded.inputs, &recorded.outputs)
+                .map(one)
+                .map_err(Trouble::defect),
         }
     }
 
-    fn row(self, output: &str, error: Difference, tolerance: f64) -> Vec<String> {
+    fn row(self, program: Option<&str>, output: &str, error: Difference, tolerance: f64) -> Vec<String> {
         let verdict = if error.relative <= tolerance { "ok" } else { "too far" };
         vec![
-            self.name().to_owned(),
+            [Some(self.name()), program]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(", "),
             output.to_owned(),
             format!("{:.2e}", error.absolute),
             format!("{:.2e}", error.relative),
@@ -229,7 +258,7 @@ impl Through {
         ]
     }
 
-    fn json(self, output: &str, error: Difference) -> Value {
-        json!({ "through": self.name(), "output": output, "absolute": error.absolute, "relative": error.relative })
+    fn json(self, program: Option<&str>, output: &str, error: Difference) -> Value {
+        json!({ "through": self.name(), "program": program, "output": output, "absolute": error.absolute, "relative": error.relative })
     }
 }

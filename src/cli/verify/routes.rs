@@ -1,6 +1,7 @@
 //! The ways to compute a model's outputs.
 
 use std::env;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use fisec_ir::Graph;
@@ -9,9 +10,10 @@ use fisec_oracle::{Oracle, Tensor};
 use fisec_passes::Roles;
 use fisec_passes::cost::CostTable;
 use fisec_plan::{Bundle, BundleWriter, Plan, ScratchFolder};
-use fisec_runtime::Executor;
+use fisec_runtime::cache::MemoryCache;
 use fisec_runtime::ort::OnnxRuntime;
-use fisec_tensor::HostTensor;
+use fisec_runtime::{Binding, Executor};
+use fisec_tensor::{HostTensor, Mask};
 
 use super::{Recorded, Tensors};
 use crate::cli::compile::{Choices, Watcher, build, cubins};
@@ -64,8 +66,16 @@ pub fn oracle(graph: &Graph, inputs: &Tensors) -> Result<Tensors, Failure> {
         .collect())
 }
 
-/// The graph as a plan's `guide` program.
-pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tensors, Failure> {
+/// What the programs of a plan compute.
+pub struct Compiled {
+    /// the dense program
+    pub dense: Tensors,
+    /// the sparse program under a mask of all latents, which recomputes everything; `None` where the plan has none
+    pub edit: Option<Tensors>,
+}
+
+/// The graph as a plan, in the plan's runtime.
+pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Compiled, Failure> {
     let roles = Roles::of(&graph)?;
     let sample = recorded.input(&roles.sample)?;
     let choices = &match are_equal(sample) {
@@ -100,11 +110,27 @@ pub fn plan(graph: Graph, choices: &Choices, recorded: &Recorded) -> Result<Tens
         .hint("record inputs in the shapes that the model takes"));
     }
     let samples = executor.plan().samples() * channels * height * width;
-    let prediction = executor.dense(0, &sample.to_f32_vec()[..samples])?;
-    Ok(Tensors::from([(
-        module.prediction(),
-        HostTensor::from_f32(shape, prediction),
-    )]))
+    let sample = &sample.to_f32_vec()[..samples];
+    let named = |prediction| Tensors::from([(module.prediction(), HostTensor::from_f32(shape, prediction))]);
+    let dense = named(executor.dense(0, sample)?);
+    Ok(Compiled {
+        dense,
+        edit: edited(&mut executor, sample)?.map(named),
+    })
+}
+
+/// A sparse step of all latents on a recording of the same step, `[N, C, H, W]`; `None` where no level is sparse.
+fn edited(executor: &mut Executor, sample: &[f32]) -> Result<Option<Vec<f32>>, Failure> {
+    let plan = executor.plan();
+    if plan.programs.edit.is_none() {
+        return Ok(None);
+    }
+    let everything = Mask::filled(plan.latent[1], plan.latent[2], true);
+    let binding = Binding::bind(plan, &everything)?;
+    let mut recording = MemoryCache::new(&plan.slots);
+    executor.record(0, sample, &mut recording)?;
+    executor.hand_over(&mut recording, &mut |_| ControlFlow::Continue(()))?;
+    Ok(Some(executor.edit(0, sample, &binding, &recording, None)?))
 }
 
 /// Whether all images of a tensor are the same.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fisec_onnx::{DeclaredPort, inspect};
+use fisec_onnx::{Declared, inspect};
 use fisec_tensor::DType;
 
 fn nano(part: &str) -> PathBuf {
@@ -14,10 +14,11 @@ fn nano(part: &str) -> PathBuf {
 #[test]
 fn inputs_outputs_and_the_vocabulary_are_told() {
     let found = inspect(&nano("text_encoder")).unwrap();
-    let ids = DeclaredPort {
+    let ids = Declared {
         name: "input_ids".into(),
         dtype: Some(DType::I64),
         dims: found.inputs[0].dims.clone(),
+        is_used: true,
     };
     assert_eq!(found.inputs, [ids]);
     assert_eq!(found.inputs[0].dims.as_ref().unwrap().len(), 2);
