@@ -86,6 +86,9 @@ pub enum Notice {
     OnHost(String),
 }
 
+/// Characters of a prompt that a notice shows at most.
+const SHOWN_WORDS: usize = 200;
+
 impl Notice {
     /// Whether something was not as it should be, although an image comes out.
     pub fn is_warning(&self) -> bool {
@@ -96,7 +99,11 @@ impl Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Notice::Truncated(dropped) => write!(formatter, "the prompt is too long; left out: `{dropped}`"),
+            Notice::Truncated(dropped) => {
+                let shown: String = dropped.chars().take(SHOWN_WORDS).collect();
+                let more = if shown.len() < dropped.len() { " …" } else { "" };
+                write!(formatter, "the prompt is too long; left out: `{shown}{more}`")
+            }
             Notice::Unchanged => write!(formatter, "the prompt is that of the base image, which is returned"),
             Notice::EmptyMask => write!(
                 formatter,

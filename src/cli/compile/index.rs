@@ -57,7 +57,11 @@ pub fn check(folder: &Path) -> Result<Option<String>, Failure> {
         return Ok(None);
     }
     let index = match Json::read(&file) {
-        Ok(index) => index,
+        Ok(index @ Json::Map(_)) => index,
+        Ok(_) => {
+            let place = file.display();
+            return Ok(Some(format!("{place}: it is not a JSON object; it is left aside")));
+        }
         Err(error) => return Ok(Some(format!("{error}; it is left aside"))),
     };
     let Some(class) = index.get("_class_name").as_str() else {

@@ -451,10 +451,13 @@ impl Choices {
 
 fn parse_size(text: &str) -> Result<ImageSize, String> {
     let (width, height) = text.split_once(['x', 'X']).unwrap_or((text, text));
-    let side = numbers::whole(1..=*numbers::PIXELS.end());
+    let largest = *numbers::PIXELS.end();
+    let side = numbers::whole(1..=largest);
     match (side(width), side(height)) {
         (Ok(width), Ok(height)) => Ok(ImageSize { width, height }),
-        (Err(message), _) | (_, Err(message)) => Err(format!("write a size like 512 or 768x512; a side: {message}")),
+        _ => Err(format!(
+            "write a size like 512 or 768x512, each side from 1 to {largest} pixels"
+        )),
     }
 }
 

@@ -49,12 +49,11 @@ impl Model {
     pub fn find(path: &Path, variant: Option<&str>) -> Result<Self, Failure> {
         let is_file = path.is_file();
         if !is_file && !path.is_dir() {
-            let what = if path.exists() {
-                "is no file and no folder"
-            } else {
-                "does not exist"
-            };
-            return Err(Failure::new(format!("{} {what}", path.display())).hint("check the path"));
+            let error = fisec_files::check_path(path).err();
+            return Err(match error.filter(|_| path.exists()) {
+                Some(error) => Failure::file(path)(error),
+                None => Failure::new(format!("{} does not exist", path.display())).hint("check the path"),
+            });
         }
         let mut notices = Vec::new();
         let (unet, folder) = match is_file {

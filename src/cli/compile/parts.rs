@@ -104,6 +104,12 @@ impl Parts {
 }
 
 fn missing(root: &Path, folder: &Path, name: &str) -> Failure {
+    let file = folder.join(name);
+    if file.exists()
+        && let Err(error) = fisec_files::check_path(&file)
+    {
+        return Failure::file(&file)(error);
+    }
     let there = match folder.is_dir() {
         true => format!("{} holds {}", folder.display(), files::listing(folder)),
         false => format!("{} holds {}", root.display(), files::listing(root)),

@@ -26,6 +26,9 @@ const COMPILE_AGAIN: &str = "compile the model again: `fisec compile MODEL -o PL
 
 /// What the system says about a file or folder.
 pub(super) fn of_io(error: &io::Error) -> &'static str {
+    if let Some(refused) = fisec_files::refused(error) {
+        return refused.hint();
+    }
     match error.kind() {
         ErrorKind::NotFound => "check the path",
         ErrorKind::PermissionDenied => "check the permissions of that path",

@@ -133,7 +133,7 @@ fn with_words(text: &str, json: &Json, decoder: &[(u32, Token)]) -> String {
         return text.to_owned();
     }
     let mut description = Value::from(json.clone());
-    if let Some(vocabulary) = description["model"]["vocab"].as_object_mut() {
+    if let Some(vocabulary) = description.pointer_mut("/model/vocab").and_then(Value::as_object_mut) {
         for (id, token) in new {
             vocabulary.insert(token.content.clone(), (*id).into());
         }
