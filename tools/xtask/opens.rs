@@ -67,7 +67,12 @@ fn opens(name: &str, text: &str) -> Vec<String> {
     if EXEMPT.iter().any(|exempt| name.starts_with(exempt)) {
         return Vec::new();
     }
-    let product = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+    let is_test = |line: &str| {
+        ["#[cfg(test)]", "#[cfg(all(test"]
+            .iter()
+            .any(|start| line.starts_with(start))
+    };
+    let product = text.lines().take_while(|line| !is_test(line));
     let calls = |line: &&str| {
         CALLS
             .iter()
