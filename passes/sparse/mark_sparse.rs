@@ -82,6 +82,10 @@ fn mask_keys(graph: &mut Graph, id: NodeId) {
 
 /// Operators that can compute some pixels or tokens without the others, in a form that has a kernel.
 fn has_sparse_form(graph: &Graph, id: NodeId) -> bool {
+    // kernels compute floats; views of integers belong to the operators around them
+    if !graph.node(id).outputs().iter().all(|output| output.dtype.is_float()) {
+        return false;
+    }
     match graph.op(id) {
         Op::Conv(conv) => is_local(conv),
         Op::Affine { activation } | Op::Activate(activation) => {

@@ -70,6 +70,9 @@ pub enum RuntimeError {
     /// The plan was compiled for another device.
     #[error("the plan is for `{0}`, which this executor does not run")]
     Target(String),
+    /// A device keeps values between operators in half precision.
+    #[error("the model passes integers between operators that half precision does not hold")]
+    LargeIntegers,
     /// The mask has another size than the latents.
     #[error("the mask is {height}x{width}, the latents are {expected_height}x{expected_width}")]
     #[allow(missing_docs)]
@@ -173,6 +176,7 @@ impl RuntimeError {
             RuntimeError::MissingSlot { .. } | RuntimeError::DamagedCache { .. } => {
                 Some("generate the base image again with `--base none`")
             }
+            RuntimeError::LargeIntegers => Some("compile the model with `--target cpu`"),
             RuntimeError::NoDriver | RuntimeError::NoDevice => {
                 Some("compile the model with `--target cpu`; `fisec doctor` says what this machine has")
             }

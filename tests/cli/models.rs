@@ -6,7 +6,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use fisec_ir::{Attribute, Graph, OnnxOp, Op, Operand, Origin, ValueId, ValueType, WeightInfo};
+use fisec_ir::{Attribute, Graph, NodeId, OnnxOp, Op, Operand, Origin, ValueId, ValueType, WeightInfo};
 use fisec_onnx::{Location, Ports, SinkError, WeightSink, export};
 use fisec_runtime::ort::OnnxRuntime;
 use fisec_tensor::{Constant, DType, HostTensor};
@@ -349,6 +349,45 @@ fn operators_that_only_onnx_runtime_knows_run_there() {
         )
     });
     blocked.assert_works(&["ReorderInput", "ReorderOutput"]);
+}
+
+/// Booleans and integers of the prompt's stage that the steps' operators read: the integer is not a float's.
+#[test]
+fn values_of_every_type_go_from_stage_to_stage() {
+    let crossing = Changed::new(|graph, map| {
+        let onnx =
+            |graph: &mut Graph, op, operands: &[Operand], result| operator(graph, ["", op], operands, &[], result);
+        let cast = |graph: &mut Graph, of: ValueId, to: i64, result| {
+            operator(graph, ["", "Cast"], &[of.into()], &[("to", Attribute::Int(to))], result)
+        };
+        let (float, long) = (1, 7);
+        let one = |dtype| ValueType::full(dtype, [1, 1, 1]);
+        let whole = |dtype| ValueType::full(dtype, SHAPE);
+        let text = |&(id, _): &(NodeId, &str)| graph.node(id).outputs()[0].shape.len() == 3;
+        let context = graph.inputs().into_iter().find(text).expect("a text input").0;
+        let context = ValueId {
+            node: context,
+            output: 0,
+        };
+        let mean = onnx(graph, "ReduceMean", &[context.into()], one(DType::F32));
+        let zero = scalar(graph, 0.0);
+        let flag = onnx(graph, "Greater", &[mean.into(), zero], one(DType::Bool));
+        let negated = onnx(graph, "Neg", &[map.into()], map_type());
+        let chosen = onnx(graph, "Where", &[flag.into(), map.into(), negated.into()], map_type());
+        let [large, two] = [(1 << 24) + 1, 2].map(|value| {
+            let data = HostTensor::from_i64(vec![], vec![value]).into();
+            let name = format!("integer {value}");
+            Operand::from(graph.add_weight(WeightInfo { name, data }))
+        });
+        let count = cast(graph, mean, long, one(DType::I64));
+        let count = onnx(graph, "Add", &[count.into(), large], one(DType::I64));
+        let places = cast(graph, map, long, whole(DType::I64));
+        let sum = onnx(graph, "Add", &[places.into(), count.into()], whole(DType::I64));
+        let parity = onnx(graph, "Mod", &[sum.into(), two], whole(DType::I64));
+        let parity = cast(graph, parity, float, map_type());
+        onnx(graph, "Add", &[chosen.into(), parity.into()], map_type())
+    });
+    crossing.assert_works(&["Where", "Mod"]);
 }
 
 #[test]

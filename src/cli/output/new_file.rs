@@ -27,7 +27,7 @@ enum Target {
     /// to what stands at the name
     Through(File),
     /// to a new file that gets the name
-    New(Replacing),
+    New(Box<Replacing>),
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl NewFile {
                 match ScratchFile::create_in(folder_of(&target)) {
                     Ok(scratch) => Ok(NewFile {
                         name: path.to_owned(),
-                        target: Target::New(Replacing { scratch, target, old }),
+                        target: Target::New(Box::new(Replacing { scratch, target, old })),
                     }),
                     // As with a file that a container mounts into a folder that is not its own.
                     Err(_) if old.is_some() => File::create(&target).map(through),

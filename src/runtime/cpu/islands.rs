@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use fisec_plan::{IslandCall, IslandId, Plan};
 use fisec_tensor::{DType, HostTensor};
 
-use super::value::{CpuValue, Floats};
+use super::value::CpuValue;
 use super::{CpuBackend, CpuCall, Made};
 use crate::RuntimeError;
 use crate::executor::StepReport;
@@ -57,10 +57,7 @@ impl CpuBackend {
             .collect();
         let results = self.run_island(call.plan, island, &inputs, &wanted)?;
         report.macs += description.macs;
-        results
-            .iter()
-            .map(|result| Ok(CpuValue::Shared(Floats::new(result)?)))
-            .collect()
+        results.iter().map(CpuValue::of).collect()
     }
 
     /// Opens an island's session.

@@ -80,6 +80,7 @@ impl Backend for CpuBackend {
     fn export(&self, value: &CpuValue, shape: Shape) -> Result<HostTensor, RuntimeError> {
         Ok(match value {
             CpuValue::Shared(floats) => floats.tensor().reshaped(shape)?,
+            CpuValue::Exact { tensor, .. } => tensor.reshaped(shape)?,
             CpuValue::Owned { .. } => {
                 let bytes = bytemuck::cast_slice(value.as_slice()).to_vec();
                 HostTensor::new(DType::F32, shape, bytes.into())?

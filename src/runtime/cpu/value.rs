@@ -6,20 +6,33 @@ use fisec_tensor::{DType, HostTensor};
 
 use crate::RuntimeError;
 
-/// Floats of a value, in the plan's layout.
+/// A value, in the plan's layout.
 #[derive(Debug)]
 pub(crate) enum CpuValue {
     /// memory of the arena, of which the first `used` floats count
     Owned { memory: Vec<f32>, used: usize },
     /// a host tensor
     Shared(Floats),
+    /// integers or Booleans that go from one island to another, and their values as floats
+    Exact { tensor: HostTensor, floats: Floats },
 }
 
 impl CpuValue {
+    /// A tensor as an island returns it.
+    pub(crate) fn of(tensor: &HostTensor) -> Result<Self, RuntimeError> {
+        if tensor.dtype().is_float() {
+            return Ok(CpuValue::Shared(Floats::new(tensor)?));
+        }
+        Ok(CpuValue::Exact {
+            floats: Floats::new(&tensor.cast(DType::F32))?,
+            tensor: tensor.clone(),
+        })
+    }
+
     pub(crate) fn as_slice(&self) -> &[f32] {
         match self {
             CpuValue::Owned { memory, used } => &memory[..*used],
-            CpuValue::Shared(floats) => floats.as_slice(),
+            CpuValue::Shared(floats) | CpuValue::Exact { floats, .. } => floats.as_slice(),
         }
     }
 
@@ -27,7 +40,7 @@ impl CpuValue {
     pub(super) fn as_mut_slice(&mut self) -> &mut [f32] {
         match self {
             CpuValue::Owned { memory, used } => &mut memory[..*used],
-            CpuValue::Shared(_) => panic!("a shared value is not written"),
+            CpuValue::Shared(_) | CpuValue::Exact { .. } => panic!("a shared value is not written"),
         }
     }
 }

@@ -9,7 +9,7 @@ use fisec_tensor::HostTensor;
 
 use super::assemble::table;
 use super::driver::{Buffer, Device};
-use super::slots::{half_rows, half_rows_bytes};
+use super::slots::{half_rows_bytes, island_rows};
 use crate::RuntimeError;
 use crate::executor::{HostStages, Prepared};
 
@@ -88,7 +88,7 @@ impl EarlyValues {
                 let Some(&offset) = self.places.get(&(kind, *id)) else {
                     continue;
                 };
-                let bytes = half_rows(value);
+                let bytes = island_rows(value)?;
                 block[offset..offset + bytes.len()].copy_from_slice(&bytes);
             }
             known.push((kind, values));

@@ -9,7 +9,7 @@ use fisec_plan::{Bundle, IslandCall, IslandId, Kernel, Plan, Port, Program, Stag
 use fisec_tensor::{DType, HostTensor};
 
 use super::driver::Device;
-use super::slots::{from_half_rows, half_rows, half_rows_bytes};
+use super::slots::{from_half_rows, half_rows_bytes, island_rows};
 use crate::RuntimeError;
 use crate::cpu::CpuBackend;
 use crate::executor::HostStages;
@@ -118,7 +118,7 @@ impl Islands {
         let wanted: Vec<usize> = outputs.iter().map(|&(port, _)| port).collect();
         let results: Vec<HostTensor> = self.host.island(plan, call, &tensors, &wanted)?;
         for (&(port, address), result) in outputs.iter().zip(results) {
-            let bytes = half_rows(&result.reshaped(island.outputs[port].shape.clone())?);
+            let bytes = island_rows(&result.reshaped(island.outputs[port].shape.clone())?)?;
             // SAFETY: the caller's promise.
             unsafe { self.device.write(address, &bytes)? };
         }

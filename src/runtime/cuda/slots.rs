@@ -169,6 +169,18 @@ pub(super) fn half_rows(value: &HostTensor) -> Vec<u8> {
     bytes
 }
 
+/// [`half_rows`] of what an island computed on the host.
+///
+/// # Errors
+/// Fails on integers that f16 does not hold exactly, such as large indices.
+pub(super) fn island_rows(value: &HostTensor) -> Result<Vec<u8>, RuntimeError> {
+    let is_exact = value.dtype().is_float() || value.cast(DType::F16).cast(value.dtype()) == *value;
+    match is_exact {
+        true => Ok(half_rows(value)),
+        false => Err(RuntimeError::LargeIntegers),
+    }
+}
+
 /// Planes `[images, channels, pixels]` as f16 rows of padded channels.
 pub(super) fn rows_of_planes(planes: &[f32], [images, channels, pixels]: [usize; 3]) -> Vec<u8> {
     let stride = padded(channels);
