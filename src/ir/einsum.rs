@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn results_have_the_axes_that_the_equation_names() {
-        let cases: [(&str, &[&[usize]], &[usize]); 9] = [
+        /// Equation, shapes of the operands, shape of the result.
+        type Case<'a> = (&'a str, &'a [&'a [usize]], &'a [usize]);
+        let cases: [Case<'_>; 9] = [
             ("bhqd,bhkd->bhqk", &[&[2, 3, 5, 4], &[2, 3, 7, 4]], &[2, 3, 5, 7]),
             ("b i d, b j d -> b i j", &[&[6, 5, 4], &[6, 7, 4]], &[6, 5, 7]),
             ("...qd,...kd->...qk", &[&[2, 3, 5, 4], &[3, 7, 4]], &[2, 3, 5, 7]),
