@@ -406,7 +406,7 @@ fn a_decoder_whose_weights_are_no_numbers_gives_no_picture() {
 #[test]
 fn an_operator_without_a_kernel_is_an_island() {
     let Some(runtime) = ready() else { return };
-    let kind = NetworkKind::VaeDecoder;
+    let kind = NetworkKind::VaeEncoder;
     let graph = text::parse(
         "graph any\n\n%0 = input \"x\" : f32[1,8,4,4]\n%1 = add %0, %0 : f32[1,8,4,4]\n%2 = onnx Sin %1, opset=17 : f32[1,8,4,4]\n%3 = add %2, %0 : f32[1,8,4,4]\noutput %3, \"y\"\n",
     )
