@@ -104,8 +104,15 @@ fn port(name: &str, value: &fisec_ir::ValueType, is_used: bool) -> Port {
     }
 }
 
+/// Ports that a message lists at most.
+const LISTED: usize = 16;
+
 /// All ports, for messages.
 pub fn list<'a>(ports: impl IntoIterator<Item = &'a Port>) -> String {
-    let described: Vec<String> = ports.into_iter().map(Port::describe).collect();
-    described.join(", ")
+    let mut ports = ports.into_iter();
+    let described: Vec<String> = ports.by_ref().take(LISTED).map(Port::describe).collect();
+    match ports.count() {
+        0 => described.join(", "),
+        more => format!("{} and {more} more", described.join(", ")),
+    }
 }

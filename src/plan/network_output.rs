@@ -2,6 +2,9 @@
 
 use crate::NetworkKind;
 
+/// Outputs that a message lists at most.
+const LISTED: usize = 16;
+
 /// Colours of a picture.
 const RGB: usize = 3;
 
@@ -64,7 +67,11 @@ fn listed(outputs: &[(&str, &[Option<usize>])]) -> String {
         let dims: Vec<String> = dims.iter().map(size).collect();
         format!("`{name}` [{}]", dims.join(","))
     };
-    outputs.iter().map(one).collect::<Vec<_>>().join(", ")
+    let described: Vec<String> = outputs.iter().take(LISTED).map(one).collect();
+    match outputs.len().saturating_sub(LISTED) {
+        0 => described.join(", "),
+        more => format!("{} and {more} more", described.join(", ")),
+    }
 }
 
 #[cfg(test)]

@@ -311,9 +311,20 @@ fn wide_graphs_compile_in_time_proportional_to_their_width() {
         outputs.node("LeakyRelu", &["sample"], &[name], &slope(index));
         outputs.output(name, &SAMPLE);
     }
-    for model in [users, equal, joined, weights, outputs] {
+    let machine = Machine::new();
+    let refused = compile(&machine, &outputs, &[]);
+    assert_fails(&refused, 1, "and 9984 more");
+    assert!(refused.stderr.len() < 4096, "a message stays readable");
+    let named: &[&str] = &["--prediction", "u0"];
+    for (model, more) in [
+        (users, &[][..]),
+        (equal, &[]),
+        (joined, &[]),
+        (weights, &[]),
+        (outputs, named),
+    ] {
         let machine = Machine::new();
-        let output = compile(&machine, &model, &[]);
+        let output = compile(&machine, &model, more);
         assert!(output.status.success(), "{}", stderr(&output));
     }
 }

@@ -53,7 +53,9 @@ fn assert_works(case: &str, more: &[&str]) {
     );
     let of_plan: Vec<&serde_json::Value> = results.iter().filter(|row| row["through"] == "plan").collect();
     assert!(
-        of_plan.len() == 1 && of_plan[0]["output"] == "out_sample",
+        of_plan.len() == 2
+            && of_plan.iter().all(|row| row["output"] == "out_sample")
+            && of_plan[1]["program"] == "edit",
         "{results:?}"
     );
     assert!(

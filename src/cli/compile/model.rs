@@ -246,6 +246,12 @@ fn unet_in(root: &Path, variant: Option<&str>) -> Result<Found, Failure> {
     if let Some(found) = found.transpose()?.flatten() {
         return Ok(found);
     }
+    let usual = folder.as_deref().unwrap_or(root).join("model.onnx");
+    if usual.exists()
+        && let Err(error) = fisec_files::check_path(&usual)
+    {
+        return Err(Failure::file(&usual)(error));
+    }
     index::check(root)?;
     let (place, there) = match &folder {
         Some(folder) => (folder.as_path(), files::listing(folder)),

@@ -27,7 +27,7 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(2);
 /// Watches for signals in a thread of its own, which takes them once it is there: without it they act as always.
 pub(super) fn watch() -> io::Result<()> {
     let (started, waiting) = mpsc::channel();
-    thread::Builder::new()
+    let spawned = thread::Builder::new()
         .name("signals".into())
         .spawn(move || match taken() {
             Ok(signals) => {
@@ -35,7 +35,11 @@ pub(super) fn watch() -> io::Result<()> {
                 serve(signals);
             }
             Err(error) => drop(started.send(Err(error))),
-        })?;
+        });
+    if let Err(error) = spawned {
+        at_abort(Duration::ZERO)?;
+        return Err(error);
+    }
     waiting.recv().map_err(io::Error::other)?
 }
 
@@ -52,7 +56,7 @@ fn taken() -> io::Result<Signals> {
         .into_iter()
         .filter(|signal| !is_ignored(*signal));
     let signals = Signals::new(ending.chain([SIGABRT]))?;
-    park_the_aborting_thread()?;
+    at_abort(ABORT_PATIENCE)?;
     Ok(signals)
 }
 
@@ -68,17 +72,18 @@ fn is_ignored(signal: c_int) -> bool {
     action.sa_sigaction == libc::SIG_IGN
 }
 
-/// `abort` ends the process when the handler returns; the thread that watches has to remove files and to say why first.
-fn park_the_aborting_thread() -> io::Result<()> {
-    let park = || {
-        thread::sleep(ABORT_PATIENCE);
+/// `abort` ends the process when the handler returns; the thread that watches signals, where there is one, gets `patience`
+/// to remove files and to say why.
+fn at_abort(patience: Duration) -> io::Result<()> {
+    let end = move || {
+        thread::sleep(patience);
         if let Some(text) = internal::unsaid() {
             write_at_once(text);
         }
         low_level::exit(internal::aborted_status().into())
     };
     // SAFETY: the action sleeps, reads numbers, polls, writes and exits: it takes no lock and allocates nothing.
-    unsafe { low_level::register(SIGABRT, park) }.map(drop)
+    unsafe { low_level::register(SIGABRT, end) }.map(drop)
 }
 
 /// Writes to stderr unless that would wait.
