@@ -66,7 +66,7 @@ def make_mixed(job):
     faces = wide.load_faces(sprites)
     speaker = Speaker(rng, casts, faces)
     often = (wide.more_of(casts[0], wide.FAMOUS, 8), casts[1])
-    kind = rng.choices(("usual", "famous", "colourful", "crowd", "wide"), (0.36, 0.18, 0.16, 0.04, 0.26))[0]
+    kind = rng.choices(("usual", "famous", "colourful", "crowd", "wide"), (0.4, 0.2, 0.17, 0.05, 0.18))[0]
     rows, texts = [], []
     for _ in range(count):
         if kind == "wide":

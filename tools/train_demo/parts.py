@@ -59,9 +59,16 @@ def load_all(sources, modules):
     return scale
 
 
-def to_pipeline(sources, tokenizer_folder, output, modules):
-    """The parts as the diffusers folder that ../export reads."""
-    scale = load_all(sources, modules)
+def lean_back(modules, origin, share):
+    """Moves the U-Net and its text encoder by `share` of the way back to those of `origin`, another set of networks."""
+    with torch.no_grad():
+        for name in ("unet", "text_encoder"):
+            for mine, theirs in zip(modules[name].parameters(), origin[name].parameters()):
+                mine.lerp_(theirs, share)
+
+
+def to_pipeline(modules, scale, tokenizer_folder, output):
+    """The networks as the diffusers folder that ../export reads."""
     folders.save_vae(output, modules["vae"], scale)
     vocabulary = modules["text_encoder"].text_model["embeddings"]["token_embedding"].num_embeddings
     folders.save_denoiser(output, modules["unet"], modules["text_encoder"], tokenizer_folder, vocabulary)

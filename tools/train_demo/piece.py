@@ -2,6 +2,7 @@
 
     python piece.py decoder --from ../../models/demo --sprites sprites.npz --output out --seconds 240
     torchrun --nproc-per-node 2 piece.py denoiser --from ../../models/demo out --sprites sprites.npz --output out …
+    python piece.py warm …            (beside the decoder: compiles what the denoiser will run)
     python piece.py pipeline --from ../../models/demo out --output pipeline      (for ../export)
 
 A piece begins with averaged weights, a fresh optimizer and a short warm-up, and leaves averaged weights in f16, in parts
@@ -54,8 +55,9 @@ def log(*words):
 
 def read_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("decoder", "denoiser", "pipeline"))
+    parser.add_argument("what", choices=("decoder", "denoiser", "warm", "pipeline"))
     parser.add_argument("--from", nargs="+", required=True, dest="sources")
+    parser.add_argument("--lean-back", type=float, help="pipeline: share of the first source in the U-Net's weights")
     parser.add_argument("--sprites")
     parser.add_argument("--tokenizer", default=TOKENIZER)
     parser.add_argument("--output", required=True)
@@ -70,6 +72,7 @@ def read_arguments():
     parser.add_argument("--processes", type=int, default=12)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--cudnn", action=argparse.BooleanOptionalAction, default=True, help="where it is faster")
     parser.add_argument("--seed", default="piece", help="another for every piece")
     return parser.parse_args()
 
@@ -81,7 +84,8 @@ class Piece:
         self.casts = load_casts(arguments.sprites)
         factory = data.Factory(arguments.sprites, arguments.tokenizer, arguments.processes)
         seed = f"{arguments.seed}/{parallel.RANK}"
-        self.mixture = factory.mixture(seed, arguments.chunks)  # forks before CUDA is touched
+        if arguments.what != "warm":
+            self.mixture = factory.mixture(seed, arguments.chunks)  # forks before CUDA is touched
         self.device = parallel.start()
         torch.manual_seed(hash(seed) % (1 << 31))
         torch.backends.cudnn.benchmark = True
@@ -177,12 +181,27 @@ class Piece:
         wording = torch.randint(self.ids.shape[1], (self.arguments.batch,), device=self.device)
         return self.latents[chosen].float(), self.ids[chosen, wording].long()
 
+    def trainer(self):
+        arguments = self.arguments
+        if self.device == "cuda":
+            faster = arguments.cudnn and denoiser.prefer_cudnn(arguments.batch)
+            log(f"attention by {'cuDNN' if faster else 'PyTorch'}")
+        empty = torch.tensor(self.encode_text([""]), device=self.device)
+        networks = (self.modules["unet"], self.modules["text_encoder"])
+        return denoiser.Trainer(*networks, empty, self.device, arguments.compile, arguments.rate)
+
+    def train_warm(self):
+        trainer, batch = self.trainer(), self.arguments.batch
+        encode = autoencoder.fast_encoder(self.vae, self.arguments.compile)
+        for _ in range(3):
+            loss = trainer.step(torch.randn(batch, 4, 64, 64, device=self.device), trainer.empty_ids.repeat(batch, 1), 0)
+            encode(torch.rand(self.arguments.part, 3, 512, 512, device=self.device).half())
+        log(f"warm: {loss.item():.3f}")
+
     def train_denoiser(self):
         arguments, names = self.arguments, ("unet", "text_encoder")
-        empty = torch.tensor(self.encode_text([""]), device=self.device)
-        unet, text_encoder = (self.modules[name] for name in names)
-        trainer = denoiser.Trainer(unet, text_encoder, empty, self.device, arguments.compile, arguments.rate)
-        encoded = self.encoded()
+        unet = self.modules["unet"]
+        trainer, encoded = self.trainer(), self.encoded()
         self.fill(encoded)
         clock, losses = parallel.Clock(self.left() - 14, self.device), []
         saved = mark = time.time()
@@ -225,8 +244,12 @@ def main():
     arguments = read_arguments()
     os.makedirs(arguments.output, exist_ok=True)
     if arguments.what == "pipeline":
-        modules = networks(tokenizer.load(arguments.tokenizer))
-        return parts.to_pipeline(arguments.sources, arguments.tokenizer, arguments.output, modules)
+        modules, origin = (networks(tokenizer.load(arguments.tokenizer)) for _ in range(2))
+        scale = parts.load_all(arguments.sources, modules)
+        if arguments.lean_back:
+            parts.load_all(arguments.sources[:1], origin)
+            parts.lean_back(modules, origin, arguments.lean_back)
+        return parts.to_pipeline(modules, scale, arguments.tokenizer, arguments.output)
     piece = Piece(arguments)
     getattr(piece, f"train_{arguments.what}")()
     log("done")

@@ -95,7 +95,7 @@ def place(rng, thing):
 def sample(rng, casts, faces):
     """(row, Scene). `faces`: how many there are."""
     ground, sky = casts
-    kind = rng.choices(("sizes", "depths", "close", "face"), (0.5, 0.22, 0.16, 0.12))[0]
+    kind = rng.choices(("sizes", "depths", "close", "face"), (0.46, 0.18, 0.18, 0.18))[0]
     row = backdrop(rng)
     things = []
     if kind == "face":
