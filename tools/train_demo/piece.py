@@ -5,9 +5,9 @@
     python piece.py warm …            (beside the decoder: compiles what the denoiser will run)
     python piece.py pipeline --from ../../models/demo out --output pipeline      (for ../export)
 
-A piece begins with averaged weights, a fresh optimizer and a short warm-up, and leaves averaged weights in f16, in parts
-(parts.py). --from names folders; later ones replace what earlier ones hold. --seconds is counted from the start of the
-program, and compiling is in it.
+A piece begins with averaged weights, a fresh optimizer and a short warm-up, and leaves averaged weights in f16, in
+parts (parts.py). --from names folders; later ones replace what earlier ones hold. --seconds is counted from the start
+of the program, and compiling is in it.
 """
 
 import argparse
@@ -194,7 +194,9 @@ class Piece:
         trainer, batch = self.trainer(), self.arguments.batch
         encode = autoencoder.fast_encoder(self.vae, self.arguments.compile)
         for _ in range(3):
-            loss = trainer.step(torch.randn(batch, 4, 64, 64, device=self.device), trainer.empty_ids.repeat(batch, 1), 0)
+            loss = trainer.step(
+                torch.randn(batch, 4, 64, 64, device=self.device), trainer.empty_ids.repeat(batch, 1), 0
+            )
             encode(torch.rand(self.arguments.part, 3, 512, 512, device=self.device).half())
         log(f"warm: {loss.item():.3f}")
 

@@ -139,7 +139,7 @@ def only_coloured(cast):
 
 
 def colourful(rng, casts):
-    """A row of world.py whose two or three objects all have colours, no two the same: colours must find their object."""
+    """A row of world.py whose objects, two or three, all have colours, no two the same: each must find its own."""
     ground = only_coloured(casts[0])
     while True:
         row = world.sample(rng, (ground, casts[1]))
