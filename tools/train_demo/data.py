@@ -1,6 +1,7 @@
 """Scenes with tokenized captions, made by many processes while the GPU is busy with something else."""
 
 import multiprocessing
+import os
 import random
 
 import numpy as np
@@ -84,7 +85,8 @@ class Factory:
     """Start before CUDA is touched: it forks."""
 
     def __init__(self, sprites, tokenizer_folder, processes):
-        self.pool = multiprocessing.get_context("fork").Pool(processes)
+        # at low priority: a compiler that waits for these leaves the GPU idle
+        self.pool = multiprocessing.get_context("fork").Pool(processes, os.nice, (15,))
         self.inputs = (str(sprites), str(tokenizer_folder))
 
     def order(self, make, seed, count):

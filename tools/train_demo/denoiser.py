@@ -1,7 +1,6 @@
 """The U-Net and its text encoder: training on latents, and DDIM sampling with guidance."""
 
 import copy
-import time
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -41,48 +40,6 @@ def scheduler():
         steps_offset=1,
         prediction_type="v_prediction",
     )
-
-
-def attention_time(backend, queries, keys, causal=False):
-    """Seconds of ten attentions forwards and backwards, and the last gradient."""
-    from torch.nn.attention import sdpa_kernel
-
-    torch.manual_seed(0)
-    q = torch.randn(queries, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    k, v = (torch.randn(keys, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    with sdpa_kernel(backend):
-        for i in range(13):
-            if i == 3:
-                torch.cuda.synchronize()
-                began = time.time()
-            q.grad = None
-            torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal).square().sum().backward()
-    torch.cuda.synchronize()
-    return time.time() - began, q.grad.float()
-
-
-def prefer_cudnn(batch):
-    """Let cuDNN compute attention where it is faster at the largest size and agrees; whether it does."""
-    from torch.nn.attention import SDPBackend
-
-    cases = (
-        ((batch, 1, 4096, 64), (batch, 1, 4096, 64), False),
-        ((batch, 1, 4096, 64), (batch, 1, 77, 64), False),
-        ((batch, 4, 77, 64), (batch, 4, 77, 64), True),
-    )
-    try:
-        for i, case in enumerate(cases):
-            flash, reference = attention_time(SDPBackend.FLASH_ATTENTION, *case)
-            cudnn, gradient = attention_time(SDPBackend.CUDNN_ATTENTION, *case)
-            error = ((gradient - reference).norm() / reference.norm()).item()
-            if not error < 0.02 or (i == 0 and cudnn > 1.1 * flash):
-                return False
-    except RuntimeError:
-        return False
-    torch.backends.cuda.enable_cudnn_sdp(True)
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
-    return True
 
 
 class Trainer:

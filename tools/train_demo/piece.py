@@ -13,6 +13,7 @@ of the program, and compiling is in it.
 import argparse
 import os
 import time
+import zlib
 
 import parallel
 
@@ -72,7 +73,6 @@ def read_arguments():
     parser.add_argument("--processes", type=int, default=12)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--cudnn", action=argparse.BooleanOptionalAction, default=True, help="where it is faster")
     parser.add_argument("--seed", default="piece", help="another for every piece")
     return parser.parse_args()
 
@@ -87,7 +87,7 @@ class Piece:
         if arguments.what != "warm":
             self.mixture = factory.mixture(seed, arguments.chunks)  # forks before CUDA is touched
         self.device = parallel.start()
-        torch.manual_seed(hash(seed) % (1 << 31))
+        torch.manual_seed(zlib.crc32(seed.encode()))
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
         fast = torch.half if self.device == "cuda" else torch.float32
@@ -183,9 +183,6 @@ class Piece:
 
     def trainer(self):
         arguments = self.arguments
-        if self.device == "cuda":
-            faster = arguments.cudnn and denoiser.prefer_cudnn(arguments.batch)
-            log(f"attention by {'cuDNN' if faster else 'PyTorch'}")
         empty = torch.tensor(self.encode_text([""]), device=self.device)
         networks = (self.modules["unet"], self.modules["text_encoder"])
         return denoiser.Trainer(*networks, empty, self.device, arguments.compile, arguments.rate)
