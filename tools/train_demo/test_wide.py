@@ -8,6 +8,7 @@ import torch
 
 import parts
 import wide
+from evaluate import frechet
 from test_world import CASTS, scene
 from wide import FIELDS, GROUND, Thing
 from wording import Speaker, loosely, plural, slip
@@ -106,3 +107,9 @@ def test_leaning_back_is_a_weighted_mean():
     parts.lean_back(trained, networks(0.0), 0.25)
     assert trained["unet"].weight[0, 0].item() == pytest.approx(0.75)
     assert trained["text_encoder"].bias[0].item() == pytest.approx(2.25)
+
+
+def test_frechet_distance_of_shifted_vectors_is_the_shift_squared():
+    vectors = torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
+    assert frechet(vectors, vectors) == pytest.approx(0, abs=1e-6)
+    assert frechet(vectors, vectors + 2) == pytest.approx(24, rel=1e-6)
