@@ -43,14 +43,14 @@ def scheduler():
 
 
 class Trainer:
-    def __init__(self, unet, text_encoder, empty_ids, device, compiled=True):
-        self.unet, self.text_encoder, self.device = unet, text_encoder, device
+    def __init__(self, unet, text_encoder, empty_ids, device, compiled=True, rate=PEAK_RATE):
+        self.unet, self.text_encoder, self.device, self.rate = unet, text_encoder, device, rate
         self.empty_ids = empty_ids
         self.parameters = list(unet.parameters()) + list(text_encoder.parameters())
         parallel.broadcast(self.parameters)
         self.gradients = parallel.Gradients(self.parameters)
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-2, fused=device == "cuda"
+            self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=device == "cuda"
         )
         self.average = [p.detach().clone() for p in self.parameters]
         self.alphas = scheduler().alphas_cumprod.to(device)
@@ -76,7 +76,7 @@ class Trainer:
 
     def step(self, latents, ids, share):
         decay = 1.0 if share < FLAT_SHARE else (1 - share) / (1 - FLAT_SHARE)
-        rate = PEAK_RATE * min(1, (self.steps + 1) / 300) * max(decay, 0.0)
+        rate = self.rate * min(1, (self.steps + 1) / 300) * max(decay, 0.0)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.gradients.zero()

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import time
 
 import numpy as np
@@ -24,8 +25,10 @@ import edits
 import folder as folders
 import judge as judging
 import vae as autoencoder
+import wide
 from onnx_judge import OnnxJudge
 from render import Renderer
+from wording import Speaker, loosely
 from world import caption, load_casts, sample_many
 
 HELD_OUT = 987_654  # random seed of everything here
@@ -34,6 +37,21 @@ HELD_OUT = 987_654  # random seed of everything here
 def held_out(count, casts):
     scenes = sample_many(HELD_OUT, count, casts)
     return scenes, [caption(scene.tolist(), HELD_OUT + i, casts) for i, scene in enumerate(scenes)]
+
+
+def said_freely(scenes, casts, seed=HELD_OUT + 1):
+    """The scenes in words that are not world.py's: any order, synonyms, slips of the pen (wording.py)."""
+    rng = random.Random(seed)
+    speaker = Speaker(rng, casts, [])
+    return [loosely(speaker.say(wide.of_world(row)), rng) for row in scenes.tolist()]
+
+
+def frechet(a, b):
+    """Frechet distance of two sets of vectors [n, d], each taken as a normal distribution."""
+    a, b = a.double().cpu().numpy(), b.double().cpu().numpy()
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    roots = np.linalg.eigvals(ca @ cb).real.clip(0)
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * np.sqrt(roots).sum())
 
 
 def save_sheet(path, images, columns, size=192):
@@ -56,6 +74,7 @@ class Evaluation:
         self.vae, self.scale, self.unet, self.text_encoder = vae, scale, unet, text_encoder
         self.encode, self.casts, self.renderer, self.device, self.log = encode, casts, renderer, device, log
         self.metrics, self.fast = {}, fast
+        self.free_texts = []
 
     def ids(self, texts):
         return torch.tensor(self.encode(texts), device=self.device)
@@ -91,6 +110,13 @@ class Evaluation:
     def draw_prompts(self, count, steps=50):
         _, self.texts = held_out(count, self.casts)
         self.drawn = self.generate(self.texts, list(range(count)), steps)
+
+    def draw_freely(self, count, steps=50):
+        """Scenes of their own, said freely; `judge_all` ranks world.py's captions of them, which the judge can read."""
+        scenes = sample_many(HELD_OUT + 1, count, self.casts)
+        self.free_texts = said_freely(scenes, self.casts)
+        self.free_captions = [caption(row, HELD_OUT + i, self.casts) for i, row in enumerate(scenes.tolist())]
+        self.free_drawn = self.generate(self.free_texts, [5000 + i for i in range(count)], steps)
 
     def draw_edits(self, per_kind, steps=50):
         self.edits = [
@@ -129,6 +155,11 @@ class Evaluation:
         drawn, said = self.see(self.drawn), self.read(self.texts)
         self.right = judging.ranked_first(drawn, said, min(among, len(drawn)))
         self.metrics[f"prompts_right_among_{among}"] = float(np.mean(self.right))
+        self.metrics["score"] = (drawn * said).sum(1).mean().item()
+        self.metrics["frechet_to_renders"] = frechet(drawn, self.seen_renders)
+        if self.free_texts:
+            right = judging.ranked_first(self.see(self.free_drawn), self.read(self.free_captions), among)
+            self.metrics[f"free_wordings_right_among_{among}"] = float(np.mean(right))
         self.judge_edits()
         self.log({k: round(v, 4) for k, v in self.metrics.items() if isinstance(v, float)})
 
@@ -139,6 +170,7 @@ class Evaluation:
             images = self.renderer(part).float()
             seen.append(self.see(images))
             seen_again.append(self.see(self.reconstructed(images)))
+        self.seen_renders = torch.cat(seen)
         for name, vectors in (("renders", seen), ("reconstructions", seen_again)):
             share = judging.retrieval(torch.cat(vectors), said, min(100, retrieval))
             self.metrics[f"judge_among_100_{name}"] = share
@@ -188,6 +220,7 @@ if __name__ == "__main__":
     arguments.add_argument("--judge", help="folder that export_judge.py wrote [FOLDER/judge, in torch]")
     arguments.add_argument("--prompts", type=int, default=200)
     arguments.add_argument("--per-kind", type=int, default=8)
+    arguments.add_argument("--free", type=int, default=100, help="prompts in wordings that are not world.py's")
     arguments.add_argument("--steps", type=int, default=50)
     arguments.add_argument("--retrieval", type=int, default=1000)
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -205,6 +238,8 @@ if __name__ == "__main__":
     evaluation.reconstructions(f"{output}/reconstructions.jpg", arguments.prompts)
     evaluation.draw_prompts(arguments.prompts, arguments.steps)
     save_sheet(f"{output}/samples.jpg", evaluation.drawn[:36], 6)
+    if arguments.free:
+        evaluation.draw_freely(arguments.free, arguments.steps)
     evaluation.draw_edits(arguments.per_kind, arguments.steps)
     evaluation.compare_edits(f"{output}/edits.jpg")
     evaluation.judge_all(judge, arguments.retrieval)

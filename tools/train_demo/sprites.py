@@ -4,7 +4,8 @@
     python sprites.py package/icons.json sprites.npz [--sheet sheet.png]
 
 Every ground object becomes 160x160 RGBA with a soft shadow under it, every sky object 112x112 RGBA. An object that
-comes in colours is stored once per colour, its main hue turned.
+comes in colours is stored once per colour, its main hue turned. The same drawings 384 and 224 pixels wide, and the
+faces of some animals, are for the wide world (wide.py).
 """
 
 import argparse
@@ -36,6 +37,11 @@ SKY = """
 sun full-moon crescent-moon rainbow airplane helicopter flying-saucer eagle dove bee=honeybee parrot
 """.split()
 COLOURED_SKY = "butterfly:blue kite:red bird:blue".split()
+FACES = """
+cat=cat-face dog=dog-face rabbit=rabbit-face horse=horse-face cow=cow-face pig=pig-face tiger=tiger-face
+monkey=monkey-face lion panda fox bear frog
+""".split()
+LARGE_GROUND, LARGE_SKY = 2.4, 2  # of the sizes above
 
 
 def read_icon(icons, aliases, name):
@@ -65,22 +71,25 @@ def fit(drawing, width, height):
     return drawing.resize((round(drawing.width * scale), round(drawing.height * scale)), Image.LANCZOS)
 
 
-def stand(drawing):
+def stand(drawing, scale=1):
     """A ground object: bottom-aligned on its own shadow."""
-    drawing = fit(drawing, 150, 148)
-    canvas = Image.new("RGBA", (GROUND_SIZE, GROUND_SIZE))
-    half = min(drawing.width // 2 + 4, 72)
-    ImageDraw.Draw(canvas).ellipse((80 - half, 138, 80 + half, 156), fill=(10, 15, 25, 90))
-    canvas = canvas.filter(ImageFilter.GaussianBlur(2))
-    canvas.alpha_composite(drawing, ((GROUND_SIZE - drawing.width) // 2, 151 - drawing.height))
+    size, middle = round(GROUND_SIZE * scale), 80 * scale
+    drawing = fit(drawing, 150 * scale, 148 * scale)
+    canvas = Image.new("RGBA", (size, size))
+    half = min(drawing.width // 2 + 4 * scale, 72 * scale)
+    shadow = (middle - half, 138 * scale, middle + half, 156 * scale)
+    ImageDraw.Draw(canvas).ellipse(shadow, fill=(10, 15, 25, 90))
+    canvas = canvas.filter(ImageFilter.GaussianBlur(2 * scale))
+    canvas.alpha_composite(drawing, ((size - drawing.width) // 2, round(151 * scale) - drawing.height))
     return canvas
 
 
-def float_up(drawing):
+def float_up(drawing, scale=1):
     """A sky object: centred, no shadow."""
-    drawing = fit(drawing, 106, 104)
-    canvas = Image.new("RGBA", (SKY_SIZE, SKY_SIZE))
-    canvas.alpha_composite(drawing, ((SKY_SIZE - drawing.width) // 2, (SKY_SIZE - drawing.height) // 2))
+    size = round(SKY_SIZE * scale)
+    drawing = fit(drawing, 106 * scale, 104 * scale)
+    canvas = Image.new("RGBA", (size, size))
+    canvas.alpha_composite(drawing, ((size - drawing.width) // 2, (size - drawing.height) // 2))
     return canvas
 
 
@@ -110,18 +119,18 @@ def recolour(drawing, colour):
     return Image.merge("RGBA", (*rgb.split(), drawing.getchannel("A")))
 
 
-def build(icon_set, plain, coloured, place):
-    """Rows of (name, colour or "", whether the colour is the object's own, RGBA)."""
+def build(icon_set, plain, coloured, place, size=320):
+    """Rows of (name, colour or "", whether the colour is the object's own, RGBA), drawn at `size` before placing."""
     icons, aliases = icon_set["icons"], icon_set["aliases"]
     rows = []
     for entry in plain:
         name, _, source = entry.partition("=")
-        drawing = rasterise(read_icon(icons, aliases, source or name), 320)
+        drawing = rasterise(read_icon(icons, aliases, source or name), size)
         rows.append((name.replace("-", " "), "", True, np.asarray(place(drawing))))
     for entry in coloured:
         entry, _, own_colour = entry.partition(":")
         name, _, source = entry.partition("=")
-        drawing = rasterise(read_icon(icons, aliases, source or name), 320)
+        drawing = rasterise(read_icon(icons, aliases, source or name), size)
         for colour in COLOURS:
             rows.append(
                 (name.replace("-", " "), colour, colour == own_colour, np.asarray(place(recolour(drawing, colour))))
@@ -129,8 +138,9 @@ def build(icon_set, plain, coloured, place):
     return rows
 
 
-def save(path, ground, sky):
-    columns = {}
+def save(path, ground, sky, large):
+    columns = {f"{kind}_large": np.stack([row[3] for row in rows]) for kind, rows in large.items()}
+    columns["face_names"] = np.array([row[0] for row in large["face"]])
     for kind, rows in (("ground", ground), ("sky", sky)):
         columns[f"{kind}_names"] = np.array([row[0] for row in rows])
         columns[f"{kind}_colours"] = np.array([row[1] for row in rows])
@@ -157,7 +167,12 @@ if __name__ == "__main__":
     icon_set = json.load(open(arguments.icons))
     ground = build(icon_set, GROUND, COLOURED_GROUND, stand)
     sky = build(icon_set, SKY, COLOURED_SKY, float_up)
-    save(arguments.output, ground, sky)
+    large = {
+        "ground": build(icon_set, GROUND, COLOURED_GROUND, lambda d: stand(d, LARGE_GROUND), 768),
+        "sky": build(icon_set, SKY, COLOURED_SKY, lambda d: float_up(d, LARGE_SKY), 512),
+        "face": build(icon_set, FACES, (), lambda d: float_up(d, 384 / SKY_SIZE), 768),
+    }
+    save(arguments.output, ground, sky, large)
     if arguments.sheet:
         save_sheet(arguments.sheet, ground + sky)
     print(f"{len(ground)} ground sprites, {len(sky)} sky sprites")

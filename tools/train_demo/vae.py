@@ -20,6 +20,8 @@ CONFIG = dict(
     up_block_types=("UpDecoderBlock2D",) * 4,
 )
 PEAK_RATE, KL_WEIGHT = 8e-4, 1e-3
+DECODER_RATE = 5e-4  # to go on with, the encoder kept
+LATENT_NOISE = 0.06  # at most, beside latents' deviation of 1.4: the decoder also meets latents that are a little off
 
 
 def build():
@@ -47,6 +49,49 @@ def reconstruction_loss(decoded, target):
         + (gx - hx).abs().mean()
         + (gy - hy).abs().mean()
     )
+
+
+def half_edges_loss(decoded, target):
+    """The same of half the size: outlines two pixels wide."""
+    (gx, gy), (hx, hy) = (edges(torch.nn.functional.avg_pool2d(x, 2)) for x in (decoded, target))
+    return (gx - hx).abs().mean() + (gy - hy).abs().mean()
+
+
+def train_decoder(vae, draw, seconds, batch, device, log, steps=None, compiled=True):
+    """The decoder goes on by itself: latents stay what they were. `draw(n)`: images [n, 3, 512, 512] in 0..1."""
+    encode, decoder = fast_encoder(vae, compiled), torch.compile(vae.decoder) if compiled else vae.decoder
+    parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    parallel.broadcast(parameters)
+    gradients = parallel.Gradients(parameters)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=DECODER_RATE, betas=(0.9, 0.98), weight_decay=1e-4, fused=device == "cuda"
+    )
+    average = [p.detach().clone() for p in parameters]
+    clock, step, errors = parallel.Clock(seconds, device), 0, []
+    while (share := clock.tick()) < 1 and step != steps:
+        for group in optimizer.param_groups:
+            group["lr"] = DECODER_RATE * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * share))
+        images = draw(batch)
+        target, latents = prepare(images), encode(images)
+        spread = LATENT_NOISE * torch.rand(batch, 1, 1, 1, device=device)
+        gradients.zero()
+        with autocast(device):
+            decoded = decoder(vae.post_quant_conv(latents + spread * torch.randn_like(latents)))
+        decoded = decoded.float()
+        loss = reconstruction_loss(decoded, target) + half_edges_loss(decoded, target)
+        loss.backward()
+        gradients.average_and_clip()
+        optimizer.step()
+        step += 1
+        torch._foreach_lerp_(average, [p.data for p in parameters], 1 - min(0.998, (1 + step) / (10 + step)))
+        errors.append((decoded.detach() - target).square().mean() / 4)
+        if step % 250 == 0 or step in (1, 10):
+            db = -10 * math.log10(torch.stack(errors[-250:]).mean().item())
+            log(f"decoder step {step} loss {loss.item():.4f} psnr {db:.2f} share {share:.2f}")
+    torch._foreach_copy_([p.data for p in parameters], average)
+    for p in parameters:
+        p.grad = None
+    return step
 
 
 def train(vae, renderer, scenes, seconds, batch, device, log, steps=None, compiled=True):
