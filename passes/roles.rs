@@ -90,7 +90,7 @@ impl Roles {
     /// Tells the inputs of a graph apart by rank, type and, where several could be one, by name.
     ///
     /// # Errors
-    /// Names the role that no input fits or that several do, or the inputs that nothing feeds, with what they are for.
+    /// Names the role that no input fits or that several do, or the inputs that fisec cannot feed, with their purpose.
     pub fn of(graph: &Graph) -> Result<Self, RolesError> {
         Roles::among(&inputs_of(graph))
     }
@@ -216,7 +216,7 @@ fn find(inputs: &[Port], role: &Role) -> Result<String, RolesError> {
     }
 }
 
-/// The error of inputs that nothing feeds.
+/// The error of inputs that fisec cannot feed.
 fn unfed(inputs: &[&Port]) -> RolesError {
     let purposes: Vec<String> = inputs
         .iter()

@@ -57,7 +57,7 @@ fn is_declared(graph: &Graph, id: NodeId) -> bool {
     read.all(|(_, declared)| *declared != unknown_type())
 }
 
-/// Takes the types, and the values where they are constant, from whoever runs what the compiler does not know.
+/// Takes the types, and the values where they are constant, from the runtime that will run the operator.
 fn asked(graph: &mut Graph, id: NodeId, types: &mut dyn Types) -> Result<Changes, PassError> {
     if matches!(graph.op(id), Op::Onnx(op) if op.op_type.contains("Sequence") || op.op_type.starts_with("Optional")) {
         return Err(refused(graph, id, no_tensor()));

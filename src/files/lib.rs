@@ -1,8 +1,8 @@
 //! Opening files for reading.
 //!
-//! Models, plans, pictures and configurations come from elsewhere, and a folder from elsewhere can hold a named pipe, which
-//! blocks whoever opens it, or a device. Everything that fisec reads is opened here: regular files only, symbolic links
-//! followed, and texts of a size that a memory holds.
+//! Models, plans, pictures and configurations come from other people. Their folders can hold devices and named pipes, and
+//! opening a named pipe blocks the process. Everything that fisec reads is opened here: regular files only, symbolic links
+//! followed, texts up to [`LARGEST_TEXT`].
 
 use std::fmt;
 use std::fs::{self, File, FileType, OpenOptions};
@@ -130,6 +130,22 @@ pub fn read_text(path: &Path) -> io::Result<String> {
 /// As [`open`], but for permissions.
 pub fn check_path(path: &Path) -> io::Result<()> {
     check(fs::metadata(path)?.file_type())
+}
+
+/// Whether `path` still names an open file.
+#[cfg(unix)]
+pub fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+/// Whether `path` still names an open file, as far as this system can tell.
+#[cfg(not(unix))]
+pub fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 fn check(file_type: FileType) -> io::Result<()> {

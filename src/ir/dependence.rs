@@ -1,7 +1,7 @@
 //! What an element of a result depends on: the one place that says it of every operator.
 //!
-//! Passes that keep work to some pixels, some images or some tokens ask here. What is not known of an operator is that it
-//! reads and writes whole maps: [`Reading::Whole`] along every axis.
+//! Passes that keep work to some pixels, some images or some tokens ask here. An operator that is
+//! not listed reads and writes whole maps: [`Reading::Whole`] along every axis.
 
 mod opaque;
 mod semantic;

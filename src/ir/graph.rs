@@ -301,7 +301,7 @@ impl Graph {
         self.take(id);
     }
 
-    /// Takes a node out, whoever reads it.
+    /// Removes a node, also while other nodes still read its values.
     fn take(&mut self, id: NodeId) {
         let taken = self.nodes[id.index()].take();
         let operands = taken.iter().flat_map(|entry| &entry.node.operands);

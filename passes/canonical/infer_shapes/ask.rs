@@ -1,4 +1,4 @@
-//! Types of operators that the compiler does not know: asked of whoever will run them.
+//! Types of operators that the compiler does not know: asked of the runtime that will run them.
 //!
 //! The compiler knows nothing of a runtime. It writes the one node as a model, whose inputs have the types of the node's
 //! operands, and asks.

@@ -31,7 +31,7 @@ impl StepSizes {
     }
 }
 
-/// Refuses models whose inputs nothing feeds, before their sizes are asked for.
+/// Refuses models with inputs that fisec cannot feed, before their sizes are bound.
 pub fn check_inputs(model: &Path) -> Result<Roles, Failure> {
     Ok(Roles::of_inputs(&Model::open(model)?.inputs())?)
 }

@@ -1,4 +1,4 @@
-//! What becomes of an image whose file could not be written.
+//! The way back to an image whose file could not be written: the command that writes it again, or a rescued copy.
 
 use fisec_diffusion::Request;
 

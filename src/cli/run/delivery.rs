@@ -210,7 +210,7 @@ impl<'a> Delivery<'a> {
         Err(first)
     }
 
-    /// Images are made although nobody reads about them.
+    /// Keeps the first error of stdout for the end: the images are made all the same.
     fn print(&mut self, printed: Result<(), Failure>) {
         if let Err(failure) = printed {
             self.stdout.get_or_insert(failure);

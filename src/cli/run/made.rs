@@ -167,7 +167,7 @@ impl Made {
     }
 
     /// Everything about the image: `image`, `report` and `mask` are the files written, the image within `written`;
-    /// `settings` say how edits are made. What is not there is null.
+    /// `settings` say how edits are made. Fields without a value are null.
     pub fn json(
         &self,
         request: &Request,

@@ -1,4 +1,4 @@
-//! Pictures and masks from PNGs that nobody vouches for: the same result as at once, and memory in proportion to it.
+//! Pictures and masks from untrusted PNGs: the same result as at once, and memory in proportion to it.
 
 use std::io::{Cursor, Write};
 

@@ -37,7 +37,7 @@ pub(super) struct Token {
     single_word: bool,
     lstrip: bool,
     rstrip: bool,
-    /// absent: what is not special is
+    /// absent: normalized unless `special`
     normalized: Option<bool>,
     special: bool,
     /// given as text, without flags

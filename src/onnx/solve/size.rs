@@ -1,4 +1,4 @@
-//! A size that may depend on sizes nobody has given yet.
+//! A size as a linear expression of sizes that are still unknown.
 
 use std::collections::BTreeMap;
 

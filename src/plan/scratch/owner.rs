@@ -61,7 +61,7 @@ fn lock_new(place: &Path) -> io::Result<Option<Owner>> {
         // without locks on this file system, age decides
         Ok(()) | Err(TryLockError::Error(_)) => {}
     }
-    Ok(is_at(&file, &place.join(LOCK)).then_some(Owner(file)))
+    Ok(fisec_files::is_at(&file, &place.join(LOCK)).then_some(Owner(file)))
 }
 
 /// Takes over a folder whose process has ended; `None` while that runs.
@@ -69,7 +69,7 @@ pub(super) fn claim(place: &Path) -> io::Result<Option<Owner>> {
     let file = open(place)?;
     for _ in 0..LOOKS {
         match file.try_lock() {
-            Ok(()) => return Ok(is_at(&file, &place.join(LOCK)).then_some(Owner(file))),
+            Ok(()) => return Ok(fisec_files::is_at(&file, &place.join(LOCK)).then_some(Owner(file))),
             Err(TryLockError::Error(_)) => return Ok(is_old(place).then_some(Owner(file))),
             Err(TryLockError::WouldBlock) => {}
         }
@@ -105,21 +105,6 @@ fn open(place: &Path) -> io::Result<File> {
 fn is_old(place: &Path) -> bool {
     let modified = fs::metadata(place).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE))
-}
-
-/// Whether `path` still names the open file.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
-    }
-}
-
-#[cfg(not(unix))]
-fn is_at(_: &File, path: &Path) -> bool {
-    path.exists()
 }
 
 /// The hasher's keys come from the system's random numbers.

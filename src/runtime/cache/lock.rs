@@ -56,7 +56,7 @@ pub(crate) fn hold(folder: &Path) -> io::Result<InUse> {
     for _ in 0..ATTEMPTS {
         let file = open(folder)?;
         wait_for(|| file.lock_shared());
-        if is_at(&file, &folder.join(NAME)) {
+        if fisec_files::is_at(&file, &folder.join(NAME)) {
             let _ = file.set_modified(SystemTime::now());
             return Ok(InUse(file));
         }
@@ -104,19 +104,4 @@ fn open(folder: &Path) -> io::Result<File> {
 
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// Whether `path` still names the open file.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
-    }
-}
-
-#[cfg(not(unix))]
-fn is_at(_: &File, path: &Path) -> bool {
-    path.exists()
 }
