@@ -49,14 +49,16 @@ pub fn share_halves(graph: &mut Graph, roles: &Roles) -> Result<Changes, PassErr
 
 /// Whether each image of a result is made of the same image of every value, and of constants that hold for any image.
 fn is_by_image(graph: &Graph, id: NodeId) -> bool {
-    // attributes and constants of other opaque operators may say how many images there are
-    if matches!(graph.op(id), Op::Onnx(_)) && !is_elementwise(graph, id) {
+    // attributes and constants of opaque operators may say how many images there are
+    let is_opaque = matches!(graph.op(id), Op::Onnx(_));
+    if is_opaque && !is_elementwise(graph, id) {
         return false;
     }
     let dependence = Dependence::of(graph, id, 0);
     let operands = graph.operands(id).iter().enumerate();
     let mut fit = operands.map(|(position, operand)| match (operand, dependence.reading(position, 0)) {
         (Operand::Value(_), reading) => reading == Reading::Same(0),
+        (Operand::Weight(weight), Reading::Whole) if is_opaque => graph.weight(*weight).data.shape().elements() == 1,
         (Operand::Weight(_), reading) => !matches!(reading, Reading::Same(_)),
         (Operand::Absent, _) => true,
     });

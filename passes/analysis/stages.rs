@@ -33,6 +33,11 @@ impl Stages {
         Stages(HashMap::new())
     }
 
+    /// Puts a node into another stage.
+    pub(crate) fn assign(&mut self, id: NodeId, stage: Stage) {
+        self.0.insert(id, stage);
+    }
+
     /// The stage of a node.
     pub fn get(&self, id: NodeId) -> Stage {
         self.0.get(&id).copied().unwrap_or(Stage::Step)

@@ -26,6 +26,7 @@ mod raise_tokens;
 mod raise_upsample;
 mod sequences;
 mod simplify;
+mod spell_resize;
 mod turn_slices;
 mod view;
 
@@ -52,6 +53,7 @@ pub use raise_time::raise_time;
 pub use raise_tokens::raise_tokens;
 pub use raise_upsample::raise_upsample;
 pub use simplify::simplify;
+pub use spell_resize::spell_resize;
 pub use turn_slices::turn_slices;
 
 use crate::{Changes, PassError};
@@ -76,6 +78,7 @@ pub const CANONICAL: &[NamedPass] = &[
     ("raise_time", raise_time),             // before additions: a time vector is no residual
     ("raise_tokens", raise_tokens),         // heads split and joined cancel; before linears, which see tokens then
     ("raise_linear", raise_linear),
+    ("spell_resize", spell_resize), // before upsampling is recognised by its scales
     ("raise_upsample", raise_upsample),
     ("raise_concat", raise_concat),
     ("raise_add", raise_add), // after everything that contains an addition: bias, norms, time

@@ -1,5 +1,6 @@
 //! From programs of the IR to programs of a plan.
 
+mod early_constants;
 mod islands;
 mod kernels;
 mod native;

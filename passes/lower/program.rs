@@ -8,6 +8,7 @@ use fisec_plan::cuda::CHANNELS;
 use fisec_plan::{Island, IslandCall, Kernel, Node, Port, Program, Provenance, ValueId};
 use fisec_tensor::Mask;
 
+use super::early_constants::own_constants;
 use super::islands::{DenseLevels, Unit, by_identity, extract, partition};
 use super::values::{Values, plan_stage};
 use super::weights::island_file;
@@ -40,8 +41,9 @@ pub fn lower_program(
     context: &ProgramLowering<'_>,
     builder: &mut PlanBuilder<'_>,
 ) -> Result<Program, LowerError> {
-    let stages = context.roles.stages(graph)?;
-    lower_staged(graph, &stages, context, builder)
+    let mut stages = context.roles.stages(graph)?;
+    let copied = own_constants(graph, &mut stages)?;
+    lower_staged(copied.as_ref().unwrap_or(graph), &stages, context, builder)
 }
 
 /// The program of a graph whose nodes run at the stages given.

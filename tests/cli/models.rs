@@ -353,6 +353,60 @@ fn operators_that_only_onnx_runtime_knows_run_there() {
     blocked.assert_works(&["ReorderInput", "ReorderOutput"]);
 }
 
+/// A constant that folding leaves alone is read by the prompt's stage and by the steps.
+#[test]
+fn constants_that_are_computed_reach_every_stage() {
+    let read = Changed::new(|graph, map| {
+        let text = |&(id, _): &(NodeId, &str)| graph.node(id).outputs()[0].shape.len() == 3;
+        let context = graph.inputs().into_iter().find(text).expect("a text input").0;
+        let context = ValueId {
+            node: context,
+            output: 0,
+        };
+        let half = scalar(graph, 0.5);
+        let one = ValueType::full(DType::F32, Vec::new());
+        let constant = operator(graph, ["", "Erf"], &[half], &[], one);
+        let readers = graph.users(context);
+        let text_type = graph.value_type(context).clone();
+        let moved = operator(graph, ["", "Add"], &[context.into(), constant.into()], &[], text_type);
+        for (reader, position) in readers {
+            graph.set_operand(reader, position, moved.into());
+        }
+        operator(graph, ["", "Mul"], &[map.into(), constant.into()], &[], map_type())
+    });
+    read.assert_works(&["Erf"]);
+}
+
+/// Rows of a matrix are images here, and a triangle treats each row in its own way.
+#[test]
+fn images_that_a_triangle_tells_apart_are_computed_each() {
+    let cut = Changed::new(|graph, map| {
+        let is_row_per_image = |&id: &NodeId| {
+            let output = &graph.node(id).outputs()[0];
+            output.shape.len() == 2 && output.shape[0] == SHAPE[0] && !matches!(graph.op(id), Op::Input(_))
+        };
+        let rows = graph.ordered().unwrap().into_iter().find(is_row_per_image);
+        let rows = ValueId {
+            node: rows.expect("a time embedding"),
+            output: 0,
+        };
+        let readers = graph.users(rows);
+        let result = graph.value_type(rows).clone();
+        let triangle = operator(
+            graph,
+            ["", "Trilu"],
+            &[rows.into()],
+            &[("upper", Attribute::Int(1))],
+            result,
+        );
+        for (reader, position) in readers {
+            graph.set_operand(reader, position, triangle.into());
+        }
+        map
+    });
+    cut.assert_works(&["Trilu"]);
+}
+
 /// Booleans and integers of the prompt's stage that the steps' operators read: the integer is not a float's.
 #[test]
 fn values_of_every_type_go_from_stage_to_stage() {

@@ -38,30 +38,32 @@ pub fn check(kind: NetworkKind, file: &Path, inspection: &Inspection) -> Result<
         let reason = format!("its input should be {what}; it is {}", name(input));
         return Err(unusable(kind, file, &reason));
     }
-    match output(kind, inspection) {
-        Some(_) => Ok(()),
-        None => {
-            let wanted = if is_text {
-                "an embedding [N, tokens, width]"
-            } else {
-                "a map [N, C, H, W]"
-            };
-            let reason = format!("it should give {wanted}; it gives {}", names(&inspection.outputs));
-            Err(unusable(kind, file, &reason))
-        }
+    let output = output(kind, inspection).map_err(|reason| unusable(kind, file, &reason))?;
+    if output.dtype.is_some_and(|dtype| !dtype.is_float()) {
+        let reason = format!("its output should be floats; it is {}", name(output));
+        let floats = "export it without conversion to bytes: fisec reads pictures as floats from -1 to 1";
+        return Err(unusable(kind, file, &reason).hint(floats));
     }
+    Ok(())
 }
 
-/// The output that a pipeline reads: `last_hidden_state` or the first of rank 3 of a text encoder, the first of a VAE.
-fn output(kind: NetworkKind, inspection: &Inspection) -> Option<&Declared> {
-    let has_rank = |output: &Declared, rank| output.dims.as_ref().is_none_or(|dims| dims.len() == rank);
-    let outputs = &inspection.outputs;
-    match kind {
-        NetworkKind::TextEncoder => {
-            let named = outputs.iter().find(|output| output.name == "last_hidden_state");
-            named.or_else(|| outputs.iter().find(|output| has_rank(output, 3)))
-        }
-        _ => outputs.first().filter(|output| has_rank(output, 4)),
+/// The output that a pipeline reads, as the network is opened to run, or why there is none.
+fn output(kind: NetworkKind, inspection: &Inspection) -> Result<&Declared, String> {
+    let dims: Vec<Vec<Option<usize>>> = inspection
+        .outputs
+        .iter()
+        .map(|output| output.fixed_dims().unwrap_or_default())
+        .collect();
+    let named: Vec<(&str, &[Option<usize>])> = inspection
+        .outputs
+        .iter()
+        .zip(&dims)
+        .map(|(output, dims)| (output.name.as_str(), &dims[..]))
+        .collect();
+    // a single output of unknown rank is told by what the graph computes
+    match &inspection.outputs[..] {
+        [only] if only.dims.is_none() => Ok(only),
+        outputs => Ok(&outputs[kind.output(&named)?]),
     }
 }
 
@@ -114,7 +116,7 @@ impl Fit {
                 }
             }));
         }
-        let Some(output) = output(kind, inspection) else {
+        let Ok(output) = output(kind, inspection) else {
             return Ok(());
         };
         let found = inferred(kind, file, &bindings, &output.name).or_else(|| output.fixed_dims());

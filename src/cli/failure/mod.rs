@@ -59,6 +59,14 @@ impl Failure {
         Failure::new("interrupted").hint("run the command again")
     }
 
+    /// The same failure with words in front of its message.
+    pub fn within(self, context: &str) -> Self {
+        Failure {
+            message: format!("{context}: {}", self.message),
+            ..self
+        }
+    }
+
     /// What went wrong, without the hint.
     pub fn message(&self) -> &str {
         &self.message

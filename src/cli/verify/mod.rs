@@ -93,7 +93,7 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
             // Asked for everything, what can be computed is compared all the same.
             Err(Trouble { failure, is_defect }) if arguments.through.is_none() => {
                 console.warn(&format!("{} cannot compute it: {}", stage.name(), failure.message()));
-                failures.extend(is_defect.then_some(stage));
+                failures.extend(is_defect.then_some((stage, failure)));
                 continue;
             }
             other => other.map_err(|trouble| trouble.failure)?,
@@ -119,11 +119,9 @@ pub fn run(arguments: &Arguments, console: &Console) -> Result<(), Failure> {
         true => output::print_json(&json!({ "tolerance": arguments.tol, "results": data }))?,
         false => output::print(&output::table(&rows, &[2, 3]))?,
     }
-    if let Some(stage) = failures.first() {
-        return Err(
-            Failure::new(format!("the model cannot be verified through {}", stage.name()))
-                .hint("this is a defect of the compiler: please report it with the model"),
-        );
+    if let Some((stage, failure)) = failures.into_iter().next() {
+        let context = format!("the model cannot be verified through {}", stage.name());
+        return Err(failure.within(&context));
     }
     if worst <= arguments.tol {
         return Ok(());

@@ -167,7 +167,11 @@ impl Opaque<'_> {
             "Slice" => self.first(self.sliced()?),
             "Pad" => self.first(self.padded()?),
             "Gather" => self.first(self.gathered()?),
-            "Trilu" => self.first(same_but(rank, &[], Reading::Same)),
+            // which elements stay depends on their place along the last two axes
+            "Trilu" => {
+                let from = rank.checked_sub(2)?;
+                self.first(same_but(rank, &[from, from + 1], Reading::Placed))
+            }
             "Conv" | "MaxPool" | "AveragePool" | "LpPool" => self.first(self.window()?),
             "GlobalAveragePool" | "GlobalMaxPool" => {
                 self.first(same_but(rank, &(2..rank).collect::<Vec<_>>(), |_| Reading::Whole))
