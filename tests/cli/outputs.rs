@@ -122,6 +122,24 @@ fn an_open_file_of_the_shell_is_continued() {
     assert_fails(&run_nothing(&machine, &["-o", "/dev/fd/77"]), 1, "/dev/fd/77");
 }
 
+/// fisec's own sockets and files have numbers as well.
+#[test]
+fn open_files_that_the_shell_did_not_open_are_no_outputs() {
+    let machine = Machine::new();
+    let script = "exec 3>&- 4>&- 5>&- 6>&- 7>&-; exec \"$@\"";
+    for number in 3..8 {
+        let path = format!("/dev/fd/{number}");
+        let output = Command::new("sh")
+            .args(["-c", script, "sh", env!("CARGO_BIN_EXE_fisec"), "run"])
+            .arg(plan())
+            .args(["-p", DOG, "--steps", "6", "-o", &path])
+            .env("FISEC_HOME", machine.home())
+            .output()
+            .unwrap();
+        assert_fails(&output, 1, &format!("{path}: Bad file descriptor"));
+    }
+}
+
 #[test]
 fn links_are_written_through_and_modes_are_kept() {
     let machine = Machine::new();

@@ -6,15 +6,19 @@ use std::io;
 /// A second handle of an open file: what is written continues where the file stands.
 ///
 /// # Errors
-/// The descriptor is closed, or open for reading only.
+/// The descriptor was closed when the process started, or is open for reading only.
 #[cfg(unix)]
 pub fn open(number: u32) -> io::Result<File> {
     use std::io::Write;
     use std::os::fd::BorrowedFd;
 
     let number = i32::try_from(number).map_err(io::Error::other)?;
-    // SAFETY: the borrow ends with this call, which duplicates the descriptor; of a closed one the system says so.
+    // SAFETY: the borrow ends with this function, which looks at the descriptor and duplicates it; of a closed one the system says so.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    // A descriptor that was inherited has lost this flag. One that fisec has opened itself has it, and is no output.
+    if rustix::io::fcntl_getfd(borrowed)?.contains(rustix::io::FdFlags::CLOEXEC) {
+        return Err(rustix::io::Errno::BADF.into());
+    }
     let mut file = File::from(borrowed.try_clone_to_owned()?);
     // Writes nothing, and fails where writing would.
     file.write(&[]).map(|_| file)
