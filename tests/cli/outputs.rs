@@ -141,6 +141,35 @@ fn open_files_that_the_shell_did_not_open_are_no_outputs() {
 }
 
 #[test]
+fn a_stream_that_the_caller_has_closed_is_no_output() {
+    let machine = Machine::new();
+    let cases = [
+        ("-", ">&-"),
+        ("/dev/stdout", ">&-"),
+        ("/dev/fd/1", ">&-"),
+        ("/dev/fd/0", "<&-"),
+    ];
+    for (path, redirection) in cases {
+        let output = Command::new("sh")
+            .args(["-c", &format!("exec \"$@\" {redirection}"), "sh"])
+            .args([env!("CARGO_BIN_EXE_fisec"), "run"])
+            .arg(plan())
+            .args(["-p", DOG, "--steps", "6", "-o", path])
+            .env("FISEC_HOME", machine.home())
+            .output()
+            .unwrap();
+        assert_fails(&output, 1, "Bad file descriptor");
+        assert!(
+            !machine.home().join("images").exists()
+                || fs::read_dir(machine.home().join("images")).unwrap().count() == 0
+        );
+    }
+    let mut command = machine.command(&["run", plan().to_str().unwrap(), "-p", DOG, "--steps", "6", "-o", "-"]);
+    let status = command.stdout(std::process::Stdio::null()).status().unwrap();
+    assert!(status.success(), "a stream that is thrown away is one");
+}
+
+#[test]
 fn links_are_written_through_and_modes_are_kept() {
     let machine = Machine::new();
     fs::create_dir(machine.path("there")).unwrap();
