@@ -132,6 +132,37 @@ pub fn check_path(path: &Path) -> io::Result<()> {
     check(fs::metadata(path)?.file_type())
 }
 
+/// Opens a file for locking: a regular file that is at `path` itself. A symbolic link is not followed, and a named pipe is
+/// refused without waiting for its other end.
+///
+/// # Errors
+/// What the system says, or that something else than a file is there.
+#[cfg(unix)]
+pub fn open_itself(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    // first without opening: some devices act on being opened
+    if let Ok(metadata) = fs::symlink_metadata(path) {
+        check(metadata.file_type())?;
+    }
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC);
+    let file = options.open(path)?;
+    check(file.metadata()?.file_type())?;
+    Ok(file)
+}
+
+/// Opens a file for locking: a regular file that is at `path` itself.
+///
+/// # Errors
+/// What the system says, or that something else than a file is there.
+#[cfg(not(unix))]
+pub fn open_itself(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    if let Ok(metadata) = fs::symlink_metadata(path) {
+        check(metadata.file_type())?;
+    }
+    options.open(path)
+}
+
 /// Whether `path` still names an open file.
 #[cfg(unix)]
 pub fn is_at(file: &File, path: &Path) -> bool {

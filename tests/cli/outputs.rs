@@ -122,6 +122,53 @@ fn an_open_file_of_the_shell_is_continued() {
     assert_fails(&run_nothing(&machine, &["-o", "/dev/fd/77"]), 1, "/dev/fd/77");
 }
 
+/// fisec's own sockets and files have numbers as well.
+#[test]
+fn open_files_that_the_shell_did_not_open_are_no_outputs() {
+    let machine = Machine::new();
+    let script = "exec 3>&- 4>&- 5>&- 6>&- 7>&-; exec \"$@\"";
+    for number in 3..8 {
+        let path = format!("/dev/fd/{number}");
+        let output = Command::new("sh")
+            .args(["-c", script, "sh", env!("CARGO_BIN_EXE_fisec"), "run"])
+            .arg(plan())
+            .args(["-p", DOG, "--steps", "6", "-o", &path])
+            .env("FISEC_HOME", machine.home())
+            .output()
+            .unwrap();
+        assert_fails(&output, 1, &format!("{path}: Bad file descriptor"));
+    }
+}
+
+#[test]
+fn a_stream_that_the_caller_has_closed_is_no_output() {
+    let machine = Machine::new();
+    let cases = [
+        ("-", ">&-"),
+        ("/dev/stdout", ">&-"),
+        ("/dev/fd/1", ">&-"),
+        ("/dev/fd/0", "<&-"),
+    ];
+    for (path, redirection) in cases {
+        let output = Command::new("sh")
+            .args(["-c", &format!("exec \"$@\" {redirection}"), "sh"])
+            .args([env!("CARGO_BIN_EXE_fisec"), "run"])
+            .arg(plan())
+            .args(["-p", DOG, "--steps", "6", "-o", path])
+            .env("FISEC_HOME", machine.home())
+            .output()
+            .unwrap();
+        assert_fails(&output, 1, "Bad file descriptor");
+        assert!(
+            !machine.home().join("images").exists()
+                || fs::read_dir(machine.home().join("images")).unwrap().count() == 0
+        );
+    }
+    let mut command = machine.command(&["run", plan().to_str().unwrap(), "-p", DOG, "--steps", "6", "-o", "-"]);
+    let status = command.stdout(std::process::Stdio::null()).status().unwrap();
+    assert!(status.success(), "a stream that is thrown away is one");
+}
+
 #[test]
 fn links_are_written_through_and_modes_are_kept() {
     let machine = Machine::new();

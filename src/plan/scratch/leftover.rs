@@ -4,21 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::OLD;
+use super::known::{self, Tag, is_folder};
 use super::owner::{self, LOCK};
-use super::{NEW, OLD};
-
-/// What folders of fisec 0.1 before random names hold, which have no lock of their own.
-const KNOWN_FILES: [&str; 9] = [
-    "weights.bin",
-    "plan.json",
-    "unfinished",
-    "manifest.json",
-    "step-",
-    "maps-",
-    "latents.bin",
-    "image.png",
-    "lock",
-];
 
 /// A scratch folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +46,10 @@ pub fn remove_leftovers(folder: &Path) -> io::Result<Vec<Scratch>> {
 /// Removes a scratch folder, after putting back what stood aside in it. False when its process runs, or another one removes
 /// it.
 pub fn remove_leftover(place: &Path) -> io::Result<bool> {
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    if !known::is_scratch(place, &name) {
+        return Ok(false);
+    }
     let claimed = match owner::claim(place) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         other => other?,
@@ -84,7 +76,7 @@ pub fn restore_replaced(folder: &Path) {
 /// Removes leftovers of scratch folders for the target `name`.
 pub(super) fn remove_of(folder: &Path, name: &str) -> io::Result<()> {
     for (place, scratch) in places(folder)? {
-        if target_of(&scratch) == Some(owner::shortened(name)) && !owner::is_alive(&place) {
+        if known::target_of(&scratch) == Some(owner::shortened(name)) && !owner::is_alive(&place) {
             let _ = remove_leftover(&place);
         }
     }
@@ -94,6 +86,13 @@ pub(super) fn remove_of(folder: &Path, name: &str) -> io::Result<()> {
 /// Removes a scratch folder whose lock is held, the lock last, so that a folder that is removed in part is still known as
 /// what it is. A version that stands aside is put back first; where that fails, the folder stays.
 pub(super) fn dispose(place: &Path) -> io::Result<()> {
+    let metadata = match fs::symlink_metadata(place) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    if !metadata.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
     restore(place)?;
     let entries = match fs::read_dir(place) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -140,11 +139,22 @@ fn restore(place: &Path) -> io::Result<()> {
 
 /// The version that stands aside, and where it belongs.
 fn stands_aside(place: &Path) -> Option<(PathBuf, PathBuf)> {
-    let name = place.file_name()?.to_str()?;
-    if name.ends_with("-old") && matches!(tag_of(name), Some(Tag::Process)) {
-        return Some((place.to_owned(), place.with_file_name(target_of(name)?)));
+    if !is_folder(place) {
+        return None;
     }
-    let old = fs::read_dir(place.join(OLD)).ok()?.flatten().next()?;
+    let name = place.file_name()?.to_str()?;
+    if name.ends_with("-old") && matches!(known::tag_of(name), Some(Tag::Process)) {
+        return Some((place.to_owned(), place.with_file_name(known::target_of(name)?)));
+    }
+    let (target, folder) = (known::target_of(name)?, place.join(OLD));
+    if !is_folder(&folder) {
+        return None;
+    }
+    let is_its_own = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        owner::shortened(&name.to_string_lossy()) == target
+    };
+    let old = fs::read_dir(folder).ok()?.flatten().find(is_its_own)?;
     Some((old.path(), place.parent()?.join(old.file_name())))
 }
 
@@ -177,55 +187,10 @@ fn places(folder: &Path) -> io::Result<Vec<(PathBuf, String)>> {
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        if is_scratch(&entry.path(), &name) {
+        if known::is_scratch(&entry.path(), &name) {
             places.push((entry.path(), name));
         }
     }
     places.sort();
     Ok(places)
-}
-
-/// Whether fisec made the folder: its name says so, and so does what it holds.
-fn is_scratch(place: &Path, name: &str) -> bool {
-    let Some(tag) = tag_of(name) else { return false };
-    let Ok(entries) = fs::read_dir(place) else { return false };
-    let names: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    let is_known = |name: &String| KNOWN_FILES.iter().any(|known| name.starts_with(known));
-    match tag {
-        // without a lock it is not yet or no longer in use, and then it is empty
-        Tag::Random => names.iter().any(|name| name == LOCK) || names.is_empty(),
-        Tag::Process => names.iter().all(|name| name == LOCK || name == NEW) || names.iter().any(is_known),
-    }
-}
-
-enum Tag {
-    /// 16 hex digits
-    Random,
-    /// a process id, and mostly a counter
-    Process,
-}
-
-/// How the folder is named, when it is named as scratch folders are.
-fn tag_of(name: &str) -> Option<Tag> {
-    let (_, tag) = split(name)?;
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if tag.len() == 16 && tag.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Some(Tag::Random);
-    }
-    let (process, counter) = tag.split_once('-').unwrap_or((tag, "0"));
-    (is_number(process) && is_number(counter)).then_some(Tag::Process)
-}
-
-/// The target that a scratch folder of this name is for.
-fn target_of(name: &str) -> Option<&str> {
-    split(name).map(|(target, _)| target)
-}
-
-fn split(name: &str) -> Option<(&str, &str)> {
-    let name = name.strip_prefix('.')?;
-    let (target, tag) = name.rsplit_once(".tmp-").or_else(|| name.rsplit_once(".removed-"))?;
-    Some((target, tag.strip_suffix("-old").unwrap_or(tag)))
 }

@@ -10,6 +10,7 @@
 //! The kernel releases the lock when the process ends, however it ends and whatever its process id was: a folder whose
 //! lock is free is a *leftover*. Docs: `docs/decisions/0020-one-exchange-publishes.md`.
 
+mod known;
 mod leftover;
 mod names;
 mod owner;

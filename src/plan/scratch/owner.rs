@@ -85,7 +85,7 @@ pub(super) fn claim(place: &Path) -> io::Result<Option<Owner>> {
 
 /// Whether the folder's process runs, without taking the folder over.
 pub(super) fn is_alive(place: &Path) -> bool {
-    let Ok(file) = File::open(place.join(LOCK)) else {
+    let Ok(file) = open_lock(OpenOptions::new().read(true), place) else {
         return false;
     };
     match file.try_lock_shared() {
@@ -95,15 +95,31 @@ pub(super) fn is_alive(place: &Path) -> bool {
     }
 }
 
+/// Whether the lock in a folder is a regular file, or there is none yet.
+pub(super) fn can_be_locked(place: &Path) -> bool {
+    match fs::symlink_metadata(place.join(LOCK)) {
+        Ok(metadata) => metadata.is_file(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
 /// Opened for writing, which locks on network file systems need.
 fn open(place: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    options.open(place.join(LOCK))
+    open_lock(&mut options, place)
+}
+
+/// Opens the lock of a real folder: a regular file, no symbolic link, and without waiting for a writer of a named pipe.
+fn open_lock(options: &mut OpenOptions, place: &Path) -> io::Result<File> {
+    if !fs::symlink_metadata(place)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    fisec_files::open_itself(options, &place.join(LOCK))
 }
 
 fn is_old(place: &Path) -> bool {
-    let modified = fs::metadata(place).and_then(|metadata| metadata.modified());
+    let modified = fs::symlink_metadata(place).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > STALE))
 }
 

@@ -1,5 +1,6 @@
 //! Publication, with a crash before every step, and whose folders are left over.
 
+use super::owner::LOCK;
 use super::*;
 
 /// The file system, until the process is killed before one of its steps.
@@ -228,7 +229,8 @@ fn foreign_folders_of_similar_names_stay() {
 #[test]
 fn folders_named_after_process_ids_are_left_over() {
     let home = tempfile::tempdir().unwrap();
-    version(&home.path().join(".p.plan.tmp-12-0-old"), "old");
+    fs::create_dir(home.path().join(".p.plan.tmp-12-0-old")).unwrap();
+    fs::write(home.path().join(".p.plan.tmp-12-0-old/graph.fir"), "123456").unwrap();
     fs::write(home.path().join(".p.plan.tmp-12-0-old/plan.json"), "").unwrap();
     fs::create_dir(home.path().join(".p.plan.tmp-12-0")).unwrap();
     fs::write(home.path().join(".p.plan.tmp-12-0/weights.bin"), "123").unwrap();
@@ -236,7 +238,7 @@ fn folders_named_after_process_ids_are_left_over() {
     assert_eq!(left.iter().map(|left| left.bytes).collect::<Vec<_>>(), [3, 6]);
     remove_leftovers(home.path()).unwrap();
     assert_eq!(names_in(home.path()), ["p.plan"]);
-    assert_eq!(names_in(&home.path().join("p.plan")), ["a", "b", "plan.json"]);
+    assert_eq!(names_in(&home.path().join("p.plan")), ["graph.fir", "plan.json"]);
 }
 
 #[test]
@@ -248,4 +250,126 @@ fn long_names_fit() {
     version(folder.path(), "new");
     folder.publish(&target).unwrap();
     assert_eq!(read(&target).as_deref(), Some("new"));
+}
+
+#[cfg(unix)]
+mod hostile {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A folder outside with something to lose.
+    fn outside(name: &str) -> tempfile::TempDir {
+        let outside = tempfile::tempdir().unwrap();
+        version(&outside.path().join(name), "precious");
+        fs::write(outside.path().join("weights.bin"), "precious").unwrap();
+        outside
+    }
+
+    fn clean(folder: &Path) {
+        assert_eq!(list_scratch(folder).unwrap(), []);
+        restore_replaced(folder);
+        remove_leftovers(folder).unwrap();
+        for name in names_in(folder) {
+            let _ = remove_leftover(&folder.join(name));
+        }
+    }
+
+    #[test]
+    fn a_link_named_like_a_scratch_folder_is_not_followed() {
+        let (home, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("weights.bin"), "precious").unwrap();
+        let names = [".b.tmp-0123456789abcdef", ".b.tmp-12-3", ".b.tmp-12-3-old"];
+        for name in names {
+            symlink(outside.path(), home.path().join(name)).unwrap();
+        }
+        clean(home.path());
+        assert_eq!(names_in(home.path()), names);
+        assert_eq!(names_in(outside.path()), ["weights.bin"]);
+        fs::write(outside.path().join("fisec.lock"), "").unwrap();
+        fs::remove_file(outside.path().join("weights.bin")).unwrap();
+        clean(home.path());
+        assert_eq!(names_in(outside.path()), ["fisec.lock"]);
+    }
+
+    #[test]
+    fn nothing_is_moved_out_of_a_folder_that_a_link_leads_to() {
+        let (home, outside) = (tempfile::tempdir().unwrap(), outside("b"));
+        let place = home.path().join(".b.tmp-0123456789abcdef");
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join(LOCK), "").unwrap();
+        symlink(outside.path(), place.join(OLD)).unwrap();
+        clean(home.path());
+        assert_eq!(names_in(outside.path()), ["b", "weights.bin"]);
+        assert_eq!(names_in(home.path()), [".b.tmp-0123456789abcdef"]);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_content_is_removed_as_a_link() {
+        let (home, outside) = (tempfile::tempdir().unwrap(), outside("b"));
+        let place = home.path().join(".b.tmp-0123456789abcdef");
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join(LOCK), "").unwrap();
+        symlink(outside.path(), place.join(NEW)).unwrap();
+        assert_eq!(remove_leftovers(home.path()).unwrap().len(), 1);
+        assert_eq!(names_in(outside.path()), ["b", "weights.bin"]);
+        assert_eq!(names_in(home.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_lock_that_is_no_file_makes_a_folder_foreign() {
+        let home = tempfile::tempdir().unwrap();
+        let names = [".b.tmp-0123456789abcdef", ".b.tmp-12-3", ".c.tmp-0123456789abcdef"];
+        for name in names {
+            fs::create_dir(home.path().join(name)).unwrap();
+            let lock = home.path().join(name).join(LOCK);
+            match name.starts_with(".b") {
+                true => {
+                    let made = std::process::Command::new("mkfifo").arg(lock).status().unwrap();
+                    assert!(made.success());
+                }
+                false => symlink("/dev/null", lock).unwrap(),
+            }
+        }
+        clean(home.path());
+        drop(ScratchFolder::beside(&home.path().join("b")).unwrap());
+        assert_eq!(names_in(home.path()), names);
+    }
+}
+
+#[test]
+fn only_what_has_the_name_of_the_target_is_put_back() {
+    let home = tempfile::tempdir().unwrap();
+    let place = home.path().join(".b.tmp-0123456789abcdef");
+    version(&place.join("old/b"), "old");
+    version(&place.join("old/other"), "other");
+    fs::write(place.join(LOCK), "").unwrap();
+    restore_replaced(home.path());
+    assert_eq!(read(&home.path().join("b")).as_deref(), Some("old"));
+    restore_replaced(home.path());
+    assert_eq!(names_in(home.path()), [".b.tmp-0123456789abcdef", "b"]);
+}
+
+#[test]
+fn a_folder_with_one_file_of_another_hand_stays() {
+    let home = tempfile::tempdir().unwrap();
+    let foreign = [
+        (".notes.tmp-1", "locksmith.txt"),
+        (".notes.tmp-2", "plan.json"),
+        (".notes.tmp-3", "step-by-step.txt"),
+        (".notes.tmp-0123456789abcdef", LOCK),
+    ];
+    for (name, known) in foreign {
+        fs::create_dir(home.path().join(name)).unwrap();
+        fs::write(home.path().join(name).join(known), "").unwrap();
+        fs::write(home.path().join(name).join("thesis.tex"), "chapter 1").unwrap();
+    }
+    fs::create_dir(home.path().join(".b.tmp-4")).unwrap();
+    for known in ["step-000.bin", "maps-1000.bin", "lock"] {
+        fs::write(home.path().join(".b.tmp-4").join(known), "").unwrap();
+    }
+    assert_eq!(remove_leftovers(home.path()).unwrap().len(), 1);
+    for (name, _) in foreign {
+        assert!(home.path().join(name).join("thesis.tex").exists(), "{name}");
+    }
 }

@@ -69,7 +69,9 @@ impl Store {
                 Found::Gone => {}
             }
         }
+        let hidden = self.hidden_names()?;
         let scratch = list_scratch(&self.images).map_err(CacheError::io(&self.images))?;
+        listing.foreign.extend(self.foreign_among(hidden, &scratch));
         (listing.unfinished, listing.leftovers) = scratch.into_iter().partition(|scratch| scratch.is_alive);
         let images = &mut listing.images;
         images.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
@@ -94,14 +96,43 @@ impl Store {
 
     /// Names in the folder of images that are not hidden.
     pub(super) fn names(&self) -> Result<Vec<OsString>, CacheError> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.images).map_err(CacheError::io(&self.images))? {
-            let name = entry.map_err(CacheError::io(&self.images))?.file_name();
-            if !is_hidden(&name) {
-                names.push(name);
-            }
-        }
+        let mut names = self.all_names()?;
+        names.retain(|name| !is_hidden(name));
         Ok(names)
+    }
+
+    /// Names in the folder of images that begin with a dot: scratch folders, and what fisec did not make.
+    pub(super) fn hidden_names(&self) -> Result<Vec<OsString>, CacheError> {
+        let mut names = self.all_names()?;
+        names.retain(|name| is_hidden(name));
+        Ok(names)
+    }
+
+    fn all_names(&self) -> Result<Vec<OsString>, CacheError> {
+        let entries = fs::read_dir(&self.images).map_err(CacheError::io(&self.images))?;
+        let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
+        names.collect::<Result<_, _>>().map_err(CacheError::io(&self.images))
+    }
+
+    /// Those of the hidden names that are no scratch folders. The names were read first, so that a scratch folder that is
+    /// made meanwhile is not among them.
+    fn foreign_among(&self, hidden: Vec<OsString>, scratch: &[Scratch]) -> Vec<Damaged> {
+        let is_scratch = |name: &OsString| scratch.iter().any(|scratch| *name == *scratch.name);
+        let names = hidden.into_iter().filter(|name| !is_scratch(name));
+        let places = names.map(|name| (self.images.join(&name), name));
+        let present = places.filter(|(path, _)| fs::symlink_metadata(path).is_ok());
+        present
+            .map(|(path, name)| foreign(&path, &name.to_string_lossy()))
+            .collect()
+    }
+}
+
+fn foreign(path: &Path, name: &str) -> Damaged {
+    Damaged {
+        id: name.to_owned(),
+        reason: "not made by fisec".into(),
+        bytes: bytes_on_disk(path),
+        path: path.to_owned(),
     }
 }
 
@@ -128,18 +159,10 @@ pub(super) fn look_at(path: &Path, name: &str) -> Found {
     if fs::symlink_metadata(path).is_err() {
         return Found::Gone;
     }
-    let damaged = Damaged {
-        id: name.to_owned(),
-        reason,
-        bytes: bytes_on_disk(path),
-        path: path.to_owned(),
-    };
+    let described = foreign(path, name);
     match is_entry(path, name) {
-        true => Found::Damaged(damaged),
-        false => Found::Foreign(Damaged {
-            reason: "not made by fisec".into(),
-            ..damaged
-        }),
+        true => Found::Damaged(Damaged { reason, ..described }),
+        false => Found::Foreign(described),
     }
 }
 

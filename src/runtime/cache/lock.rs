@@ -36,7 +36,7 @@ pub(crate) enum Claim {
 pub(crate) fn of_store(images: &Path) -> StoreLock {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    let file = options.open(images.with_extension("lock")).ok();
+    let file = fisec_files::open_itself(&mut options, &images.with_extension("lock")).ok();
     StoreLock(file.inspect(|file| wait_for(|| file.lock())))
 }
 
@@ -47,7 +47,9 @@ fn wait_for(lock: impl Fn() -> io::Result<()>) {
 
 /// Creates the lock file of a new entry.
 pub(crate) fn create(folder: &Path) -> io::Result<()> {
-    File::create(folder.join(NAME)).map(drop)
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    fisec_files::open_itself(&mut options, &folder.join(NAME)).map(drop)
 }
 
 /// Marks the entry as in use and as used now. Waits while the entry is removed or replaced; what has the name afterwards is
@@ -68,8 +70,8 @@ pub(crate) fn hold(folder: &Path) -> io::Result<InUse> {
 pub(crate) fn claim(folder: &Path) -> io::Result<Claim> {
     let file = match open(folder) {
         Ok(file) => file,
-        // Without its lock file an entry cannot be opened, so no process reads it.
-        Err(error) if is_absent(&error) => {
+        // Without its lock file, and with something else in its place, an entry cannot be opened, so no process reads it.
+        Err(error) if is_absent(&error) || fisec_files::refused(&error).is_some() => {
             return Ok(match fs::symlink_metadata(folder) {
                 Ok(_) => Claim::Free(None),
                 Err(_) => Claim::Gone,
@@ -96,8 +98,8 @@ pub(crate) fn last_used(folder: &Path) -> Option<SystemTime> {
 /// For writing, which exclusive locks on network file systems need. A store on a read-only disk can be read all the same.
 fn open(folder: &Path) -> io::Result<File> {
     let path = folder.join(NAME);
-    match OpenOptions::new().read(true).write(true).open(&path) {
-        Err(error) if !is_absent(&error) => File::open(path),
+    match fisec_files::open_itself(OpenOptions::new().read(true).write(true), &path) {
+        Err(error) if !is_absent(&error) => fisec_files::open_itself(OpenOptions::new().read(true), &path),
         other => other,
     }
 }

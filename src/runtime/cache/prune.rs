@@ -202,6 +202,11 @@ impl<'a> Bin<'a> {
             Claim::Gone => return Ok(Taken::Gone),
             Claim::Free(file) => file,
         };
+        self.throw(entry)
+    }
+
+    /// Takes anything out of the store, a symbolic link as a link. The store's lock is held.
+    pub(super) fn throw(&mut self, entry: &Path) -> Result<Taken, CacheError> {
         let images = &self.store.images;
         let folder = match &mut self.folder {
             Some(folder) => folder,

@@ -117,7 +117,9 @@ impl Store {
         let path = self.images.join(&name);
         let _store = lock::of_store(&self.images);
         let removed = match is_hidden(&name) {
-            true => remove_leftover(&path).map_err(CacheError::io(&path))?,
+            true if self.scratch_names()?.contains(&name) => remove_leftover(&path).map_err(CacheError::io(&path))?,
+            // not made by fisec, so no process of fisec uses it
+            true => Bin::new(self).throw(&path)? == Taken::Yes,
             false => match Bin::new(self).take(&path)? {
                 Taken::Gone => return Err(CacheError::Unknown(shown)),
                 taken => taken == Taken::Yes,
@@ -165,22 +167,24 @@ impl Store {
         }
     }
 
-    /// The one name that is `id`, or of images, begins with it.
+    /// The one name that is `id`, or of images and scratch folders, begins with it.
     fn resolve(&self, id: &str) -> Result<OsString, CacheError> {
         let unknown = || CacheError::Unknown(id.to_owned());
         if id.is_empty() {
             return Err(unknown());
         }
         let mut names: Vec<OsString> = match id.starts_with('.') {
-            true => self.scratch_names()?,
+            true => self.hidden_names()?,
             false => self.names()?,
         };
         if let Some(exact) = names.iter().find(|name| name.to_string_lossy() == id) {
             return Ok(exact.clone());
         }
-        names.retain(|name| {
-            let text = name.to_string_lossy();
-            text.starts_with(id) && (is_hidden(name) || is_entry(&self.images.join(name), &text))
+        names.retain(|name| name.to_string_lossy().starts_with(id));
+        let scratch = self.scratch_names()?;
+        names.retain(|name| match is_hidden(name) {
+            true => scratch.contains(name),
+            false => is_entry(&self.images.join(name), &name.to_string_lossy()),
         });
         match names.len() {
             0 => Err(unknown()),

@@ -471,3 +471,48 @@ fn two_hundred_images_are_listed_and_pruned_quickly() {
         "{listed:?} {pruned:?}"
     );
 }
+
+#[cfg(unix)]
+#[test]
+fn hidden_things_that_fisec_did_not_make_are_listed_and_only_removed_by_name() {
+    let (home, store) = home();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("step-000.bin"), "precious").unwrap();
+    let at = |name: &str| store.folder().join(name);
+    std::os::unix::fs::symlink(outside.path(), at(".b.tmp-12-3")).unwrap();
+    fs::create_dir(at(".notes.tmp-1")).unwrap();
+    fs::write(at(".notes.tmp-1").join("step-000.bin"), "mine").unwrap();
+    fs::write(at(".notes.tmp-1").join("thesis.tex"), "mine").unwrap();
+    fs::write(at(".settings"), "mine").unwrap();
+    leave_behind(&store, ".0123.tmp-77-0");
+
+    let names = [".b.tmp-12-3", ".notes.tmp-1", ".settings"];
+    let foreign = |listing: Listing| listing.foreign.into_iter().map(|other| other.id).collect::<Vec<_>>();
+    assert_eq!(store.list().unwrap().leftovers.len(), 1);
+    assert_eq!(foreign(store.list().unwrap()), names);
+    assert_eq!(store.prune(0).unwrap().leftovers.len(), 1);
+    assert_eq!(foreign(Store::open(Some(home.path())).unwrap().list().unwrap()), names);
+    assert!(matches!(store.remove(".note"), Err(CacheError::Unknown(_))));
+    for name in names {
+        assert_eq!(store.remove(name).unwrap(), name);
+    }
+    assert_eq!(names_in(store.folder()), [""; 0]);
+    assert_eq!(names_in(outside.path()), ["step-000.bin"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn locks_are_files_and_no_links_are_followed() {
+    let (home, store) = home();
+    let target = home.path().join("target");
+    std::os::unix::fs::symlink(&target, home.path().join("images.lock")).unwrap();
+    let id = record(&store, 1, None).unwrap().id().to_owned();
+    assert!(!target.exists(), "nothing is made where a link leads");
+    fs::remove_file(home.path().join("images.lock")).unwrap();
+    let lock = store.folder().join(&id).join("lock");
+    fs::remove_file(&lock).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&lock).status().unwrap();
+    assert!(made.success());
+    assert!(store.get(&id).is_err());
+    assert_eq!(store.remove(&id).unwrap(), id);
+}
