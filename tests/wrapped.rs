@@ -18,22 +18,12 @@ use fisec_tensor::Mask;
 use support::image::{Image, STEP, TIMESTEPS};
 use support::masks::blob;
 use support::options::options;
-use support::sentence::{Inputs, Marks, edited};
-use support::unet::{BATCH, Random, Shape, random_unet};
+use support::sentence::{Marks, edited};
+use support::unet::{Random, Shape, random_unet};
 use support::wrapped::{JUMPS, WRAPPERS, wrap_value};
 
 /// Norms of a few values stretch the rounding of f32; a value that is read at a wrong place is off by a hundredth or more.
 const TOLERANCE: f64 = 1e-3;
-
-fn for_each_image(image: &Image) -> Inputs {
-    let each = image.oracle_inputs().into_iter().map(|(name, value)| {
-        let mut shape = value.shape.to_vec();
-        let repeats = BATCH / shape[0];
-        shape[0] = BATCH;
-        (name, Tensor::new(shape, value.data.repeat(repeats)))
-    });
-    each.collect()
-}
 
 /// Largest difference at the pixels of a mask, relative to the largest value there.
 fn difference(expected: &Tensor, found: &[f32], mask: &Mask) -> f64 {
@@ -88,7 +78,7 @@ fn check(
         Image::random(shape, shape.seed ^ 1),
         Image::random(shape, shape.seed ^ 2),
     );
-    let (dense_base, dense_new) = (for_each_image(&base), for_each_image(&new));
+    let (dense_base, dense_new) = (base.oracle_inputs_for_each(), new.oracle_inputs_for_each());
     let [expected_base, expected_new] = [&dense_base, &dense_new].map(|inputs| {
         let run = Oracle::new(graph).inputs(inputs.clone()).run().expect("runs");
         run.outputs["prediction"].clone()

@@ -111,7 +111,7 @@ fn a_refusal_names_the_operator_and_the_reason() {
         assert!(error.message.contains(part), "{error}");
     }
     assert_eq!(error.node, "m");
-    let alone = canonicalize(&mut mystery(unknown_type()), &mut go_on).expect_err("nobody to ask");
+    let alone = canonicalize(&mut mystery(unknown_type()), &mut go_on).expect_err("no runtime to ask");
     assert!(alone.message.ends_with("f32[2,6]"), "{alone}");
 }
 

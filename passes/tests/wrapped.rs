@@ -18,7 +18,7 @@ use support::image::Image;
 use support::masks::{blob, masks};
 use support::options::options;
 use support::sentence::{Inputs, Marks, edited};
-use support::unet::{BATCH, Random, Shape, random_unet};
+use support::unet::{Random, Shape, random_unet};
 use support::wrapped::{WRAPPERS, wrap, wrap_value};
 
 /// Rounding of f64 sums in another order: thousands of terms of size one.
@@ -64,17 +64,6 @@ fn compiled(graph: &Graph, options: &CompileOptions) -> Module {
         .expect("not stopped")
 }
 
-/// For the model as it was, which takes a latent and a timestep for every image.
-fn for_each_image(image: &Image) -> Inputs {
-    let each = image.oracle_inputs().into_iter().map(|(name, value)| {
-        let mut shape = value.shape.to_vec();
-        let repeats = BATCH / shape[0];
-        shape[0] = BATCH;
-        (name, Tensor::new(shape, value.data.repeat(repeats)))
-    });
-    each.collect()
-}
-
 fn prediction(graph: &Graph, inputs: &Inputs) -> Tensor {
     let run = Oracle::new(graph).inputs(inputs.clone()).run().expect("runs");
     run.outputs["prediction"].clone()
@@ -114,7 +103,7 @@ fn check(what: &str, original: &Graph, shape: &Shape, options: &CompileOptions, 
         Image::random(shape, shape.seed ^ 1),
         Image::random(shape, shape.seed ^ 2),
     );
-    let (dense_base, dense_new) = (for_each_image(&base), for_each_image(&new));
+    let (dense_base, dense_new) = (base.oracle_inputs_for_each(), new.oracle_inputs_for_each());
     let expected = [&dense_base, &dense_new].map(|inputs| prediction(original, inputs));
 
     let mut dense = original.clone();

@@ -76,7 +76,7 @@ pub fn refused(error: &io::Error) -> Option<Refused> {
 /// Opens a regular file for reading; links are followed.
 ///
 /// # Errors
-/// Fails on what is not there or may not be read, and with [`Refused::NotAFile`] on pipes, devices, sockets and folders,
+/// Fails when the file is missing or unreadable, and with [`Refused::NotAFile`] on pipes, devices, sockets and folders,
 /// none of which it waits for.
 pub fn open(path: &Path) -> io::Result<File> {
     // first without opening: some devices act on being opened

@@ -1,4 +1,4 @@
-//! Signals end a command with 128 + their number, whatever it is doing, and leave nothing unfinished.
+//! A signal ends a command in any phase with status 128 + its number; no unfinished file stays.
 #![cfg(unix)]
 
 use std::fs;
@@ -195,7 +195,7 @@ fn other_commands_end_as_well() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A pipe that nobody reads blocks the write of the picture, after the last step.
+/// A pipe without a reader blocks the write of the picture, after the last step.
 #[test]
 fn a_blocked_write_ends_too() {
     let machine = Machine::new();

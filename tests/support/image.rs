@@ -61,6 +61,17 @@ impl Image {
             ("context".to_owned(), Tensor::from_host(&self.context)),
         ])
     }
+
+    /// The inputs of the model as it was exported, which takes a latent and a timestep for each of [`BATCH`] images.
+    pub fn oracle_inputs_for_each(&self) -> BTreeMap<String, Tensor> {
+        let each = self.oracle_inputs().into_iter().map(|(name, value)| {
+            let mut shape = value.shape.to_vec();
+            let repeats = BATCH / shape[0];
+            shape[0] = BATCH;
+            (name, Tensor::new(shape, value.data.repeat(repeats)))
+        });
+        each.collect()
+    }
 }
 
 /// The prediction of an edit under a mask, recorded from `base`.

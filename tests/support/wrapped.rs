@@ -198,7 +198,7 @@ impl Writer<'_> {
     }
 }
 
-/// What is not a number becomes zero.
+/// NaN becomes zero.
 fn guard(w: &mut Writer<'_>, x: ValueId) -> Option<ValueId> {
     let missing = w.unary("IsNaN", x);
     let zero = w.scalar(0.0);

@@ -260,7 +260,8 @@ pub fn raise(model: &Model, choices: &Choices, watcher: &mut Watcher) -> Result<
         height: height / scale,
         width: width / scale,
         // a U-Net alone takes as many as it was exported for
-        tokens: import::fixed_tokens(model.unet())
+        tokens: model
+            .fixed_tokens()
             .filter(|_| !matches!(model.parts(), Ok(Some(_))))
             .unwrap_or_else(|| model.tokens()),
     };

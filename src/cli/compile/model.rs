@@ -21,6 +21,8 @@ pub struct Model {
     /// absent where there is nothing beside the U-Net
     parts: Option<Result<Parts, Failure>>,
     configs: Configs,
+    /// tokens of a prompt, where the U-Net fixes their number
+    fixed_tokens: Option<usize>,
     notices: Vec<String>,
 }
 
@@ -71,7 +73,8 @@ impl Model {
             Ok(parts)
         });
         let mut configs = Configs::read(&unet, folder.as_deref())?;
-        if configs.prompt.is_some() && import::fixed_tokens(&unet).is_some() {
+        let fixed_tokens = import::fixed_tokens(&unet);
+        if fixed_tokens.is_some() {
             configs.prompt = None;
         }
         Ok(Model {
@@ -80,6 +83,7 @@ impl Model {
             is_file,
             parts,
             configs,
+            fixed_tokens,
             notices,
         })
     }
@@ -87,6 +91,11 @@ impl Model {
     /// The U-Net.
     pub fn unet(&self) -> &Path {
         &self.unet
+    }
+
+    /// Tokens of a prompt, where the U-Net fixes their number.
+    pub fn fixed_tokens(&self) -> Option<usize> {
+        self.fixed_tokens
     }
 
     /// What is to be said of how the parts were found.

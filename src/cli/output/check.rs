@@ -75,7 +75,8 @@ fn would_replace(output: &Planned<'_>, what: &str) -> Failure {
     .hint(format!("give `{}` a name of its own in another folder", output.role))
 }
 
-/// Where an output goes, whatever it is called. Character devices have none: they may be given twice.
+/// The identity of an output's file, equal for all spellings of its path. Character devices have none, so that several
+/// outputs may go to one.
 #[derive(Debug, PartialEq, Eq)]
 enum Identity {
     /// a name in a folder
